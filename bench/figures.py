@@ -6,10 +6,10 @@ from typing import Any
 from bench.plots import AimLine, Series, draw_bars, draw_lines
 
 BAR_PLOTS = {
-    "ingest": ("ingest.svg", "Events a second and processor time", "ratio to the baseline"),
+    "ingest": ("ingest.svg", "Events a second, and processor time of one event", "ratio to the baseline"),
     "visibility": ("visibility.svg", "From published to acknowledged and visible", "ratio to one transaction alone"),
     "waiting": ("waiting.svg", "Waiting for a verdict", "ratio to the baseline"),
-    "coldStart": ("cold-start.svg", "Start of the Function App", "ratio to the baseline"),
+    "coldStart": ("cold-start.svg", "Start of the Function App, and its import", "ratio to the baseline"),
 }
 """File, title and axis of the plots that show all figures of their section."""
 _STATUS_CHECK = "status check"
@@ -96,4 +96,10 @@ def _draw_memory(section: Mapping[str, Any]) -> str:
     baseline = sizes[-1][1] / figure["ratio"]
     aim = AimLine(float(figure["aim"].split()[1]), f"aim {figure['aim']}")
     series = {f"size of the server, against {figure['baseline']} events": [(at, size / baseline) for at, size in sizes]}
-    return draw_lines("Size of the server by events recorded", "events so far", "ratio", series, aims=[aim])
+    return draw_lines(
+        "Size of the server by events recorded",
+        "events so far",
+        "ratio to the size when the caches are full",
+        series,
+        aims=[aim],
+    )

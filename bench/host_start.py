@@ -22,6 +22,7 @@ ROUNDS = 5
 START_AIM = Aim(maximum=1.3)
 _FIRST_REQUEST = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _POLL_SECONDS = 0.01
+_AGAINST_EMPTY_APP = "the same with an empty Python app"
 _MEBIBYTE = 1024**2
 _EMPTY_APP = """
 import azure.functions as func
@@ -73,20 +74,20 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
         compare_rounds(
             "start of the Functions host until the first answered request",
             [cost.seconds for cost in ours],
-            "with an empty Python app",
+            _AGAINST_EMPTY_APP,
             [cost.seconds for cost in empty],
             START_AIM,
         ),
         compare_rounds(
             "processor time of the Python worker until then",
             [cost.worker_cpu_seconds for cost in ours],
-            "with an empty Python app",
+            _AGAINST_EMPTY_APP,
             [cost.worker_cpu_seconds for cost in empty],
         ),
         compare_rounds(
             "memory of the Python worker after the first request",
             [cost.worker_bytes for cost in ours],
-            "with an empty Python app",
+            _AGAINST_EMPTY_APP,
             [cost.worker_bytes for cost in empty],
         ),
     ]

@@ -10,12 +10,14 @@ from typing import Any
 WIDTH = 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 100, 60, 48
 _HEIGHT = 330
-_BAR_LEFT, _BAR_RIGHT, _BAR_ROW = 20, 130, 42
+_BAR_LEFT, _BAR_RIGHT, _BAR_ROW = 20, 130, 58
+_BAR_LEGEND = "Bar: median of the rounds. Black line: lowest to highest round. Dotted line: 1. Red line: aim."
 _LEGEND_ROW, _MAX_DOTS = 20, 12
 _COLOURS = ("#0b6e99", "#c2571a", "#4b8b3b", "#7a4fa3", "#8a6d00", "#5a5a5a")
-_AIM_COLOUR = "#b3261e"
+_BAR_COLOUR, _AIM_COLOUR = "#7fb3cc", "#b3261e"
 _STYLE = (
-    "text{font:12px sans-serif;fill:#222}.t{font-weight:bold;font-size:14px}.g{stroke:#ddd}.a{stroke:#888}"
+    "text{font:12px sans-serif;fill:#222;paint-order:stroke;stroke:#fff;stroke-width:3px}"
+    ".t{font-weight:bold;font-size:14px}.s{fill:#666}.g{stroke:#ddd}.a{stroke:#888}"
     f".m{{fill:{_AIM_COLOUR}}}.l{{stroke:{_AIM_COLOUR};stroke-dasharray:5 3;stroke-width:1.5;fill:none}}"
 )
 
@@ -42,31 +44,33 @@ def draw_bars(title: str, axis_title: str, figures: Sequence[Mapping[str, Any]])
         x = _BAR_LEFT + axis_end * scale * step / 4
         parts.append(f'<path class="g" d="M{x:.1f} {_TOP - 6}V{bottom}"/>')
         parts.append(_render_text(x, bottom + 16, f"{axis_end * step / 4:g}", anchor="middle"))
-    for number, (figure, aim) in enumerate(zip(figures, aims, strict=True)):
-        parts += _render_bar(figure, aim, _TOP + number * _BAR_ROW, scale)
     parts.append(
         f'<path class="a" stroke-dasharray="2 3" d="M{_BAR_LEFT + scale:.1f} {_TOP - 6}V{bottom}"/>'
         f'<path class="a" d="M{_BAR_LEFT} {bottom}H{WIDTH - _BAR_RIGHT}"/>'
     )
+    for number, (figure, aim) in enumerate(zip(figures, aims, strict=True)):
+        parts += _render_bar(figure, aim, _TOP + number * _BAR_ROW, scale)
     parts.append(_render_text((_BAR_LEFT + WIDTH - _BAR_RIGHT) / 2, bottom + 36, axis_title, anchor="middle"))
-    return _render_svg(bottom + 46, parts)
+    parts.append(_render_text(_BAR_LEFT, bottom + 58, _BAR_LEGEND, "s"))
+    return _render_svg(bottom + 70, parts)
 
 
 def _render_bar(figure: Mapping[str, Any], aim: AimLine | None, y: float, scale: float) -> list[str]:
     low, high = (_BAR_LEFT + figure[name] * scale for name in ("lowest", "highest"))
     end = max(_BAR_LEFT + figure["ratio"] * scale, high)
     parts = [
-        _render_text(_BAR_LEFT + 4, y + 10, f"{figure['subject']}, against {figure['baseline']}"),
-        f'<rect x="{_BAR_LEFT}" y="{y + 16}" width="{figure["ratio"] * scale:.1f}" height="13" fill="{_COLOURS[0]}"/>',
-        f'<path d="M{low:.1f} {y + 22.5}H{high:.1f}" stroke="#222" stroke-width="1.5"/>',
+        _render_text(_BAR_LEFT + 4, y + 8, figure["subject"].replace("`", "")),
+        _render_text(_BAR_LEFT + 4, y + 23, f"against {figure['baseline']}".replace("`", ""), "s"),
+        f'<rect x="{_BAR_LEFT}" y="{y + 29}" width="{figure["ratio"] * scale:.1f}" height="13" fill="{_BAR_COLOUR}"/>',
+        f'<path d="M{low:.1f} {y + 35.5}H{high:.1f}" stroke="#222" stroke-width="1.5"/>',
     ]
     if aim is not None:
         x = _BAR_LEFT + aim.ratio * scale
-        parts.append(f'<path class="l" d="M{x:.1f} {y + 13}V{y + 33}"/>')
+        parts.append(f'<path class="l" d="M{x:.1f} {y + 26}V{y + 45}"/>')
         end = max(end, x)
-    parts.append(_render_text(end + 6, y + 27, f"{figure['ratio']:g}"))
+    parts.append(_render_text(end + 6, y + 40, f"{figure['ratio']:g}"))
     if aim is not None:
-        parts.append(_render_text(end + 12 + 7 * len(f"{figure['ratio']:g}"), y + 27, f"({aim.label})", "m"))
+        parts.append(_render_text(end + 12 + 7 * len(f"{figure['ratio']:g}"), y + 40, f"({aim.label})", "m"))
     return parts
 
 

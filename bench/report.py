@@ -58,8 +58,13 @@ def insert_tables(page: str, results: Mapping[str, Any]) -> str:
 
 
 def render_tables(results: Mapping[str, Any]) -> str:
-    """All figures as Markdown."""
-    parts = [_render_machine(results)]
+    """The machine and all figures as Markdown."""
+    return f"{_render_machine(results)}\n{render_sections(results)}"
+
+
+def render_sections(results: Mapping[str, Any]) -> str:
+    """The figures of all sections as Markdown."""
+    parts: list[str] = []
     for section, title in SECTION_TITLES.items():
         if section in results:
             notes = "".join(f"\n{note}\n" for note in results[section].get("notes", ()))

@@ -27,7 +27,7 @@ def run_control_server(app: FunctionApp) -> Iterator[dict[str, str]]:
             except (ValueError, RuntimeError, TimeoutError) as error:
                 self._send_response(500, str(error))
             else:
-                self._send_response(200, ", ".join(f"{slot} {hub}" for slot, hub in app.slot_task_hubs().items()))
+                self._send_response(200, ", ".join(f"{slot} {hub}" for slot, hub in app.get_slot_task_hubs().items()))
 
         def _send_response(self, status: int, text: str) -> None:
             body = text.encode()

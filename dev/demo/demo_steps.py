@@ -21,10 +21,10 @@ def build_release(number: int, task_hub: str = "") -> Release:
 def place_orders(platform: DemoPlatform, number: int) -> None:
     """Place the orders of this version in production. Returns when each has ended or waits for approval."""
     for order_id in UNATTENDED_ORDER_IDS[number]:
-        platform.app.order(order_id)
+        platform.app.place_order(order_id)
     for order_id in APPROVAL_ORDER_IDS[number]:
-        platform.app.order(order_id, approvalNeeded=True)
-    task_hub = platform.app.slot_task_hubs()["production"]
+        platform.app.place_order(order_id, approvalNeeded=True)
+    task_hub = platform.app.get_slot_task_hubs()["production"]
 
     def has_settled() -> bool:
         orders_by_id = {order.order_id: order for order in platform.orders.list_orders(task_hub)}

@@ -33,7 +33,7 @@ class DemoPlatform:
     variables: dict[str, str]
 
     def count_orders(self) -> OrderCounts:
-        return self.orders.count_orders(self.app.task_hubs, self.app.slot_task_hubs().values())
+        return self.orders.count_orders(self.app.task_hubs, self.app.get_slot_task_hubs().values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +47,34 @@ class GuardedEnvironment:
 
 @contextmanager
 def create_unguarded_environment() -> Iterator[DemoPlatform]:
-    """A platform without a state server."""
-    with _emulator() as storage, _processes() as processes, _platform(processes, storage, None) as platform:
+    """Create a platform without a state server."""
+    with (
+        _run_emulator() as storage,
+        _open_processes() as processes,
+        _open_platform(processes, storage, None) as platform,
+    ):
         yield platform
 
 
 @contextmanager
 def create_guarded_environment(settle_seconds: int) -> Iterator[GuardedEnvironment]:
-    """A platform and a state server that has the app's policy, but not yet its slots."""
+    """Create a platform, and a state server that has the app's policy, but not yet its slots."""
     keys = {role: secrets.token_urlsafe(24) for role in ("admin", "deployer", "publisher")}
-    with _emulator() as storage, _processes() as processes:
-        url = _server(processes, storage, keys)
+    with _run_emulator() as storage, _open_processes() as processes:
+        url = _start_server(processes, storage, keys)
         topic = TopicEndpoint(f"{url}/api/events", keys["publisher"])
         policy = {"policy": {"settleSeconds": settle_seconds, "requireVerification": True}}
         admin = {"x-functions-key": keys["admin"]}
         httpx.put(f"{url}/api/apps/{APP}", json=policy, headers=admin, timeout=60).raise_for_status()
         with (
-            _platform(processes, storage, topic) as platform,
+            _open_platform(processes, storage, topic) as platform,
             closing(Pipeline(url, APP, keys, platform.variables)) as pipeline,
         ):
             yield GuardedEnvironment(platform, pipeline, topic)
 
 
 @contextmanager
-def _emulator() -> Iterator[str]:
+def _run_emulator() -> Iterator[str]:
     """Start the storage emulator, in memory. Yields its connection string."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
@@ -78,13 +82,13 @@ def _emulator() -> Iterator[str]:
 
 
 @contextmanager
-def _processes() -> Iterator[Processes]:
+def _open_processes() -> Iterator[Processes]:
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
         yield processes
 
 
 @contextmanager
-def _platform(processes: Processes, storage: str, topic: TopicEndpoint | None) -> Iterator[DemoPlatform]:
+def _open_platform(processes: Processes, storage: str, topic: TopicEndpoint | None) -> Iterator[DemoPlatform]:
     with (
         closing(FunctionApp(processes, storage, topic)) as app,
         closing(OrderResults(storage)) as orders,
@@ -93,7 +97,7 @@ def _platform(processes: Processes, storage: str, topic: TopicEndpoint | None) -
         yield DemoPlatform(app, orders, variables)
 
 
-def _server(processes: Processes, storage: str, keys: dict[str, str]) -> str:
+def _start_server(processes: Processes, storage: str, keys: dict[str, str]) -> str:
     """Start `python -m state_api serve`. Returns its address. Raises RuntimeError if it ends."""
     (port,) = free_ports(1)
     key_entries = [{"name": f"the-{role}", "role": role, "sha256": sha256_of(key)} for role, key in keys.items()]

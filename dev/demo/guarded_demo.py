@@ -69,7 +69,7 @@ def deploy_third_version(environment: GuardedEnvironment) -> None:
     )
     approve_while_waiting(environment, environment.pipeline.deploy(third), 1)
     require(
-        environment.platform.app.slot_task_hubs()["production"] == third.task_hub, "version 3 must be in production"
+        environment.platform.app.get_slot_task_hubs()["production"] == third.task_hub, "version 3 must be in production"
     )
 
 
@@ -83,14 +83,17 @@ def deploy_fourth_version_without_events(environment: GuardedEnvironment) -> Non
     approve_while_waiting(environment, environment.pipeline.wait(fourth), 2)
     environment.pipeline.deploy_in_steps(fourth)
     require(
-        environment.platform.app.slot_task_hubs()["production"] == fourth.task_hub, "version 4 must be in production"
+        environment.platform.app.get_slot_task_hubs()["production"] == fourth.task_hub,
+        "version 4 must be in production",
     )
 
 
 def expect_staging_refused(
     environment: GuardedEnvironment, new_release: Release, blocking_order_ids: tuple[str, ...], source: str
 ) -> None:
-    """Staging is refused, and the status lists the blocking orders with the source of their record."""
+    """Check that staging is refused, and that the status lists the blocking orders with the source of their record.
+
+    Raises UnexpectedResult."""
     environment.pipeline.run(new_release.number, "stage", *new_release.release_options, expected_exit_code=NOT_READY)
     status_output = environment.pipeline.run(new_release.number, "status", expected_exit_code=NOT_READY)
     rows = [line.split() for line in status_output.splitlines()]

@@ -39,7 +39,7 @@ class DeployedSlot:
 
 
 class FunctionApp:
-    """The Azure platform of the demo. Without a `topic`, the app publishes no lifecycle events."""
+    """A Function App with two slots, in place of Azure. Without a `topic`, it publishes no lifecycle events."""
 
     def __init__(self, processes: Processes, storage: str, topic: TopicEndpoint | None) -> None:
         self.topic = topic
@@ -89,7 +89,7 @@ class FunctionApp:
 
     # Operations of customers and approvers.
 
-    def order(self, order_id: str, **order_fields: Any) -> None:
+    def place_order(self, order_id: str, **order_fields: Any) -> None:
         """Place an order in production."""
         with self._routing:
             production = self._slots["production"]
@@ -114,7 +114,7 @@ class FunctionApp:
 
     # State.
 
-    def slot_task_hubs(self) -> dict[str, str]:
+    def get_slot_task_hubs(self) -> dict[str, str]:
         """The task hub of every slot that is not empty."""
         return {slot: deployed.task_hub for slot, deployed in self._slots.items()}
 
@@ -124,7 +124,7 @@ class FunctionApp:
         return list(self._engines)
 
     def _start_engine(self, task_hub: str) -> str:
-        """The address of the task hub's engine, which starts on first use and runs until the end."""
+        """Start the task hub's engine at its first use. It runs until the end of the demo. Returns its address."""
         if task_hub not in self._engines:
             address = f"{HOST}:{(port := free_port())}"
             options = ["--task-hub", task_hub, "--port", str(port), "--storage", self._storage]

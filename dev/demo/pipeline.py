@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dev.demo.output import UnexpectedResult, indent, report
-from dev.demo.processes import ROOT, environment
+from dev.demo.processes import ROOT, build_environment
 from dev.demo.slot_command import TASK_HUB_VARIABLE
 from harness.processes import stop_after, wait_until
 
 _SWAP_COMMAND = f"{shlex.quote(sys.executable)} -m dev.demo.slot_command swap"
 
 
-def _deploy_command(code: str) -> str:
+def _build_deploy_command(code: str) -> str:
     return f"{shlex.quote(sys.executable)} -m dev.demo.slot_command deploy staging {code}"
 
 
@@ -43,7 +43,7 @@ class CommandProcess:
         report(f"    $ {displayed_command}")
         self._process = subprocess.Popen(
             arguments,
-            env=environment(variables),
+            env=build_environment(variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -51,7 +51,7 @@ class CommandProcess:
             encoding="utf-8",
         )
         self._lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read_lines)
         self._reader.start()
 
     def read_output(self) -> str:
@@ -79,7 +79,8 @@ class CommandProcess:
             pass
         self._reader.join()
 
-    def _read(self) -> None:
+    def _read_lines(self) -> None:
+        """Collect the lines of the output until the command ends."""
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
@@ -120,7 +121,7 @@ class Pipeline:
 
     def deploy(self, release: Release, interval_seconds: int = 2) -> CommandProcess:
         """Start `safe-deploy deploy`, which waits until the slot has drained."""
-        commands = ["--deploy-command", _deploy_command(release.code), "--swap-command", _SWAP_COMMAND]
+        commands = ["--deploy-command", _build_deploy_command(release.code), "--swap-command", _SWAP_COMMAND]
         waits = ["--timeout", "120", "--interval", str(interval_seconds)]
         arguments = ["deploy", *release.release_options]
         return self.start_command(
@@ -138,13 +139,15 @@ class Pipeline:
     def deploy_in_steps(self, release: Release) -> None:
         """Deploy in single steps after a wait: stage, deploy, swap."""
         self.run(release.number, "stage", *release.release_options)
-        run_command(_deploy_command(release.code), self._platform_variables | {TASK_HUB_VARIABLE: release.task_hub})
+        run_command(
+            _build_deploy_command(release.code), self._platform_variables | {TASK_HUB_VARIABLE: release.task_hub}
+        )
         self.run(release.number, "swap", "--task-hub", release.task_hub, "--", *shlex.split(_SWAP_COMMAND))
 
 
 def deploy_unguarded(release: Release, platform_variables: Mapping[str, str]) -> None:
     """Deploy without querying the state server."""
-    run_command(_deploy_command(release.code), dict(platform_variables) | {TASK_HUB_VARIABLE: release.task_hub})
+    run_command(_build_deploy_command(release.code), dict(platform_variables) | {TASK_HUB_VARIABLE: release.task_hub})
     run_command(_SWAP_COMMAND, platform_variables)
 
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent.parent
 HOST = "127.0.0.1"
 
 
-def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """These variables, PATH and HOME.
+def build_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Build an environment of these variables, PATH and HOME.
 
     Other variables of this process are left out: they may be settings of another server, or of a CI system."""
     return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | dict(variables)
@@ -61,7 +61,7 @@ class Processes:
         with log.open("wb") as sink:
             popen = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                env=environment(variables),
+                env=build_environment(variables),
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,

@@ -1,4 +1,4 @@
-"""The demo without the guard, in the two ways that go wrong."""
+"""The demo without the guard: with a task hub for each version, and with one task hub for all versions."""
 
 from dev.demo.demo_steps import APPROVAL_ORDER_IDS, approve_orders, build_release, place_orders, wait_until_finished
 from dev.demo.environment import DemoPlatform, create_unguarded_environment
@@ -7,7 +7,7 @@ from dev.demo.pipeline import deploy_unguarded
 
 
 def run_with_hub_per_version() -> DemoResult:
-    """The overwritten orders are orphaned. Raises UnexpectedResult."""
+    """Deploy each version on a task hub of its own. The overwritten orders are orphaned. Raises UnexpectedResult."""
     with create_unguarded_environment() as platform:
         report_heading("WITHOUT THE GUARD, a task hub for every version.")
         deploy_two_releases(platform, "")
@@ -28,7 +28,7 @@ def run_with_hub_per_version() -> DemoResult:
 
 
 def run_with_one_hub() -> DemoResult:
-    """The orders end Failed. Raises UnexpectedResult."""
+    """Deploy all versions on one task hub. The overwritten orders end Failed. Raises UnexpectedResult."""
     with create_unguarded_environment() as platform:
         report_heading("WITHOUT THE GUARD, one task hub for all versions.")
         deploy_two_releases(platform, "orders")
@@ -45,7 +45,7 @@ def run_with_one_hub() -> DemoResult:
 
 
 def deploy_two_releases(platform: DemoPlatform, task_hub: str) -> None:
-    """Version 1 takes orders; versions 2 and 3 are deployed on top of each other."""
+    """Let version 1 take orders. Then deploy version 2, let it take orders, and deploy version 3 over version 1."""
     first = build_release(1, task_hub)
     report(f"    version 1 is in production on task hub {first.task_hub}")
     platform.app.deploy("production", first.code, first.task_hub)

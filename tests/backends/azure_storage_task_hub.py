@@ -117,6 +117,7 @@ class ProviderTaskHub:
             await self.put(instance_id, status)
 
     async def purge(self, instance_id: str) -> None:
+        """Delete an instance's row."""
         await self.table.delete_entity(escape_instance_id(instance_id), "")
 
 

@@ -1,5 +1,6 @@
-"""The providers that the contract suite runs against, each behind the same few operations: an app that changes its
-instances, and a provider that refuses, fails or is away."""
+"""The providers that the contract suite runs against, behind the same few operations.
+
+With these a test changes instances as an app does, and lets the provider refuse requests, fail or be unreachable."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from state_api.settings import StorageSettings
 from tests.backends import fake_function_app, fake_schedulers
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.backends.fake_function_app import FakeFunctionApp
-from tests.backends.fake_schedulers import FakeScheduler, orchestration_state
+from tests.backends.fake_schedulers import FakeScheduler, build_orchestration_state
 from tests.backends.storage_account import (
     ACCOUNT_KEY_START,
     CONNECTION_NAME,
@@ -94,7 +95,7 @@ class AzureStorageProvider(ContractProvider):
         self._proxy = proxy
         self._monkeypatch = monkeypatch
         self._tracking_prefix = tracking_prefix
-        super().__init__(task_hub.hub, self._new_backend(proxy.settings))
+        super().__init__(task_hub.hub, self._create_backend(proxy.settings))
 
     @property
     def request_count(self) -> int:
@@ -115,17 +116,17 @@ class AzureStorageProvider(ContractProvider):
 
     @asynccontextmanager
     async def open_backend(self) -> AsyncIterator[Backend]:
-        backend = self._new_backend(self._proxy.settings)
+        backend = self._create_backend(self._proxy.settings)
         yield backend
         await backend.close()
 
     @asynccontextmanager
     async def open_unreachable_backend(self) -> AsyncIterator[Backend]:
-        backend = self._new_backend(UNREACHABLE_STORAGE)
+        backend = self._create_backend(UNREACHABLE_STORAGE)
         yield backend
         await backend.close()
 
-    def _new_backend(self, settings: StorageSettings) -> AzureStorageBackend:
+    def _create_backend(self, settings: StorageSettings) -> AzureStorageBackend:
         tracking_store = None
         if self._tracking_prefix is not None:
             tracking_store = TrackingStore(settings, CONNECTION_NAME, self._tracking_prefix)
@@ -145,7 +146,7 @@ _UNKNOWN_STATUS_NUMBER = 99
 
 
 class SchedulerProvider(ContractProvider):
-    """A scheduler of the tests' own."""
+    """A fake scheduler on loopback, which a test can let fail."""
 
     secret = "do-not-tell"
     setting_name = fake_schedulers.CONNECTION_SETTING
@@ -161,23 +162,23 @@ class SchedulerProvider(ContractProvider):
         return len(self._scheduler.queries)
 
     async def create_task_hub(self) -> None:
-        """Start an entity: an empty task hub of a scheduler is as new as one that does not exist."""
+        """Start an entity, because an empty task hub of a scheduler counts as one that does not exist."""
         await self.put("@counter@created")
 
     async def put(self, instance_id: str, status: str = "Running", **details: Any) -> None:
         before = [state for state in self._scheduler.states if state.instanceId == instance_id]
         self._changes += 1
-        now = fake_schedulers.now_nanoseconds() + self._changes
-        created = fake_schedulers.created_nanoseconds(before[0]) if before else now
-        number = _STATUS_NUMBERS.get(_snake_case(status), _UNKNOWN_STATUS_NUMBER)
-        fields = {"lastUpdatedTimestamp": fake_schedulers.timestamp_of_nanoseconds(now)}
+        now = fake_schedulers.get_now_nanoseconds() + self._changes
+        created = fake_schedulers.get_created_nanoseconds(before[0]) if before else now
+        number = _STATUS_NUMBERS.get(_to_upper_snake_case(status), _UNKNOWN_STATUS_NUMBER)
+        fields = {"lastUpdatedTimestamp": fake_schedulers.to_timestamp_fields(now)}
         if "name" in details:
             fields["name"] = details["name"]
         if details.get("version"):
             fields["version"] = {"value": details["version"]}
         self._scheduler.states = [
             *(state for state in self._scheduler.states if state.instanceId != instance_id),
-            orchestration_state(instance_id, created, number, **fields),
+            build_orchestration_state(instance_id, created, number, **fields),
         ]
 
     def fail_with(self, status: int | None, retry_after: str | None = None) -> None:
@@ -188,10 +189,10 @@ class SchedulerProvider(ContractProvider):
         self._scheduler.limit = page_size
 
     def open_backend(self) -> AbstractAsyncContextManager[Backend]:
-        return fake_schedulers.open_backend(fake_schedulers.connection_string_to(self._port))
+        return fake_schedulers.open_backend(fake_schedulers.build_connection_string(self._port))
 
     def open_unreachable_backend(self) -> AbstractAsyncContextManager[Backend]:
-        return fake_schedulers.open_backend(fake_schedulers.connection_string_to("9"))
+        return fake_schedulers.open_backend(fake_schedulers.build_connection_string("9"))
 
 
 class FailingScheduler(FakeScheduler):
@@ -245,7 +246,7 @@ class ManagementApiProvider(ContractProvider):
             headers = {"Retry-After": retry_after} if retry_after is not None else {}
             return web.Response(status=status, headers=headers, text=self.secret)
 
-        self._app.override = fake_function_app.no_override if status is None else respond
+        self._app.override = fake_function_app.answer_as_usual if status is None else respond
 
     def limit_pages(self, page_size: int) -> None:
         self._app.rows_per_page = page_size
@@ -257,8 +258,8 @@ class ManagementApiProvider(ContractProvider):
         return fake_function_app.open_management_backend("http://127.0.0.1:9")
 
 
-def _snake_case(status: str) -> str:
-    """`ContinuedAsNew` as `CONTINUED_AS_NEW`."""
+def _to_upper_snake_case(status: str) -> str:
+    """Convert `ContinuedAsNew` to `CONTINUED_AS_NEW`."""
     return "".join(f"_{letter}" if letter.isupper() else letter for letter in status).lstrip("_").upper()
 
 
@@ -266,7 +267,7 @@ ProviderFactory = Callable[[StorageSettings, str, Any], AbstractAsyncContextMana
 
 
 @asynccontextmanager
-async def azure_storage(
+async def open_azure_storage_provider(
     storage: StorageSettings, task_hub: str, monkeypatch: Any
 ) -> AsyncIterator[AzureStorageProvider]:
     async with account_proxy(storage) as proxy, ProviderTaskHub(storage, task_hub) as provider_task_hub:
@@ -276,11 +277,12 @@ async def azure_storage(
 
 
 @asynccontextmanager
-async def tracking_store(
+async def open_tracking_store_provider(
     storage: StorageSettings, task_hub: str, monkeypatch: Any
 ) -> AsyncIterator[AzureStorageProvider]:
-    """The task hub has no instance table of its own: its instances are rows among those of another task hub, and they
-    spell its name in another case."""
+    """Open a tracking store, in which the instances are rows among those of another task hub.
+
+    The task hub has no instance table of its own, and its rows spell its name in another case."""
     prefix = f"t{task_hub}"
     account = RawAccount(connection_string_of(storage))
     await account.add_table(f"{prefix}Instances", "another")
@@ -303,22 +305,32 @@ class TrackingStoreProvider(AzureStorageProvider):
 
 
 @asynccontextmanager
-async def scheduler(_: StorageSettings, task_hub: str, monkeypatch: Any) -> AsyncIterator[SchedulerProvider]:
+async def open_scheduler_provider(
+    _: StorageSettings, task_hub: str, monkeypatch: Any
+) -> AsyncIterator[SchedulerProvider]:
     scheduler = FailingScheduler()
     with fake_schedulers.serve_grpc(scheduler) as port:
-        async with fake_schedulers.open_backend(fake_schedulers.connection_string_to(port)) as backend:
+        async with fake_schedulers.open_backend(fake_schedulers.build_connection_string(port)) as backend:
             yield SchedulerProvider(task_hub, backend, scheduler, port)
 
 
 @asynccontextmanager
-async def management_api(_: StorageSettings, task_hub: str, monkeypatch: Any) -> AsyncIterator[ManagementApiProvider]:
+async def open_management_api_provider(
+    _: StorageSettings, task_hub: str, monkeypatch: Any
+) -> AsyncIterator[ManagementApiProvider]:
     app = FakeFunctionApp("")
     async with (
-        fake_function_app.serve_http(app.handle) as origin,
+        fake_function_app.serve_http(app.handle_request) as origin,
         fake_function_app.open_management_backend(origin) as backend,
     ):
         app.origin = origin
         yield ManagementApiProvider(task_hub, backend, app)
 
 
-PROVIDERS: list[ProviderFactory] = [azure_storage, tracking_store, scheduler, management_api]
+PROVIDERS: dict[str, ProviderFactory] = {
+    "azure_storage": open_azure_storage_provider,
+    "tracking_store": open_tracking_store_provider,
+    "scheduler": open_scheduler_provider,
+    "management_api": open_management_api_provider,
+}
+"""Each opens a provider for one test."""

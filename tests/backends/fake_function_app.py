@@ -27,7 +27,7 @@ API_PATH = "/runtime/webhooks/durabletask"
 CONNECTION_NAME = "OrdersApp"
 
 
-async def no_override(request: web.Request) -> web.StreamResponse | None:
+async def answer_as_usual(request: web.Request) -> web.StreamResponse | None:
     """Let the app answer as usual."""
     return None
 
@@ -50,7 +50,7 @@ class FakeFunctionApp:
     rows_per_page: int = 1000
     last_token: str = ""
     date: str | None = None
-    override: Callable[[web.Request], Awaitable[web.StreamResponse | None]] = no_override
+    override: Callable[[web.Request], Awaitable[web.StreamResponse | None]] = answer_as_usual
     requests: list[web.Request] = field(default_factory=list)
 
     def put(self, instance_id: str, status: str = "Running", created: str | None = None, **members: Any) -> None:
@@ -71,7 +71,7 @@ class FakeFunctionApp:
             **members,
         }
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle_request(self, request: web.Request) -> web.StreamResponse:
         """Answer a request as the extension does."""
         self.requests.append(request)
         if (response := await self.override(request)) is not None:
@@ -85,9 +85,9 @@ class FakeFunctionApp:
         path = decode_path_as_extension(request.raw_path.partition("?")[0])
         match path.removeprefix(API_PATH).strip("/").split("/"):
             case ["instances"]:
-                return self._list(request, instances)
+                return self._list_instances(request, instances)
             case ["instances", instance_id] if instance_id in instances:
-                instance = with_times_cut_to_seconds(instances[instance_id])
+                instance = cut_times_to_seconds(instances[instance_id])
                 if instance["runtimeStatus"] in {status.value for status in ACTIVE_STATUSES}:
                     headers = {"Location": str(request.url), "Retry-After": "5"}
                     return web.json_response(instance, status=202, headers=headers)
@@ -95,7 +95,7 @@ class FakeFunctionApp:
                 return web.json_response(instance, status=200 if is_known_status else 500)
         return web.Response(status=404)
 
-    def _list(self, request: web.Request, instances: dict[str, dict[str, Any]]) -> web.Response:
+    def _list_instances(self, request: web.Request, instances: dict[str, dict[str, Any]]) -> web.Response:
         query = request.query
         statuses = [status for value in query.getall("runtimeStatus", []) for status in value.split(",")]
         created_from = parse_instant(query.get("createdTimeFrom", "0001-01-01T00:00:00Z"))
@@ -116,15 +116,15 @@ class FakeFunctionApp:
             instance = instances[instance_id]
             has_status = not statuses or instance["runtimeStatus"] in statuses
             if has_status and parse_instant(instance["createdTime"]) >= created_from:
-                page.append(with_times_cut_to_seconds(instance))
+                page.append(cut_times_to_seconds(instance))
         has_more = rows_read < len(ids)
         next_token = base64.b64encode(ids[rows_read].encode()).decode() if has_more else self.last_token
         headers = {"x-ms-continuation-token": next_token, **({"Date": self.date} if self.date else {})}
         return web.json_response(page, headers=headers)
 
 
-def with_times_cut_to_seconds(instance: dict[str, Any]) -> dict[str, Any]:
-    """Return an instance as the API shows it: it cuts times to seconds."""
+def cut_times_to_seconds(instance: dict[str, Any]) -> dict[str, Any]:
+    """Return an instance as the API shows it: with its times cut to seconds."""
     return {
         name: f"{value[:19]}Z" if name.endswith("Time") and isinstance(value, str) else value
         for name, value in instance.items()
@@ -154,7 +154,7 @@ async def serve_http(handle: Callable[[web.Request], Awaitable[web.StreamRespons
 @pytest.fixture
 async def function_app(anyio_backend: str) -> AsyncIterator[FakeFunctionApp]:
     app = FakeFunctionApp("")
-    async with serve_http(app.handle) as origin:
+    async with serve_http(app.handle_request) as origin:
         app.origin = origin
         yield app
 
@@ -196,7 +196,7 @@ async def scan(backend: Backend) -> list[ObservedInstance]:
 
 
 @pytest.fixture(autouse=True)
-def no_key_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def fail_if_the_key_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fail if the test has logged the key."""
     caplog.set_level(logging.DEBUG)
     yield

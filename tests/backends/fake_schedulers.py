@@ -40,14 +40,17 @@ def eternal(context: task.OrchestrationContext, turn: int) -> Any:
 
 
 def completing(_: task.OrchestrationContext, input_value: Any) -> Any:
+    """Complete at once, with the input as output."""
     return input_value
 
 
 def failing(_: task.OrchestrationContext, __: Any) -> Any:
+    """Fail at once."""
     raise ValueError("fails on purpose")
 
 
 def parent(context: task.OrchestrationContext, child: str) -> Any:
+    """Start the sub-orchestration `child`, which waits for the event `go`, and wait for it."""
     return (yield context.call_sub_orchestrator(waiting, instance_id=child))
 
 
@@ -91,6 +94,7 @@ class InMemoryScheduler:
         wait_until(has_status, f"{instance_id} is {status}", 20)
 
     def end(self, instance_id: str) -> None:
+        """Raise the event `go`, and wait until the instance has completed."""
         self.client.raise_orchestration_event(instance_id, "go")
         self.wait_until(instance_id, "COMPLETED")
 
@@ -145,15 +149,15 @@ async def read_first_pass(backend: Backend, after_page: Callable[[int], None] = 
 async def scan(backend: Backend) -> dict[str, ObservedInstance]:
     """Return the instances of one scan by id."""
     start = await backend.begin_scan(HUB)
-    return latest_by_id(await read_pages([backend], start.changed_since, start.cursors))
+    return index_latest_by_id(await read_pages([backend], start.changed_since, start.cursors))
 
 
-def latest_by_id(pages: Sequence[ObservedPage]) -> dict[str, ObservedInstance]:
+def index_latest_by_id(pages: Sequence[ObservedPage]) -> dict[str, ObservedInstance]:
     """Return each instance as it was last observed."""
     return {observed.instance_id: observed for page in pages for observed in page.instances}
 
 
-def active_ids(pages: Sequence[ObservedPage]) -> set[str]:
+def list_active_ids(pages: Sequence[ObservedPage]) -> set[str]:
     return {observed.instance_id for page in pages for observed in page.instances if observed.active}
 
 
@@ -169,7 +173,7 @@ class FakeScheduler:
 
     def __init__(self, states: Sequence[protocol.OrchestrationState] = ()) -> None:
         self.states = list(states)
-        self.order: Callable[[protocol.OrchestrationState], Any] = created_nanoseconds
+        self.order: Callable[[protocol.OrchestrationState], Any] = get_created_nanoseconds
         self.limit = 1_000_000
         self.always_has_more = False
         self.time_bounds = ">=<"
@@ -194,39 +198,39 @@ class FakeScheduler:
 
     def _matches(self, query: protocol.InstanceQuery, state: protocol.OrchestrationState) -> bool:
         """Compare an instance with the statuses and created times of a query."""
-        created = created_nanoseconds(state)
-        lower, upper = nanoseconds(query.createdTimeFrom), nanoseconds(query.createdTimeTo)
+        created = get_created_nanoseconds(state)
+        lower, upper = to_nanoseconds(query.createdTimeFrom), to_nanoseconds(query.createdTimeTo)
         is_after = created > lower or (created == lower and self.time_bounds.startswith(">="))
         is_before = not upper or created < upper or (created == upper and self.time_bounds.endswith("<="))
         has_status = not query.runtimeStatus or state.orchestrationStatus in query.runtimeStatus
         return has_status and ((is_after and is_before) or self.time_bounds == "none")
 
 
-def nanoseconds(timestamp: Any) -> int:
+def to_nanoseconds(timestamp: Any) -> int:
     return int(timestamp.seconds * 1_000_000_000 + timestamp.nanos)
 
 
-def now_nanoseconds() -> int:
+def get_now_nanoseconds() -> int:
     return time.time_ns()
 
 
-def timestamp_of_nanoseconds(value: int) -> dict[str, int]:
+def to_timestamp_fields(value: int) -> dict[str, int]:
     """Return the fields of a protocol timestamp."""
     return {"seconds": value // 1_000_000_000, "nanos": value % 1_000_000_000}
 
 
-def created_nanoseconds(state: protocol.OrchestrationState) -> int:
-    return nanoseconds(state.createdTimestamp)
+def get_created_nanoseconds(state: protocol.OrchestrationState) -> int:
+    return to_nanoseconds(state.createdTimestamp)
 
 
-def orchestration_state(
+def build_orchestration_state(
     instance_id: str,
     created_nanoseconds: int = 1_700_000_000_000_000_000,
     status: int = protocol.ORCHESTRATION_STATUS_RUNNING,
     **fields: Any,
 ) -> protocol.OrchestrationState:
     """Return an instance that has not changed since it was created."""
-    created = timestamp_of_nanoseconds(created_nanoseconds)
+    created = to_timestamp_fields(created_nanoseconds)
     fields = {"name": "work", "createdTimestamp": created, "lastUpdatedTimestamp": created, **fields}
     return protocol.OrchestrationState(instanceId=instance_id, orchestrationStatus=status, **fields)  # type: ignore[arg-type]  # the protocol sends numbers
 
@@ -258,11 +262,13 @@ def serve_grpc(service: Any, credentials: Any = None) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def open_backend_of(service: Any, page_size: int = scheduler.PAGE_SIZE) -> AsyncIterator[SchedulerBackend]:
+async def open_backend_of_service(
+    service: Any, page_size: int = scheduler.PAGE_SIZE
+) -> AsyncIterator[SchedulerBackend]:
     with serve_grpc(service) as port:
-        async with open_backend(connection_string_to(port), page_size) as backend:
+        async with open_backend(build_connection_string(port), page_size) as backend:
             yield backend
 
 
-def connection_string_to(port: str) -> str:
+def build_connection_string(port: str) -> str:
     return f"Endpoint=http://127.0.0.1:{port};Authentication=None;SharedKey=do-not-tell"

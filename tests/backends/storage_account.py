@@ -120,11 +120,12 @@ def hub() -> str:
     return "a" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(12))
 
 
-def artifact_names(artifacts: TaskHubArtifacts) -> list[str]:
+def list_artifact_names(artifacts: TaskHubArtifacts) -> list[str]:
+    """The artifacts that Cleanup deletes, as it names them, in the order of deletion."""
     return [str(artifact) for artifact in artifacts.deletable]
 
 
-def expected_artifacts(hub: str, tables: str | None = None) -> list[str]:
+def list_expected_artifacts(hub: str, tables: str | None = None) -> list[str]:
     """Return what `add_hub` creates, in the order of deletion. `tables` is the name as the tables spell it."""
     lower = hub.lower()
     return [
@@ -149,6 +150,7 @@ class ServiceFault:
     headers: dict[str, str] = field(default_factory=dict)
 
     def to_response(self, service: str) -> web.Response:
+        """The response in the format of the service's errors."""
         headers = {"x-ms-error-code": self.code, **self.headers}
         if service == "Table":
             body = {"odata.error": {"code": self.code, "message": {"lang": "en-US", "value": "no"}}}
@@ -183,7 +185,7 @@ async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]
     connection = dict(part.split("=", 1) for part in connection_string_of(storage).rstrip(";").split(";"))
     services: dict[int, str] = {}
 
-    async def forward(request: web.Request) -> web.StreamResponse:
+    async def forward_request(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
         service = services[request.transport.get_extra_info("sockname")[1]]
         fault_keys = (request.path.removeprefix("/devstoreaccount1"), f"{service} {request.method}", service)
@@ -218,7 +220,7 @@ async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]
 
     async with (
         aiohttp.ClientSession(auto_decompress=False) as session,
-        run_http_server(forward, len(SERVICES)) as ports,
+        run_http_server(forward_request, len(SERVICES)) as ports,
     ):
         services.update(zip(ports, SERVICES, strict=True))
         yield (

@@ -13,11 +13,11 @@ from tests.backends.storage_account import (
     RawAccount,
     account,
     account_proxy,
-    artifact_names,
     artifacts,
     delete_artifacts,
-    expected_artifacts,
     hub,
+    list_artifact_names,
+    list_expected_artifacts,
     open_artifacts,
     raises_read_failure,
 )
@@ -33,14 +33,14 @@ async def test_only_the_artifacts_of_this_task_hub_are_deleted(
     for task_hub in (hub, f"{hub}0", f"{hub}x", f"{hub}Instances"):
         await account.add_hub(task_hub)
     before = await account.list_contents(hub)
-    assert artifact_names(await artifacts.find_artifacts(hub)) == expected_artifacts(hub)
+    assert list_artifact_names(await artifacts.find_artifacts(hub)) == list_expected_artifacts(hub)
     await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {
-        name: entries for name, entries in before.items() if name not in expected_artifacts(hub)
+        name: entries for name, entries in before.items() if name not in list_expected_artifacts(hub)
     }
     assert len(before) == 44
     assert await artifacts.find_artifacts(hub) == TaskHubArtifacts(())
-    assert artifact_names(await artifacts.find_artifacts(f"{hub}0")) == expected_artifacts(f"{hub}0")
+    assert list_artifact_names(await artifacts.find_artifacts(f"{hub}0")) == list_expected_artifacts(f"{hub}0")
 
 
 async def test_artifacts_with_similar_names_are_not_deleted(
@@ -66,7 +66,7 @@ async def test_all_sixteen_control_queues_that_a_task_hub_can_have_are_found(
     queues = [f"{hub}-control-{number:02}" for number in range(16)]
     for queue in queues:
         await account.add_queue(queue, 0)
-    assert artifact_names(await artifacts.find_artifacts(hub)) == [f"queue {queue}" for queue in queues]
+    assert list_artifact_names(await artifacts.find_artifacts(hub)) == [f"queue {queue}" for queue in queues]
 
 
 @pytest.mark.parametrize("spelling", [str.upper, str.lower, str.title])
@@ -76,7 +76,7 @@ async def test_a_task_hub_name_is_compared_without_case(
     spelled_by_app = f"{hub[:6]}{hub[6:].upper()}"
     await account.add_hub(spelled_by_app)
     task_hub_artifacts = await artifacts.find_artifacts(spelling(hub))
-    assert artifact_names(task_hub_artifacts) == expected_artifacts(hub, tables=spelled_by_app)
+    assert list_artifact_names(task_hub_artifacts) == list_expected_artifacts(hub, tables=spelled_by_app)
     assert task_hub_artifacts.shared == ()
     await delete_artifacts(artifacts, spelling(hub))
     assert await account.list_contents(hub) == {}
@@ -97,7 +97,9 @@ async def test_tables_that_other_task_hubs_use_are_not_deleted(
     task_hub_artifacts = await artifacts.find_artifacts(hub)
     shared = [f"table {hub}History", f"table {hub}Instances"]
     assert [str(artifact) for artifact in task_hub_artifacts.shared] == shared
-    assert artifact_names(task_hub_artifacts) == [name for name in expected_artifacts(hub) if name not in shared]
+    assert list_artifact_names(task_hub_artifacts) == [
+        name for name in list_expected_artifacts(hub) if name not in shared
+    ]
     await delete_artifacts(artifacts, hub)
     assert await account.list_contents(hub) == {name: before[name] for name in shared}
 
@@ -114,7 +116,7 @@ async def test_another_task_hubs_row_is_found_after_many_pages(
         one_partition = [row | {"PartitionKey": "orders", "RowKey": row["PartitionKey"]} for row in rows]
         await table.submit_transaction([("create", row) for row in one_partition])
     async with account_proxy(storage) as proxy, open_artifacts(proxy.settings) as artifacts:
-        assert artifact_names(await artifacts.find_artifacts(hub)) == [f"table {hub}Instances"]
+        assert list_artifact_names(await artifacts.find_artifacts(hub)) == [f"table {hub}Instances"]
         reads = [path for path in proxy.forwarded if f"{hub}Instances" in path]
         assert len(reads) == 3
         assert all("$select=TaskHubName&" in f"{path}&" for path in reads)
@@ -126,7 +128,7 @@ async def test_a_row_without_a_task_hub_name_counts_as_this_task_hubs(
     account: RawAccount, artifacts: StorageArtifactStore, hub: str
 ) -> None:
     await account.add_table(f"{hub}Instances", hub, None, "", hub.upper())
-    assert artifact_names(await artifacts.find_artifacts(hub)) == [f"table {hub}Instances"]
+    assert list_artifact_names(await artifacts.find_artifacts(hub)) == [f"table {hub}Instances"]
 
 
 async def test_a_history_table_without_an_instance_table_is_not_deleted(
@@ -142,7 +144,7 @@ async def test_a_history_table_without_an_instance_table_is_not_deleted(
 async def test_a_deletion_that_stopped_after_any_step_is_completed_by_the_next(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
-    steps = len(expected_artifacts(hub))
+    steps = len(list_expected_artifacts(hub))
     for steps_done in range(steps + 1):
         task_hub, neighbour = f"{hub}{steps_done:02}", f"{hub}{steps_done:02}x"
         await account.add_hub(task_hub)
@@ -153,10 +155,10 @@ async def test_a_deletion_that_stopped_after_any_step_is_completed_by_the_next(
             await account.add_hub(neighbour)
         async with open_artifacts(storage) as second:
             remaining = await second.find_artifacts(task_hub)
-            assert artifact_names(remaining) == expected_artifacts(task_hub)[steps_done:]
+            assert list_artifact_names(remaining) == list_expected_artifacts(task_hub)[steps_done:]
             assert steps_done == steps or str(remaining.deletable[-1]) == f"table {task_hub}Instances"
             await delete_artifacts(second, task_hub)
-    assert sorted(await account.list_contents(hub)) == sorted(expected_artifacts(f"{hub}00x"))
+    assert sorted(await account.list_contents(hub)) == sorted(list_expected_artifacts(f"{hub}00x"))
 
 
 async def test_deleting_an_artifact_that_is_gone_does_nothing(

@@ -16,10 +16,10 @@ from tests.backends.storage_account import (
     ServiceFault,
     account,
     account_proxy,
-    artifact_names,
     delete_artifacts,
-    expected_artifacts,
     hub,
+    list_artifact_names,
+    list_expected_artifacts,
     open_artifacts,
     raises_read_failure,
 )
@@ -120,7 +120,7 @@ async def test_a_table_that_is_deleted_while_it_is_read_is_not_a_failure(
     await account.add_hub(hub)
     async with account_proxy(storage) as proxy, open_artifacts(proxy.settings) as artifacts:
         proxy.faults = {f"/{hub}Instances()": ServiceFault(409, "TableBeingDeleted")}
-        assert artifact_names(await artifacts.find_artifacts(hub)) == expected_artifacts(hub)
+        assert list_artifact_names(await artifacts.find_artifacts(hub)) == list_expected_artifacts(hub)
         proxy.faults = {f"/{hub}Instances()": ServiceFault(403, "AuthorizationPermissionMismatch")}
         with raises_read_failure(ReadFailure.DENIED, "Storage Table Data Contributor"):
             await artifacts.find_artifacts(hub)

@@ -18,6 +18,9 @@ from tests.conftest import new_hub_name
 
 pytestmark = pytest.mark.anyio
 
+_UNCHANGED_AFTER_SECONDS = 6.2
+"""The margin of a scan, 5 s, and a second because the storage's time is in whole seconds."""
+
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
@@ -57,13 +60,13 @@ async def read_one_pass(backend: AzureStorageBackend, hub: str) -> list[Observed
     return instances
 
 
-def active_ids(observed_instances: list[ObservedInstance]) -> list[str]:
+def list_active_ids(observed_instances: list[ObservedInstance]) -> list[str]:
     return sorted(observed.instance_id for observed in observed_instances if observed.active)
 
 
 async def wait_until_unchanged(provider: ProviderTaskHub) -> None:
     """Wait until the rows are older than the margin within which a new scan counts them as changed."""
-    await asyncio.sleep(6.2)
+    await asyncio.sleep(_UNCHANGED_AFTER_SECONDS)
 
 
 async def test_an_observed_instance_has_the_values_that_a_verdict_shows(
@@ -109,7 +112,7 @@ async def test_a_missing_or_unknown_status_counts_as_active(
 ) -> None:
     await provider.put("order-1", status)
     await wait_until_unchanged(provider)
-    assert active_ids(await read_one_pass(backend, provider.hub)) == ["order-1"]
+    assert list_active_ids(await read_one_pass(backend, provider.hub)) == ["order-1"]
 
 
 async def test_a_row_that_a_purge_leaves_behind_is_not_an_instance(
@@ -127,12 +130,12 @@ async def test_a_task_hub_of_many_pages_is_read_to_the_end(
     ids = [f"{number * 7919 % 16:x}{number:05d}" for number in range(2700)]
     concurrency_limit = asyncio.Semaphore(24)
 
-    async def put(instance_id: str) -> None:
+    async def put_instance(instance_id: str) -> None:
         async with concurrency_limit:
             await provider.put(instance_id, "Running")
 
-    await asyncio.gather(*(put(instance_id) for instance_id in ids))
-    assert active_ids(await read_one_pass(backend, provider.hub)) == sorted(ids)
+    await asyncio.gather(*(put_instance(instance_id) for instance_id in ids))
+    assert list_active_ids(await read_one_pass(backend, provider.hub)) == sorted(ids)
 
 
 @pytest.mark.long
@@ -142,14 +145,14 @@ async def test_a_range_of_partition_keys_can_have_many_pages(
     ids = [f"order-{number:05d}" for number in range(2600)]
     concurrency_limit = asyncio.Semaphore(24)
 
-    async def put(instance_id: str) -> None:
+    async def put_instance(instance_id: str) -> None:
         async with concurrency_limit:
             await provider.put(instance_id, "Pending")
 
-    await asyncio.gather(*(put(instance_id) for instance_id in ids))
+    await asyncio.gather(*(put_instance(instance_id) for instance_id in ids))
     instances = await read_one_pass(backend, provider.hub)
     assert len(instances) == len(ids)
-    assert active_ids(instances) == sorted(ids)
+    assert list_active_ids(instances) == sorted(ids)
 
 
 async def test_workers_that_share_a_scan_return_every_instance_once(
@@ -168,7 +171,7 @@ async def test_workers_that_share_a_scan_return_every_instance_once(
         await other_worker.close()
         instances += page.instances
         cursors += page.cursors
-    assert active_ids(instances) == sorted(ids)
+    assert list_active_ids(instances) == sorted(ids)
     assert len(instances) == len(ids)
 
 
@@ -184,7 +187,7 @@ async def test_short_and_empty_pages_do_not_end_a_scan(
     for instance_id in ids:
         await provider.put(instance_id, "Running")
     proxy.insert_empty_pages = True
-    assert active_ids(await read_one_pass(backend_behind_proxy, provider.hub)) == sorted(ids)
+    assert list_active_ids(await read_one_pass(backend_behind_proxy, provider.hub)) == sorted(ids)
     assert proxy.empty_page_count > 3
 
 
@@ -196,10 +199,12 @@ class StepwiseScan:
         self._hub = hub
 
     async def begin(self) -> Scan:
+        """Begin a scan."""
         start = await self._backend.begin_scan(self._hub)
         return Scan(Instant(0), start.changed_since, list(start.cursors), list(start.next_pass_cursors), "")
 
     async def read_next_page(self, scan: Scan) -> None:
+        """Read the page of the first cursor, and add it to the scan."""
         cursor = scan.cursors.pop(0)
         page = await self._backend.read_page(self._hub, scan.changed_since, cursor)
         scan.add_page(page.instances, Exemptions())
@@ -299,7 +304,7 @@ async def test_only_this_task_hubs_rows_of_a_shared_tracking_store_are_returned(
         await ours.put("ours-in-capitals", "Running", TaskHubName=hub.upper())
         await ours.put("without-task-hub", "Running", TaskHubName=None)
         await ours.put("theirs", "Running", TaskHubName="othershub")
-        assert active_ids(await read_one_pass(backend, hub)) == ["ours", "ours-in-capitals", "without-task-hub"]
+        assert list_active_ids(await read_one_pass(backend, hub)) == ["ours", "ours-in-capitals", "without-task-hub"]
         assert (await backend.find_instances(hub, ["theirs"]))["theirs"] is None
     await backend.close()
 
@@ -346,7 +351,7 @@ async def test_an_incomplete_response_is_a_failure(
         await backend_behind_proxy.read_page(provider.hub, Instant(0), "[null, null]")
     assert caught.value.failure is ReadFailure.FAILED
     proxy.truncate_responses = False
-    assert active_ids(await read_one_pass(backend_behind_proxy, provider.hub)) == ["order-1"]
+    assert list_active_ids(await read_one_pass(backend_behind_proxy, provider.hub)) == ["order-1"]
 
 
 def test_a_connection_string_without_a_key_is_reported_with_its_setting() -> None:

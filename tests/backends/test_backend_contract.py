@@ -22,7 +22,7 @@ __all__ = ["hub"]  # a fixture
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=PROVIDERS, ids=lambda factory: factory.__name__)
+@pytest.fixture(params=PROVIDERS.values(), ids=list(PROVIDERS))
 async def provider(
     request: pytest.FixtureRequest,
     storage: StorageSettings,
@@ -61,15 +61,15 @@ async def scan(provider: ContractProvider) -> dict[str, ObservedInstance]:
     """The instances that one pass shows, by id; without entities."""
     start = await provider.backend.begin_scan(provider.task_hub)
     pages = await read_pages([provider.backend], provider.task_hub, start.changed_since, start.cursors)
-    return instances_by_id(pages)
+    return index_instances_by_id(pages)
 
 
-def instances_by_id(pages: Sequence[ObservedPage]) -> dict[str, ObservedInstance]:
+def index_instances_by_id(pages: Sequence[ObservedPage]) -> dict[str, ObservedInstance]:
     observed_instances = [observed for page in pages for observed in page.instances]
     return {observed.instance_id: observed for observed in observed_instances if not is_entity(observed.instance_id)}
 
 
-def active_ids(instances: dict[str, ObservedInstance]) -> list[str]:
+def list_active_ids(instances: dict[str, ObservedInstance]) -> list[str]:
     return sorted(instance_id for instance_id, observed in instances.items() if observed.active)
 
 
@@ -123,7 +123,7 @@ async def test_a_scan_shows_every_active_status_as_active_and_no_other(started: 
     for status in RuntimeStatus:
         await started.put(f"order-{status}", status)
     observed_by_id = await scan(started)
-    assert active_ids(observed_by_id) == sorted(f"order-{status}" for status in ACTIVE_STATUSES)
+    assert list_active_ids(observed_by_id) == sorted(f"order-{status}" for status in ACTIVE_STATUSES)
     for instance_id, observed in observed_by_id.items():
         assert instance_id == f"order-{observed.runtime_status}"
 
@@ -158,7 +158,7 @@ async def test_pages_of_any_size_show_every_active_instance(started: ContractPro
     start = await started.backend.begin_scan(started.task_hub)
     for cursors in (start.cursors, start.next_pass_cursors):
         pages = await read_pages([started.backend], started.task_hub, start.changed_since, cursors)
-        assert active_ids(instances_by_id(pages)) == ids
+        assert list_active_ids(index_instances_by_id(pages)) == ids
         assert all(len(page.instances) <= page.scanned for page in pages)
 
 
@@ -171,7 +171,7 @@ async def test_another_worker_continues_a_scan_by_its_cursors(started: ContractP
     async with started.open_backend() as other:
         pages = await read_pages([other, started.backend], started.task_hub, start.changed_since, start.cursors)
     assert len(pages) > 2
-    assert active_ids(instances_by_id(pages)) == ids
+    assert list_active_ids(index_instances_by_id(pages)) == ids
     assert all(started.secret not in cursor for page in pages for cursor in page.cursors)
 
 
@@ -188,7 +188,7 @@ async def test_an_instance_that_starts_while_another_ends_is_seen(
     await started.put(ends, "Completed")
     await read_pages([started.backend], started.task_hub, start.changed_since, first.cursors)
     pages = await read_pages([started.backend], started.task_hub, start.changed_since, start.next_pass_cursors)
-    assert active_ids(instances_by_id(pages)) == [starts]
+    assert list_active_ids(index_instances_by_id(pages)) == [starts]
 
 
 async def test_a_stamp_changes_with_its_instance_and_only_then(started: ContractProvider) -> None:
@@ -245,7 +245,7 @@ UNUSUAL_INSTANCE_IDS = [
 async def test_unusual_instance_ids_are_found_by_scans_and_by_lookups(started: ContractProvider) -> None:
     for instance_id in UNUSUAL_INSTANCE_IDS:
         await started.put(instance_id)
-    assert active_ids(await scan(started)) == sorted(UNUSUAL_INSTANCE_IDS)
+    assert list_active_ids(await scan(started)) == sorted(UNUSUAL_INSTANCE_IDS)
     observed_by_id = await started.backend.find_instances(started.task_hub, UNUSUAL_INSTANCE_IDS)
     assert [
         observed.instance_id for observed in observed_by_id.values() if observed is not None and observed.active
@@ -279,7 +279,7 @@ async def test_a_failed_read_says_which_setting_to_look_at_and_no_secret(
     started: ContractProvider, read: str, status: int, failure: ReadFailure
 ) -> None:
     started.fail_with(status)
-    error = await read_error(READS[read](started, started.backend))
+    error = await catch_read_error(READS[read](started, started.backend))
     assert error.failure is failure
     assert error.retry_after is None
     assert_safe_message(started, error)
@@ -291,7 +291,7 @@ async def test_a_provider_that_asks_to_wait_says_for_how_long(
     started: ContractProvider, read: str, header: str, retry_after: int | None
 ) -> None:
     started.fail_with(429, header)
-    error = await read_error(READS[read](started, started.backend))
+    error = await catch_read_error(READS[read](started, started.backend))
     assert (error.failure, error.retry_after) == (ReadFailure.THROTTLED, retry_after)
     assert "asks to wait" in error.message
     assert_safe_message(started, error)
@@ -300,7 +300,7 @@ async def test_a_provider_that_asks_to_wait_says_for_how_long(
 @pytest.mark.parametrize("read", READS)
 async def test_a_provider_that_cannot_be_reached_is_a_failure(provider: ContractProvider, read: str) -> None:
     async with provider.open_unreachable_backend() as backend:
-        error = await read_error(READS[read](provider, backend))
+        error = await catch_read_error(READS[read](provider, backend))
     assert error.failure is ReadFailure.FAILED
     assert "cannot be reached" in error.message
     assert_safe_message(provider, error)
@@ -309,12 +309,12 @@ async def test_a_provider_that_cannot_be_reached_is_a_failure(provider: Contract
 async def test_a_backend_works_again_after_a_failure(started: ContractProvider) -> None:
     await started.put("order-1")
     started.fail_with(500)
-    await read_error(read_first_page(started, started.backend))
+    await catch_read_error(read_first_page(started, started.backend))
     started.fail_with(None)
-    assert active_ids(await scan(started)) == ["order-1"]
+    assert list_active_ids(await scan(started)) == ["order-1"]
 
 
-async def read_error(read: Awaitable[object]) -> BackendError:
+async def catch_read_error(read: Awaitable[object]) -> BackendError:
     with pytest.raises(BackendError) as caught:
         await read
     return caught.value

@@ -19,15 +19,15 @@ from tests.backends.fake_function_app import (
     SYSTEM_KEY,
     FakeFunctionApp,
     backend,
+    fail_if_the_key_is_logged,
     function_app,
-    no_key_in_the_log,
     open_management_backend,
     read_pages,
     scan,
 )
 from tests.builders import timestamp
 
-__all__ = ["backend", "function_app", "no_key_in_the_log"]  # fixtures
+__all__ = ["backend", "fail_if_the_key_is_logged", "function_app"]  # fixtures
 
 pytestmark = pytest.mark.anyio
 

@@ -20,38 +20,38 @@ from tests.backends.fake_function_app import (
     HUB,
     SYSTEM_KEY,
     FakeFunctionApp,
+    answer_as_usual,
     backend,
+    fail_if_the_key_is_logged,
     function_app,
-    no_key_in_the_log,
-    no_override,
     open_management_backend,
     scan,
     serve_http,
 )
 
-__all__ = ["backend", "function_app", "no_key_in_the_log"]  # fixtures
+__all__ = ["backend", "fail_if_the_key_is_logged", "function_app"]  # fixtures
 
 pytestmark = pytest.mark.anyio
 
 
-async def backend_error_of(call: Awaitable[Any]) -> BackendError:
+async def catch_backend_error(call: Awaitable[Any]) -> BackendError:
     """Return the error that the call raises. Neither the error nor its causes may contain the key."""
     with pytest.raises(BackendError) as caught:
         await call
     error = caught.value
     assert "\n" not in error.message
-    for cause in exception_chain(error):
+    for cause in list_exception_chain(error):
         assert SYSTEM_KEY not in f"{cause!s} {cause!r} {vars(cause)!r}"
     return error
 
 
-def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
+def list_exception_chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def respond_with(status: int, **response_options: Any) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def create_responder(status: int, **response_options: Any) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return an override that answers every request with this status."""
 
     async def respond(request: web.Request) -> web.StreamResponse:
@@ -60,15 +60,15 @@ def respond_with(status: int, **response_options: Any) -> Callable[[web.Request]
     return respond
 
 
-async def all_backend_calls(backend: Backend) -> AsyncIterator[Awaitable[Any]]:
+async def list_backend_calls(backend: Backend) -> AsyncIterator[Awaitable[Any]]:
     """Every call that sends a request."""
     for scan_pass in ("active", "recent"):
-        yield backend.read_page(HUB, local_now(), json.dumps([scan_pass, None]))
+        yield backend.read_page(HUB, format_local_time(), json.dumps([scan_pass, None]))
     yield backend.begin_scan(HUB)
     yield backend.find_instances(HUB, ["order-1", "order-2"])
 
 
-def local_now() -> Instant:
+def format_local_time() -> Instant:
     return Instant(parse_instant("1970-01-01T00:00:00Z") + seconds(time.time()))
 
 
@@ -80,16 +80,16 @@ async def test_a_list_without_an_end_is_a_failure(function_app: FakeFunctionApp,
     start = await backend.begin_scan(HUB)
     page = await backend.read_page(HUB, start.changed_since, start.cursors[0])
     assert (await backend.read_page(HUB, start.changed_since, page.cursors[0])).cursors == page.cursors
-    error = await backend_error_of(backend.find_instances(HUB, ["order"]))
+    error = await catch_backend_error(backend.find_instances(HUB, ["order"]))
     assert (error.failure, "again and again" in error.message) == (ReadFailure.FAILED, True)
 
 
 async def test_an_app_without_the_extension_is_a_failure_and_not_a_missing_task_hub(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
-    function_app.override = respond_with(404)
-    async for call in all_backend_calls(backend):
-        error = await backend_error_of(call)
+    function_app.override = create_responder(404)
+    async for call in list_backend_calls(backend):
+        error = await catch_backend_error(call)
         assert error.failure is ReadFailure.FAILED
         assert error.message.startswith(
             f"the app at the address in {CONNECTION_NAME}__endpoint does not serve the management API"
@@ -100,16 +100,16 @@ async def test_an_app_without_the_extension_is_a_failure_and_not_a_missing_task_
 async def test_a_refusal_names_the_key(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, status: int
 ) -> None:
-    function_app.override = respond_with(status, text=f"<html>{SYSTEM_KEY}</html>")
-    async for call in all_backend_calls(backend):
-        error = await backend_error_of(call)
+    function_app.override = create_responder(status, text=f"<html>{SYSTEM_KEY}</html>")
+    async for call in list_backend_calls(backend):
+        error = await catch_backend_error(call)
         assert error.failure is ReadFailure.DENIED
         assert f"{CONNECTION_NAME}__key must be the app's system key durabletask_extension" in error.message
 
 
 async def test_a_wrong_key_is_refused(function_app: FakeFunctionApp) -> None:
     async with open_management_backend(function_app.origin, key="wrong") as backend:
-        assert (await backend_error_of(backend.begin_scan(HUB))).failure is ReadFailure.DENIED
+        assert (await catch_backend_error(backend.begin_scan(HUB))).failure is ReadFailure.DENIED
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -128,9 +128,9 @@ async def test_an_app_that_asks_to_wait_says_for_how_long(
 ) -> None:
     if isinstance(header, int):
         header = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + header))
-    function_app.override = respond_with(status, headers={} if header is None else {"Retry-After": header})
-    async for call in all_backend_calls(backend):
-        error = await backend_error_of(call)
+    function_app.override = create_responder(status, headers={} if header is None else {"Retry-After": header})
+    async for call in list_backend_calls(backend):
+        error = await catch_backend_error(call)
         assert error.failure is ReadFailure.THROTTLED
         assert str(status) in error.message
         if minimum is None or maximum is None:
@@ -144,9 +144,9 @@ async def test_an_app_that_asks_to_wait_says_for_how_long(
 async def test_any_other_status_is_a_failure(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, status: int
 ) -> None:
-    function_app.override = respond_with(status)
-    async for call in all_backend_calls(backend):
-        error = await backend_error_of(call)
+    function_app.override = create_responder(status)
+    async for call in list_backend_calls(backend):
+        error = await catch_backend_error(call)
         assert error.failure is ReadFailure.FAILED
         assert (
             error.message
@@ -165,9 +165,9 @@ async def test_a_redirect_is_not_followed(
         return web.json_response([])
 
     async with serve_http(handle_at_target) as origin:
-        function_app.override = respond_with(status, headers={"Location": f"{origin}/login"})
-        async for call in all_backend_calls(backend):
-            error = await backend_error_of(call)
+        function_app.override = create_responder(status, headers={"Location": f"{origin}/login"})
+        async for call in list_backend_calls(backend):
+            error = await catch_backend_error(call)
             assert error.failure is ReadFailure.FAILED
             assert f"redirects ({status})" in error.message
             assert origin not in error.message
@@ -204,9 +204,9 @@ VALID_INSTANCE = {
 async def test_a_response_without_the_expected_json_is_a_failure(
     function_app: FakeFunctionApp, backend: ManagementApiBackend, body: str | bytes
 ) -> None:
-    function_app.override = respond_with(200, body=body)
-    async for call in all_backend_calls(backend):
-        error = await backend_error_of(call)
+    function_app.override = create_responder(200, body=body)
+    async for call in list_backend_calls(backend):
+        error = await catch_backend_error(call)
         assert error.failure is ReadFailure.FAILED
         assert error.message.startswith(
             f"the app at the address in {CONNECTION_NAME}__endpoint answers with something that is not"
@@ -216,8 +216,8 @@ async def test_a_response_without_the_expected_json_is_a_failure(
 async def test_a_token_that_cannot_be_sent_back_is_a_failure(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
-    function_app.override = respond_with(200, body="[]", headers={"x-ms-continuation-token": "größer"})
-    assert "x-ms-continuation-token" in (await backend_error_of(backend.begin_scan(HUB))).message
+    function_app.override = create_responder(200, body="[]", headers={"x-ms-continuation-token": "größer"})
+    assert "x-ms-continuation-token" in (await catch_backend_error(backend.begin_scan(HUB))).message
 
 
 async def test_a_response_that_is_too_large_is_a_failure(
@@ -228,25 +228,25 @@ async def test_a_response_that_is_too_large_is_a_failure(
         (b" " * (2 * 1024 * 1024 + 1), {}),
         (gzip.compress(b" " * 40 * 1024 * 1024), {"Content-Encoding": "gzip"}),
     ):
-        function_app.override = respond_with(200, body=body, headers=headers)
-        error = await backend_error_of(backend.begin_scan(HUB))
+        function_app.override = create_responder(200, body=body, headers=headers)
+        error = await catch_backend_error(backend.begin_scan(HUB))
         assert (error.failure, "more than 2 MiB" in error.message) == (ReadFailure.FAILED, True)
-    function_app.override = respond_with(200, body=gzip.compress(b"[]"), headers={"Content-Encoding": "gzip"})
+    function_app.override = create_responder(200, body=gzip.compress(b"[]"), headers={"Content-Encoding": "gzip"})
     await backend.begin_scan(HUB)
 
 
 async def test_an_app_that_cannot_be_reached_is_a_failure() -> None:
     for origin in (f"http://127.0.0.1:{free_port()}", "https://no-such-app.invalid"):
         async with open_management_backend(origin) as backend:
-            async for call in all_backend_calls(backend):
-                error = await backend_error_of(call)
+            async for call in list_backend_calls(backend):
+                error = await catch_backend_error(call)
                 assert error.failure is ReadFailure.FAILED
                 assert f"{CONNECTION_NAME}__endpoint cannot be reached" in error.message
 
 
 async def test_a_server_without_tls_is_a_failure(function_app: FakeFunctionApp) -> None:
     async with open_management_backend(function_app.origin.replace("http:", "https:")) as backend:
-        error = await backend_error_of(backend.begin_scan(HUB))
+        error = await catch_backend_error(backend.begin_scan(HUB))
     assert error.failure is ReadFailure.FAILED
     assert "does not offer an encrypted connection" in error.message
     assert function_app.requests == []
@@ -266,8 +266,8 @@ async def test_an_app_that_does_not_answer_in_time_is_a_failure(function_app: Fa
     async with open_management_backend(function_app.origin, timeout_seconds=0.2) as backend:
         for override in (answer_late, end_late):
             function_app.override = override
-            async for call in all_backend_calls(backend):
-                error = await backend_error_of(call)
+            async for call in list_backend_calls(backend):
+                error = await catch_backend_error(call)
                 assert error.failure is ReadFailure.FAILED
                 assert (
                     error.message
@@ -287,12 +287,12 @@ async def test_an_incomplete_response_is_a_failure(
         raise asyncio.CancelledError
 
     function_app.override = abort_response
-    async for call in all_backend_calls(backend):
-        error = await backend_error_of(call)
+    async for call in list_backend_calls(backend):
+        error = await catch_backend_error(call)
         assert error.failure is ReadFailure.FAILED
         assert "incomplete or unexpected response" in error.message
-    function_app.override = respond_with(200, body=b"no gzip", headers={"Content-Encoding": "gzip"})
-    assert "incomplete or unexpected response" in (await backend_error_of(backend.begin_scan(HUB))).message
+    function_app.override = create_responder(200, body=b"no gzip", headers={"Content-Encoding": "gzip"})
+    assert "incomplete or unexpected response" in (await catch_backend_error(backend.begin_scan(HUB))).message
 
 
 @pytest.mark.parametrize("sent_bytes", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"])
@@ -304,7 +304,7 @@ async def test_a_server_that_does_not_speak_http_is_a_failure(sent_bytes: bytes)
 
     server = await asyncio.start_server(send, "127.0.0.1", 0)
     async with server, open_management_backend(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as backend:
-        error = await backend_error_of(backend.begin_scan(HUB))
+        error = await catch_backend_error(backend.begin_scan(HUB))
     assert error.failure is ReadFailure.FAILED
     assert "incomplete or unexpected response" in error.message
 
@@ -313,9 +313,9 @@ async def test_a_backend_works_again_after_a_failure_and_after_it_was_closed(
     function_app: FakeFunctionApp, backend: ManagementApiBackend
 ) -> None:
     function_app.put("order")
-    function_app.override = respond_with(500)
-    await backend_error_of(backend.begin_scan(HUB))
-    function_app.override = no_override
+    function_app.override = create_responder(500)
+    await catch_backend_error(backend.begin_scan(HUB))
+    function_app.override = answer_as_usual
     assert await scan(backend)
     await backend.close()
     await backend.close()

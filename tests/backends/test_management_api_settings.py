@@ -10,11 +10,11 @@ from tests.backends.fake_function_app import (
     HUB,
     SYSTEM_KEY,
     FakeFunctionApp,
+    fail_if_the_key_is_logged,
     function_app,
-    no_key_in_the_log,
 )
 
-__all__ = ["function_app", "no_key_in_the_log"]  # fixtures
+__all__ = ["fail_if_the_key_is_logged", "function_app"]  # fixtures
 
 pytestmark = pytest.mark.anyio
 

@@ -18,14 +18,14 @@ from tests.backends.fake_function_app import (
     API_PATH,
     SYSTEM_KEY,
     FakeFunctionApp,
+    fail_if_the_key_is_logged,
     function_app,
-    no_key_in_the_log,
     open_management_backend,
     serve_http,
 )
 from tests.backends.test_recorded_rows import ACTIVE_BY_SNAPSHOT
 
-__all__ = ["function_app", "no_key_in_the_log"]  # fixtures
+__all__ = ["fail_if_the_key_is_logged", "function_app"]  # fixtures
 
 pytestmark = pytest.mark.anyio
 
@@ -33,21 +33,23 @@ CONTINUATION_HEADER = "x-ms-continuation-token"
 RECORDED_READS = [recorded for recorded in recordings.read_lines("management") if recorded["method"] == "GET"]
 
 
-def query_of(recorded: dict[str, Any]) -> dict[str, str]:
+def parse_query(recorded: dict[str, Any]) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(recorded["path"]).query))
 
 
-def path_of(recorded: dict[str, Any]) -> str:
+def parse_path(recorded: dict[str, Any]) -> str:
     return urlsplit(str(recorded["path"])).path
 
 
 RECORDED_LISTS = [
-    recorded for recorded in RECORDED_READS if path_of(recorded) == "/instances" and recorded["hub"] == recordings.HUB
+    recorded
+    for recorded in RECORDED_READS
+    if parse_path(recorded) == "/instances" and recorded["hub"] == recordings.HUB
 ]
 ALL_INSTANCES = next(
     recorded["body"]
     for recorded in RECORDED_LISTS
-    if "top" not in query_of(recorded) and "instanceIdPrefix" not in query_of(recorded)
+    if "top" not in parse_query(recorded) and "instanceIdPrefix" not in parse_query(recorded)
 )
 """All instances as the API listed them at the end of the recording. `timer-long` was still running."""
 
@@ -60,8 +62,8 @@ async def respond_as_recorded(request: web.Request) -> web.StreamResponse:
     # HTTP removes the blank at the end of a token.
     token = request.headers.get(CONTINUATION_HEADER, "")
     for recorded in RECORDED_READS:
-        recorded_query = query_of(recorded)
-        if recorded_query["taskHub"] != query["taskHub"] or path_of(recorded) != path:
+        recorded_query = parse_query(recorded)
+        if recorded_query["taskHub"] != query["taskHub"] or parse_path(recorded) != path:
             continue
         has_other_status = ("runtimeStatus" in recorded_query) != ("runtimeStatus" in query)
         if path == "/instances" and (
@@ -147,10 +149,10 @@ async def send_recorded_request(
         return response.status, dict(response.headers), body
 
 
-RECORDED_LOOKUPS = [recorded for recorded in RECORDED_READS if path_of(recorded).startswith("/instances/")]
+RECORDED_LOOKUPS = [recorded for recorded in RECORDED_READS if parse_path(recorded).startswith("/instances/")]
 
 
-@pytest.mark.parametrize("recorded", RECORDED_LOOKUPS, ids=path_of)
+@pytest.mark.parametrize("recorded", RECORDED_LOOKUPS, ids=parse_path)
 async def test_the_fake_finds_the_instances_that_the_extension_found(
     function_app: FakeFunctionApp, recorded: dict[str, Any]
 ) -> None:

@@ -53,16 +53,18 @@ async def test_every_recorded_message_is_parsed(
     assert snapshot is not None
     assert (snapshot.message_count, snapshot.invisible, snapshot.more_visible) == (len(messages), 0, False)
     read_events = {message.instance_id: (message.kind, message.function_name) for message in snapshot.visible}
-    assert read_events == {instance_id: kind_of(event) for instance_id, event in events_by_instance(messages).items()}
+    assert read_events == {
+        instance_id: classify_message(event) for instance_id, event in group_events_by_instance(messages).items()
+    }
     assert [kind for kind, _ in read_events.values()].count(MessageKind.OTHER) == 1
 
 
-def events_by_instance(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def group_events_by_instance(messages: list[dict[str, Any]]) -> dict[str, Any]:
     tasks = [json.loads(message["content"])["TaskMessage"] for message in messages]
     return {task["OrchestrationInstance"]["InstanceId"]: task["Event"] for task in tasks}
 
 
-def kind_of(event: Any) -> tuple[MessageKind, str]:
+def classify_message(event: Any) -> tuple[MessageKind, str]:
     starts = event["$type"] == "DurableTask.Core.History.ExecutionStartedEvent"
     return (MessageKind.START, event["Name"]) if starts else (MessageKind.OTHER, "")
 

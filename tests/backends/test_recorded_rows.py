@@ -81,7 +81,7 @@ async def scan(backend: AzureStorageBackend, hub: str) -> list[ObservedInstance]
     return instances
 
 
-def active_statuses(observed_instances: Iterable[ObservedInstance | None]) -> dict[str, str]:
+def list_active_statuses(observed_instances: Iterable[ObservedInstance | None]) -> dict[str, str]:
     """Return the runtime statuses of the active instances by id."""
     return {
         observed.instance_id: observed.runtime_status
@@ -102,11 +102,11 @@ async def test_the_recorded_rows_show_what_was_active(
     ids = await write_rows(storage, hub, rows)
     active = ACTIVE_BY_SNAPSHOT[snapshot, recorded_hub]
     instances = await scan(backend, hub)
-    assert active_statuses(instances) == active
+    assert list_active_statuses(instances) == active
     # Entities are returned because they have changed. They are never active.
     assert {observed.instance_id for observed in instances if not observed.instance_id.startswith("@")} <= set(ids)
     looked_up = await backend.find_instances(hub, ids)
-    assert active_statuses(looked_up.values()) == active
+    assert list_active_statuses(looked_up.values()) == active
     by_id = {unescape_instance_id(recorded["PartitionKey"]): recorded for recorded in rows}
     for instance_id, observed in looked_up.items():
         assert observed is not None
@@ -121,9 +121,9 @@ async def test_the_recorded_rows_of_a_python_app_show_what_was_active(
 ) -> None:
     """Orchestrations whose ends were never published are not active."""
     ids = await write_rows(storage, hub, recordings.read_lines("python-instances"))
-    assert active_statuses(await scan(backend, hub)) == PYTHON_ACTIVE
+    assert list_active_statuses(await scan(backend, hub)) == PYTHON_ACTIVE
     observed_by_id = await backend.find_instances(hub, ids)
-    assert active_statuses(observed_by_id.values()) == PYTHON_ACTIVE
+    assert list_active_statuses(observed_by_id.values()) == PYTHON_ACTIVE
     for instance_id in ("EventOrTimerCancel", "EventOrTimerCancelThenFail", "ActivityOrTimerCancel"):
         observed = observed_by_id[instance_id]
         assert observed is not None

@@ -17,13 +17,13 @@ from tests.backends.fake_schedulers import (
     QUIET_LOGGER,
     Counter,
     InMemoryScheduler,
-    active_ids,
     completing,
     eternal,
     failing,
     idle_scheduler,
-    latest_by_id,
+    index_latest_by_id,
     link,
+    list_active_ids,
     open_backend,
     parent,
     read_first_pass,
@@ -195,7 +195,7 @@ async def test_pages_of_any_size_show_every_active_instance(empty_scheduler: InM
         start = await backend.begin_scan(HUB)
         for cursors in (start.cursors, start.next_pass_cursors):
             pages = await read_pages([backend], start.changed_since, cursors)
-            assert active_ids(pages) == ids
+            assert list_active_ids(pages) == ids
             assert all(len(page.instances) == page.scanned <= page_size for page in pages)
 
 
@@ -208,7 +208,7 @@ async def test_another_worker_continues_a_scan(empty_scheduler: InMemorySchedule
         start = await first.begin_scan(HUB)
         pages = await read_pages([first, second], start.changed_since, start.cursors)
     assert len(pages) > 6
-    assert active_ids(pages) == ids
+    assert list_active_ids(pages) == ids
 
 
 async def test_instances_that_end_between_pages_hide_no_others(empty_scheduler: InMemoryScheduler) -> None:
@@ -223,7 +223,7 @@ async def test_instances_that_end_between_pages_hide_no_others(empty_scheduler: 
     async with open_backend(empty_scheduler.connection, 4) as backend:
         pages = await read_first_pass(backend, end_one)
     assert early == []
-    assert late <= active_ids(pages)
+    assert late <= list_active_ids(pages)
 
 
 async def test_instances_that_are_purged_between_pages_hide_no_others(empty_scheduler: InMemoryScheduler) -> None:
@@ -241,7 +241,7 @@ async def test_instances_that_are_purged_between_pages_hide_no_others(empty_sche
     async with open_backend(empty_scheduler.connection, 3) as backend:
         start = await backend.begin_scan(HUB)
         pages = await read_pages([backend], start.changed_since, start.next_pass_cursors, purge_one)
-    assert kept <= set(latest_by_id(pages))
+    assert kept <= set(index_latest_by_id(pages))
 
 
 async def test_an_instance_that_another_starts_between_the_passes_is_seen(empty_scheduler: InMemoryScheduler) -> None:
@@ -254,8 +254,8 @@ async def test_an_instance_that_another_starts_between_the_passes_is_seen(empty_
         next_pass = await read_pages([backend], start.changed_since, start.next_pass_cursors)
     assert [observed.instance_id for observed in before.instances] == ["link-0"]
     for pages in (after, next_pass):
-        assert active_ids(pages) == {"link-1"}
-        assert latest_by_id(pages)["link-0"].stamp != before.instances[0].stamp
+        assert list_active_ids(pages) == {"link-1"}
+        assert index_latest_by_id(pages)["link-0"].stamp != before.instances[0].stamp
 
 
 async def test_the_first_pass_catches_up_with_a_chain_of_instances(empty_scheduler: InMemoryScheduler) -> None:
@@ -271,7 +271,7 @@ async def test_the_first_pass_catches_up_with_a_chain_of_instances(empty_schedul
     async with open_backend(empty_scheduler.connection, 2) as backend:
         pages = await read_first_pass(backend, end_next_link)
     assert len(pages) > len(links)
-    assert links[-1] in active_ids(pages)
+    assert links[-1] in list_active_ids(pages)
 
 
 async def test_ids_of_dots_are_found(empty_scheduler: InMemoryScheduler) -> None:

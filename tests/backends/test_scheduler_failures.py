@@ -30,11 +30,11 @@ from tests.backends.fake_schedulers import (
     HUB,
     FakeScheduler,
     InMemoryScheduler,
-    connection_string_to,
+    build_connection_string,
+    build_orchestration_state,
     idle_scheduler,
     open_backend,
-    open_backend_of,
-    orchestration_state,
+    open_backend_of_service,
     scan,
     serve_grpc,
     waiting,
@@ -73,7 +73,7 @@ class RefusingScheduler:
     ],
 )
 async def test_a_failed_call_says_what_to_correct(code: str, failure: ReadFailure, text: str) -> None:
-    async with open_backend_of(RefusingScheduler(grpc.StatusCode[code])) as backend:
+    async with open_backend_of_service(RefusingScheduler(grpc.StatusCode[code])) as backend:
         start = await backend.begin_scan(HUB)
         for call in (
             backend.read_page(HUB, start.changed_since, start.cursors[0]),
@@ -99,7 +99,7 @@ async def test_a_scheduler_that_does_not_answer_costs_no_more_than_the_timeout(m
 
     silent_scheduler = SilentScheduler()
     monkeypatch.setattr(scheduler_client, "CALL_TIMEOUT_SECONDS", 0.3)
-    async with open_backend_of(silent_scheduler) as backend, asyncio.timeout(10):
+    async with open_backend_of_service(silent_scheduler) as backend, asyncio.timeout(10):
         for call in (scan(backend), backend.find_instances(HUB, [str(number) for number in range(20)])):
             with pytest.raises(BackendError, match=r"has not answered within 0\.3 s") as caught:
                 await call
@@ -109,7 +109,7 @@ async def test_a_scheduler_that_does_not_answer_costs_no_more_than_the_timeout(m
 
 async def test_a_refused_connection_names_the_setting_and_not_the_address() -> None:
     port = str(free_port())
-    async with open_backend(connection_string_to(port)) as backend:
+    async with open_backend(build_connection_string(port)) as backend:
         with pytest.raises(BackendError) as caught:
             await scan(backend)
     assert caught.value.failure is ReadFailure.FAILED
@@ -246,7 +246,7 @@ async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
 
     key, certificate = self_signed_certificate("localhost")
     (tmp_path / "root.pem").write_bytes(certificate)
-    managed_scheduler = FakeScheduler([orchestration_state("managed")])
+    managed_scheduler = FakeScheduler([build_orchestration_state("managed")])
     async with run_http_server(give_token) as (tokens_port,):
         with serve_grpc(managed_scheduler, grpc.ssl_server_credentials([(key, certificate)])) as port:
             process = await asyncio.create_subprocess_exec(

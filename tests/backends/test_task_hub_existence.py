@@ -11,7 +11,13 @@ from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ArtifactKind, ReadFailure
 from state_api.domain.task_hubs.ownership import ExistingArtifacts
 from state_api.settings import StorageSettings, emulator_connection_string
-from tests.backends.fake_schedulers import HUB, FakeScheduler, open_backend, open_backend_of, orchestration_state
+from tests.backends.fake_schedulers import (
+    HUB,
+    FakeScheduler,
+    build_orchestration_state,
+    open_backend,
+    open_backend_of_service,
+)
 from tests.backends.storage_account import (
     ACCOUNT_KEY_START,
     CONNECTION_NAME,
@@ -85,7 +91,7 @@ async def test_a_task_hub_that_the_scheduler_does_not_have_is_new() -> None:
         def query(self, request: protocol.QueryInstancesRequest, context: Any) -> Any:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such task hub")
 
-    async with open_backend_of(SchedulerWithoutTaskHub()) as backend:
+    async with open_backend_of_service(SchedulerWithoutTaskHub()) as backend:
         assert await backend.find_existing(HUB) == ExistingArtifacts((), backend.addresses)
 
 
@@ -97,8 +103,8 @@ async def test_a_scheduler_is_asked_for_further_pages_after_empty_ones() -> None
             token = {"value": f"page {len(self.queries)}"}
             return protocol.QueryInstancesResponse(orchestrationState=states, continuationToken=token)
 
-    scheduler = EmptyPagesScheduler([orchestration_state("order-1", 1)])
-    async with open_backend_of(scheduler) as backend:
+    scheduler = EmptyPagesScheduler([build_orchestration_state("order-1", 1)])
+    async with open_backend_of_service(scheduler) as backend:
         existing = await backend.find_existing(HUB)
     assert existing is not None
     assert existing.artifacts == (f"orchestration instances in task hub {HUB}",)

@@ -46,7 +46,7 @@ class BackgroundUsers:
             for number in count(1):
                 if self._stopped.wait(_ORDER_INTERVAL_SECONDS):
                     return
-                self._platform.app.order(f"quick-{number}")
+                self._platform.app.place_order(f"quick-{number}")
         except Exception as error:  # noqa: BLE001  # raised at the end of the block
             self._failures.append(error)
 

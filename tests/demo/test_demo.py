@@ -35,14 +35,14 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_r
         with people.run_in_background():
             for number in range(2, deployments + 2):
                 order, before = f"waiting-{number - 1}", get_hub_of_release(number - 1)
-                platform.app.order(order, approvalNeeded=True)
+                platform.app.place_order(order, approvalNeeded=True)
                 wait_until_order_waits(platform, order, before)
 
                 release = Release(number, "v1" if number % 2 else "v2", get_hub_of_release(number))
                 deploying = pipeline.deploy(release, interval_seconds=1)
                 if number > 2:
                     deploying.wait_until("NotReady")
-                    assert platform.app.slot_task_hubs()["staging"] == get_hub_of_release(number - 2), (
+                    assert platform.app.get_slot_task_hubs()["staging"] == get_hub_of_release(number - 2), (
                         "nothing was overwritten"
                     )
                     assert f"active on task hub {get_hub_of_release(number - 2)}" in deploying.read_output(), (
@@ -50,7 +50,10 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_r
                     )
                     people.approve_orders_on(get_hub_of_release(number - 2))
                 deploying.wait_for_exit()
-                assert platform.app.slot_task_hubs() == {"production": get_hub_of_release(number), "staging": before}
+                assert platform.app.get_slot_task_hubs() == {
+                    "production": get_hub_of_release(number),
+                    "staging": before,
+                }
                 assert order in platform.orders.list_waiting_order_ids(before), (
                     "the version was swapped out while an order waits"
                 )

@@ -1,5 +1,6 @@
-"""What a page's commands find: the programs, one state server, one storage emulator, and the apps that exist before.
-Everything that stands in for a reader's own names is here."""
+"""The environment in which the commands of a page run: programs, a state server, a storage emulator, and existing apps.
+
+The values in place of a reader's own names are all defined here."""
 
 import json
 import os
@@ -16,18 +17,18 @@ from durable_app.local.task_hub_storage import TaskHubStorageWriter
 from harness.processes import free_ports, stop_after, wait_until
 from state_api.emulator import EmulatorPorts, storage_emulator
 from tests.backends.fake_schedulers import FakeScheduler, serve_grpc
-from tests.documents.expected_output import mismatches
-from tests.documents.fake_azure_resources import has_role, principal_of, resource_id
+from tests.documents.expected_output import find_mismatches
+from tests.documents.fake_azure_resources import build_principal_id, build_resource_id, has_role
 from tests.documents.fake_programs import ROOT
 from tests.documents.installed_programs import install_programs
 from tests.documents.local_server import serve_restarting
-from tests.documents.markdown_page import command_blocks
+from tests.documents.markdown_page import find_command_blocks
 from tests.documents.shell_session import ShellSession, open_shell_session
 from tests.keys import key_entry
-from tests.pipelines.fake_az import FakeAzure
+from tests.pipelines.fake_cloud import FakeAzure
 
 LOCAL_SERVER = "http://127.0.0.1:7071"
-"""Where the pages have the server of `make run`."""
+"""The address of the server of `make run` on the pages."""
 
 STATE_APP = "shop-state-4711"
 STATE_GROUP = "shop-state"
@@ -48,7 +49,7 @@ READER_ENVIRONMENT = {
     "CONNECTION_ID": "connection-1",
     "ENVIRONMENT_ID": "7",
 }
-"""What a reader has in the shell before the first command of any page."""
+"""Environment variables that a reader has set before the first command of any page."""
 
 NAMES_FROM_SET_UP = {
     "HOST": f"{STATE_APP}.azurewebsites.net",
@@ -59,7 +60,7 @@ NAMES_FROM_SET_UP = {
     "PIPELINE_KEY": PIPELINE_KEY,
     "OPERATOR_KEY": OPERATOR_KEY,
 }
-"""What docs/azure.md leaves in the shell for the pages after it."""
+"""Environment variables that the commands of docs/azure.md set, for the pages after it."""
 
 SET_UP_COMMANDS = """
 export SAFE_DEPLOY_SERVER="https://$HOST" SAFE_DEPLOY_APP="$DURABLE_APP"
@@ -85,7 +86,7 @@ _ACCOUNTS = "Microsoft.Storage/storageAccounts"
 
 @dataclass
 class AzureSubscription:
-    """The Function Apps of the stand-in, and what they find in place of Azure's services."""
+    """A subscription of the stand-in for Azure, whose services are replaced by local ones."""
 
     cloud: Path
     emulator: str
@@ -93,14 +94,15 @@ class AzureSubscription:
     _created_task_hubs: set[str] = field(default_factory=set)
 
     def reset(self, *, with_state_server: bool) -> None:
-        """A subscription with a durable app; with `with_state_server` also the server and the staging slot, as
-        docs/azure.md sets them up."""
+        """Reset the subscription to one durable app.
+
+        With `with_state_server` it also has the server and the staging slot, as docs/azure.md sets them up."""
         slots = {"production": {"package": "published", "settings": {}}}
         FakeAzure(self.cloud).reset({DURABLE_APP: {"resourceGroup": DURABLE_GROUP, "slots": slots}})
         state = json.loads(self.cloud.read_text())
         identifiers = [
-            resource_id(DURABLE_GROUP, _ACCOUNTS, DURABLE_STORAGE_ACCOUNT),
-            resource_id(DURABLE_GROUP, "Microsoft.DurableTask/schedulers", SCHEDULER),
+            build_resource_id(DURABLE_GROUP, _ACCOUNTS, DURABLE_STORAGE_ACCOUNT),
+            build_resource_id(DURABLE_GROUP, "Microsoft.DurableTask/schedulers", SCHEDULER),
         ]
         state["resources"] = {identifier: {"id": identifier} for identifier in identifiers}
         if with_state_server:
@@ -122,8 +124,8 @@ class AzureSubscription:
             state["apps"][DURABLE_APP] = {"resourceGroup": DURABLE_GROUP, "slots": durable}
         self.cloud.write_text(json.dumps(state))
 
-    def server_settings(self) -> dict[str, str] | None:
-        """The environment that Azure gives to the state server. None before the code is published.
+    def build_server_settings(self) -> dict[str, str] | None:
+        """Build the environment that Azure gives to the state server. None before the code is published.
 
         References to the key vault are resolved if the identity has the role. Each service in Azure is replaced by the
         local one if the identity has its role, and otherwise by a closed port.
@@ -149,16 +151,16 @@ class AzureSubscription:
             allowed = self._has_role(state, "Key Vault Secrets User", secret["vault"])
             return {setting: secret["value"] if allowed else value}
         if part == "tableServiceUri":
-            account = resource_id(STATE_GROUP, _ACCOUNTS, value.removeprefix("https://").partition(".")[0])
+            account = build_resource_id(STATE_GROUP, _ACCOUNTS, value.removeprefix("https://").partition(".")[0])
             allowed = self._has_role(state, "Storage Table Data Contributor", account)
             return {name: self.emulator if allowed else _CLOSED_ACCOUNT}
         if part == "accountName":
-            account = resource_id(DURABLE_GROUP, _ACCOUNTS, value)
+            account = build_resource_id(DURABLE_GROUP, _ACCOUNTS, value)
             roles = [f"Storage {service} Data Reader" for service in ("Table", "Queue", "Blob")]
             allowed = all(self._has_role(state, role, account) for role in roles)
             return {name: self.emulator if allowed else _CLOSED_ACCOUNT}
         if value == f"Endpoint=https://{SCHEDULER}.westeurope.durabletask.io;Authentication=ManagedIdentity":
-            account = resource_id(DURABLE_GROUP, "Microsoft.DurableTask/schedulers", SCHEDULER)
+            account = build_resource_id(DURABLE_GROUP, "Microsoft.DurableTask/schedulers", SCHEDULER)
             if self._has_role(state, "Durable Task Data Reader", account):
                 return {name: self.scheduler}
         return {setting: value}
@@ -166,10 +168,10 @@ class AzureSubscription:
     @staticmethod
     def _has_role(state: Mapping[str, Any], role: str, scope: str) -> bool:
         """Whether the state server's identity has the role."""
-        return has_role(dict(state), principal_of(STATE_APP), role, scope)
+        return has_role(dict(state), build_principal_id(STATE_APP), role, scope)
 
     def _start_durable_apps(self, state: Mapping[str, Any]) -> None:
-        """A durable app that runs creates its task hub."""
+        """Create the task hub of each durable app that runs, as the app does when it starts."""
         for slot in state["apps"].get(DURABLE_APP, {}).get("slots", {}).values():
             hub = slot.get("settings", {}).get("TASK_HUB", {}).get("value")
             if hub and slot.get("package") and slot.get("state", "Running") == "Running":
@@ -190,8 +192,8 @@ class DocumentedEnvironment:
     shell: ShellSession
     server_url: str
 
-    def prepare(self, commands: str) -> None:
-        """Run commands that a page takes for granted."""
+    def run_preparation(self, commands: str) -> None:
+        """Run commands that a page assumes to have been run. Raises AssertionError if one fails."""
         result = self.shell.run(commands)
         assert result.exit_code == 0, f"{result.stdout}\n{result.stderr}"
 
@@ -199,20 +201,20 @@ class DocumentedEnvironment:
         """Run every `sh` block in order; returns how many. Raises AssertionError at the first that does something else
         than the page says."""
         count = 0
-        for block in command_blocks(page):
+        for block in find_command_blocks(page):
             where = f"{page.relative_to(ROOT)}:{block.line}"
             commands = block.commands.replace(LOCAL_SERVER, self.server_url)
             result = self.shell.run(commands, may_fail=block.exit_code != 0)
             printed = f"{result.stdout}\n{result.stderr}"
             assert result.exit_code == block.exit_code, f"{where} ended with {result.exit_code}:\n{printed}"
-            wrong = mismatches(block.outputs, result.stdout, result.stderr)
+            wrong = find_mismatches(block.outputs, result.stdout, result.stderr)
             assert not wrong, f"{where} prints something else: {wrong}\n{printed}"
             count += 1
         return count
 
 
 def _link_repository(folder: Path) -> None:
-    """A working directory that looks like the repository, in which files of the reader do no harm."""
+    """Create a directory with links to the files of the repository, and with files of the reader."""
     folder.mkdir()
     for entry in ROOT.iterdir():
         if entry.name not in (".git", "dist", "node_modules"):
@@ -222,8 +224,8 @@ def _link_repository(folder: Path) -> None:
 
 
 @contextmanager
-def _fork_server(folder: Path) -> Iterator[Path]:
-    """Runs the process that every call of `safe-deploy` is forked from; yields the path of its socket."""
+def _run_fork_server(folder: Path) -> Iterator[Path]:
+    """Run the process that every call of `safe-deploy` is forked from; yields the path of its socket."""
     address = folder / "safe-deploy.socket"
     process = subprocess.Popen([sys.executable, "-m", "tests.pipelines.fork_server", address], cwd=ROOT)
     with stop_after(process):
@@ -232,8 +234,8 @@ def _fork_server(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def local_environment(folder: Path) -> Iterator[DocumentedEnvironment]:
-    """This machine. The server runs, without keys, as soon as the page has called `make run`."""
+def open_local_environment(folder: Path) -> Iterator[DocumentedEnvironment]:
+    """Open the environment of pages for this machine. After `make run`, a server without keys runs."""
     cloud = folder / "cloud.json"
     FakeAzure(cloud).reset({})
     with ExitStack() as stack:
@@ -242,35 +244,38 @@ def local_environment(folder: Path) -> Iterator[DocumentedEnvironment]:
         settings = {"STATE_STORAGE": ports.connection_string()}
         started = folder / "make-run"
         url = stack.enter_context(serve_restarting(lambda: settings if started.exists() else None, keys_required=False))
-        shell = stack.enter_context(_shell(folder, cloud, url, settings))
+        shell = stack.enter_context(_open_shell(folder, cloud, url, settings))
         yield DocumentedEnvironment(shell, url)
 
 
 @contextmanager
-def azure_environment(folder: Path, *, with_state_server: bool = False) -> Iterator[DocumentedEnvironment]:
-    """A subscription with a durable app; with `with_state_server` everything that docs/azure.md sets up."""
+def open_azure_environment(folder: Path, *, with_state_server: bool = False) -> Iterator[DocumentedEnvironment]:
+    """Open the environment of pages for Azure: a subscription with a durable app.
+
+    With `with_state_server` it has everything that docs/azure.md sets up."""
     with ExitStack() as stack:
         ports = EmulatorPorts(*free_ports(3))
         stack.enter_context(storage_emulator(ports, None))
         scheduler = f"Endpoint=http://127.0.0.1:{stack.enter_context(serve_grpc(FakeScheduler()))};Authentication=None"
         subscription = AzureSubscription(folder / "cloud.json", ports.connection_string(), scheduler)
         subscription.reset(with_state_server=with_state_server)
-        url = stack.enter_context(serve_restarting(subscription.server_settings, keys_required=True))
+        url = stack.enter_context(serve_restarting(subscription.build_server_settings, keys_required=True))
         variables = {**NAMES_FROM_SET_UP, "EMULATOR": subscription.emulator} if with_state_server else {}
         environment = DocumentedEnvironment(
-            stack.enter_context(_shell(folder, subscription.cloud, url, variables)), url
+            stack.enter_context(_open_shell(folder, subscription.cloud, url, variables)), url
         )
         if with_state_server:
-            environment.prepare(SET_UP_COMMANDS)
+            environment.run_preparation(SET_UP_COMMANDS)
         yield environment
 
 
 @contextmanager
-def _shell(folder: Path, cloud: Path, url: str, variables: Mapping[str, str]) -> Iterator[ShellSession]:
+def _open_shell(folder: Path, cloud: Path, url: str, variables: Mapping[str, str]) -> Iterator[ShellSession]:
+    """Open a shell that finds the programs of the pages, and whose working directory looks like the repository."""
     repository, programs, scratch = folder / "repository", folder / "programs", folder / "blocks"
     _link_repository(repository)
     scratch.mkdir()
-    with _fork_server(folder) as address:
+    with _run_fork_server(folder) as address:
         install_programs(programs, cloud=cloud, fork_server_address=address)
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         azure = {"STATE_HOST": f"{STATE_APP}.azurewebsites.net", "STATE_SERVER_URL": url}

@@ -1,6 +1,6 @@
 """Compares what a command printed with what its page says.
 
-A JSON block is a part of the real answer: members may be left out, `"…"` stands for any value, and a list that ends
+A JSON block is a part of the real response: members may be left out, `"…"` stands for any value, and a list that ends
 with `"…"` may be longer. In a text block each line must appear, in this order, and `…` stands for any text.
 """
 
@@ -14,7 +14,7 @@ from tests.documents.markdown_page import ExpectedOutput
 ANYTHING = "…"
 
 
-def mismatches(expected: Sequence[ExpectedOutput], printed: str, errors: str = "") -> list[str]:
+def find_mismatches(expected: Sequence[ExpectedOutput], printed: str, errors: str = "") -> list[str]:
     """What the page says and the commands did not print; empty if everything matches.
 
     `printed` is their stdout. Text blocks may also show `errors`, their stderr, after it.
@@ -26,10 +26,10 @@ def mismatches(expected: Sequence[ExpectedOutput], printed: str, errors: str = "
         if len(documents) != len(json_blocks):
             differences.append(f"the page shows {len(json_blocks)} JSON answers, the commands printed {len(documents)}")
         for block, document in zip(json_blocks, documents, strict=False):
-            differences += _json_mismatches(block, document, "$")
+            differences += _find_json_mismatches(block, document, "$")
     for output in expected:
         if output.language == "text":
-            differences += _text_mismatches(output.body, f"{printed}\n{errors}")
+            differences += _find_text_mismatches(output.body, f"{printed}\n{errors}")
     return differences
 
 
@@ -46,13 +46,13 @@ def parse_documents(printed: str) -> list[Any]:
     return documents
 
 
-def _json_mismatches(expected: Any, actual: Any, path: str) -> Iterator[str]:
+def _find_json_mismatches(expected: Any, actual: Any, path: str) -> Iterator[str]:
     if expected == ANYTHING:
         return
     if isinstance(expected, dict) and isinstance(actual, dict):
         for name, value in expected.items():
             if name in actual:
-                yield from _json_mismatches(value, actual[name], f"{path}.{name}")
+                yield from _find_json_mismatches(value, actual[name], f"{path}.{name}")
             else:
                 yield f"{path} has no member {name}"
     elif isinstance(expected, list) and isinstance(actual, list):
@@ -60,21 +60,21 @@ def _json_mismatches(expected: Any, actual: Any, path: str) -> Iterator[str]:
         if len(items) > len(actual) or (items is expected and len(items) < len(actual)):
             yield f"{path} has {len(actual)} items: {actual}"
         for index, (value, other) in enumerate(zip(items, actual, strict=False)):
-            yield from _json_mismatches(value, other, f"{path}[{index}]")
+            yield from _find_json_mismatches(value, other, f"{path}[{index}]")
     elif isinstance(expected, str) and isinstance(actual, str):
-        if not _text_pattern(expected).fullmatch(actual):
+        if not _build_text_pattern(expected).fullmatch(actual):
             yield f"{path} is {actual!r}, not {expected!r}"
     elif expected != actual:
         yield f"{path} is {actual!r}, not {expected!r}"
 
 
-def _text_mismatches(expected: str, printed: str) -> Iterator[str]:
+def _find_text_mismatches(expected: str, printed: str) -> Iterator[str]:
     lines = iter([" ".join(line.split()) for line in printed.splitlines()])
     for line in expected.splitlines():
-        pattern = _text_pattern(" ".join(line.split()))
+        pattern = _build_text_pattern(" ".join(line.split()))
         if line.strip() not in ("", ANYTHING) and not any(pattern.fullmatch(other) for other in lines):
             yield f"the line {line!r} was not printed, or not in this order"
 
 
-def _text_pattern(text: str) -> re.Pattern[str]:
+def _build_text_pattern(text: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, text.split(ANYTHING))), re.DOTALL)

@@ -1,5 +1,7 @@
-"""The stand-in for `az` with the resources that docs/azure.md creates: accounts, identities, roles, vaults, topics, and
-the keys of Function Apps. The stand-in of the pipelines knows the Function Apps and their slots themselves.
+"""The stand-in for `az` with the resources that docs/azure.md creates.
+
+These are accounts, identities, roles, vaults, topics, and the keys of Function Apps. The stand-in of the pipeline tests
+has the Function Apps themselves and their slots.
 
 Commands in the wrong order fail as in Azure:
 
@@ -18,19 +20,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.pipelines.fake_az import COMMANDS, SUBSCRIPTION, AzError, ParsedOptions, main
+from tests.pipelines.fake_az import main
+from tests.pipelines.fake_az_commands import COMMANDS, SUBSCRIPTION
+from tests.pipelines.fake_az_options import AzError, ParsedOptions
 
 SIGNED_IN_USER = "operator"
 State = dict[str, Any]
 Effect = Callable[[State, ParsedOptions], Any]
 
 
-def resource_id(group: str, kind: str, name: str) -> str:
+def build_resource_id(group: str, kind: str, name: str) -> str:
     """The id of a resource; `kind` is its provider and type, such as `Microsoft.KeyVault/vaults`."""
     return f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/{kind}/{name}"
 
 
-def principal_of(app: str) -> str:
+def build_principal_id(app: str) -> str:
     """The object id of the identity with this name."""
     return f"principal-of-{app}"
 
@@ -40,15 +44,15 @@ def has_role(state: State, principal: str, role: str, scope: str) -> bool:
     return [principal, role, scope] in state.get("roles", [])
 
 
-def _put(state: State, kind: str, options: ParsedOptions, **properties: Any) -> State:
+def _store_resource(state: State, kind: str, options: ParsedOptions, **properties: Any) -> State:
     """Store the resource that the options name, and return it."""
-    identifier = resource_id(options.resource_group, kind, options.name)
+    identifier = build_resource_id(options.resource_group, kind, options.name)
     resource = {"id": identifier, "name": options.name, **properties}
     state.setdefault("resources", {})[identifier] = resource
     return resource
 
 
-def _get(state: State, identifier: str) -> State:
+def _get_resource(state: State, identifier: str) -> State:
     """The resource with this id. Raises AzError if it does not exist."""
     resource: State | None = state.get("resources", {}).get(identifier)
     if resource is None:
@@ -56,12 +60,14 @@ def _get(state: State, identifier: str) -> State:
     return resource
 
 
-def _create(kind: str, **properties: Any) -> Effect:
-    return lambda state, options: _put(state, kind, options, **properties)
+def _build_create_effect(kind: str, **properties: Any) -> Effect:
+    """The effect of a command that creates a resource of this kind."""
+    return lambda state, options: _store_resource(state, kind, options, **properties)
 
 
-def _show(kind: str) -> Effect:
-    return lambda state, options: _get(state, resource_id(options.resource_group, kind, options.name))
+def _build_show_effect(kind: str) -> Effect:
+    """The effect of a command that shows a resource of this kind."""
+    return lambda state, options: _get_resource(state, build_resource_id(options.resource_group, kind, options.name))
 
 
 def _create_group(state: State, options: ParsedOptions) -> State:
@@ -69,7 +75,9 @@ def _create_group(state: State, options: ParsedOptions) -> State:
 
 
 def _create_function_app(state: State, options: ParsedOptions) -> State:
-    _get(state, resource_id(options.resource_group, "Microsoft.Storage/storageAccounts", options.storage_account))
+    _get_resource(
+        state, build_resource_id(options.resource_group, "Microsoft.Storage/storageAccounts", options.storage_account)
+    )
     if not (options.flexconsumption_location or options.consumption_plan_location or options.plan):
         raise AzError("usage error: --plan NAME_OR_ID | --consumption-plan-location LOCATION", 2)
     state["apps"][options.name] = {"resourceGroup": options.resource_group, "slots": {"production": {"settings": {}}}}
@@ -94,7 +102,7 @@ def _delete_settings(state: State, options: ParsedOptions) -> None:
 def _assign_identity(state: State, options: ParsedOptions) -> State:
     if options.name not in state["apps"]:
         raise AzError(f"(ResourceNotFound) The app {options.name} was not found.", 3)
-    return {"principalId": principal_of(options.name), "type": "SystemAssigned"}
+    return {"principalId": build_principal_id(options.name), "type": "SystemAssigned"}
 
 
 def _list_functions(state: State, options: ParsedOptions) -> list[State]:
@@ -126,7 +134,7 @@ def _assign_role(state: State, options: ParsedOptions) -> State:
     if principal is None:
         raise AzError("usage error: --assignee STRING | --assignee-object-id GUID", 2)
     if "/providers/Microsoft.Web/sites/" not in options.scope:
-        _get(state, options.scope)
+        _get_resource(state, options.scope)
     roles = state.setdefault("roles", [])
     roles.append([principal, options.role, options.scope])
     return {"principalId": principal, "roleDefinitionName": options.role, "scope": options.scope}
@@ -135,7 +143,7 @@ def _assign_role(state: State, options: ParsedOptions) -> State:
 def _set_secret(state: State, options: ParsedOptions) -> State:
     vaults = [identifier for identifier in state.get("resources", {}) if identifier.endswith(f"/{options.vault_name}")]
     vault = next((identifier for identifier in vaults if "Microsoft.KeyVault" in identifier), "")
-    _get(state, vault)
+    _get_resource(state, vault)
     if not has_role(state, SIGNED_IN_USER, "Key Vault Secrets Officer", vault):
         raise AzError("(Forbidden) Caller is not authorized to perform action on resource.", 1)
     secrets = state.setdefault("secrets", {})
@@ -150,25 +158,25 @@ def _show_signed_in_user(state: State, options: ParsedOptions) -> State:
 
 def _create_topic(state: State, options: ParsedOptions) -> State:
     endpoint = f"https://{options.name}.{options.location}-1.eventgrid.azure.net/api/events"
-    return _put(state, "Microsoft.EventGrid/topics", options, endpoint=endpoint)
+    return _store_resource(state, "Microsoft.EventGrid/topics", options, endpoint=endpoint)
 
 
 def _list_topic_keys(state: State, options: ParsedOptions) -> State:
-    _show("Microsoft.EventGrid/topics")(state, options)
+    _build_show_effect("Microsoft.EventGrid/topics")(state, options)
     return {"key1": "topic-key-1", "key2": "topic-key-2"}
 
 
 def _create_container(state: State, options: ParsedOptions) -> State:
-    account = resource_id(options.resource_group, "Microsoft.Storage/storageAccounts", options.storage_account)
-    identifier = f"{_get(state, account)['id']}/blobServices/default/containers/{options.name}"
+    account = build_resource_id(options.resource_group, "Microsoft.Storage/storageAccounts", options.storage_account)
+    identifier = f"{_get_resource(state, account)['id']}/blobServices/default/containers/{options.name}"
     state["resources"][identifier] = {"id": identifier, "name": options.name}
     return {"name": options.name}
 
 
 def _subscribe(state: State, options: ParsedOptions) -> State:
-    _get(state, options.source_resource_id)
+    _get_resource(state, options.source_resource_id)
     if options.deadletter_endpoint:
-        _get(state, options.deadletter_endpoint)
+        _get_resource(state, options.deadletter_endpoint)
     if options.endpoint_type == "azurefunction":
         site = re.search(r"/sites/([^/]+)/functions/(\w+)$", options.endpoint)
         published = site and state["apps"].get(site[1], {}).get("slots", {}).get("production", {}).get("package")
@@ -180,7 +188,7 @@ def _subscribe(state: State, options: ParsedOptions) -> State:
 
 
 def _validate_webhook(endpoint: str) -> None:
-    """The handshake of Event Grid with an endpoint, at the server of this test."""
+    """Do the handshake of Event Grid with an endpoint, at the server of this test. Raises AzError if it fails."""
     event = {
         "id": "1",
         "topic": "topic",
@@ -202,24 +210,24 @@ def _validate_webhook(endpoint: str) -> None:
 
 
 def _show_scheduler(state: State, options: ParsedOptions) -> State:
-    scheduler = _show("Microsoft.DurableTask/schedulers")(state, options)
+    scheduler = _build_show_effect("Microsoft.DurableTask/schedulers")(state, options)
     return {**scheduler, "properties": {"endpoint": f"https://{options.name}.westeurope.durabletask.io"}}
 
 
 def _create_identity(state: State, options: ParsedOptions) -> State:
-    return _put(
+    return _store_resource(
         state,
         "Microsoft.ManagedIdentity/userAssignedIdentities",
         options,
         clientId=f"client-of-{options.name}",
-        principalId=principal_of(options.name),
+        principalId=build_principal_id(options.name),
         tenantId="tenant",
     )
 
 
 def _create_federated_credential(state: State, options: ParsedOptions) -> State:
     kind = "Microsoft.ManagedIdentity/userAssignedIdentities"
-    _get(state, resource_id(options.resource_group, kind, options.identity_name))
+    _get_resource(state, build_resource_id(options.resource_group, kind, options.identity_name))
     return {"issuer": options.issuer, "name": options.name, "subject": options.subject}
 
 
@@ -242,9 +250,9 @@ _RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
     "group create": ("--name/-n! --location/-l!", _create_group),
     "storage account create": (
         f"{_NAMED} --sku --min-tls-version --allow-blob-public-access",
-        _create("Microsoft.Storage/storageAccounts"),
+        _build_create_effect("Microsoft.Storage/storageAccounts"),
     ),
-    "storage account show": (_NAMED, _show("Microsoft.Storage/storageAccounts")),
+    "storage account show": (_NAMED, _build_show_effect("Microsoft.Storage/storageAccounts")),
     "storage container-rm create": (f"{_NAMED} --storage-account!", _create_container),
     "functionapp create": (_FUNCTION_APP, _create_function_app),
     "functionapp config appsettings delete": (f"{_NAMED} --slot/-s --setting-names!+", _delete_settings),
@@ -258,18 +266,18 @@ _RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
         "--assignee --assignee-object-id --assignee-principal-type --role! --scope!",
         _assign_role,
     ),
-    "keyvault create": (f"{_NAMED} --enable-rbac-authorization", _create("Microsoft.KeyVault/vaults")),
-    "keyvault show": (_NAMED, _show("Microsoft.KeyVault/vaults")),
+    "keyvault create": (f"{_NAMED} --enable-rbac-authorization", _build_create_effect("Microsoft.KeyVault/vaults")),
+    "keyvault show": (_NAMED, _build_show_effect("Microsoft.KeyVault/vaults")),
     "keyvault secret set": ("--vault-name! --name/-n! --file/-f!", _set_secret),
     "ad signed-in-user show": ("", _show_signed_in_user),
     "provider register": ("--namespace/-n! --wait?", _do_nothing),
     "eventgrid topic create": (f"{_NAMED} --input-schema", _create_topic),
-    "eventgrid topic show": (_NAMED, _show("Microsoft.EventGrid/topics")),
+    "eventgrid topic show": (_NAMED, _build_show_effect("Microsoft.EventGrid/topics")),
     "eventgrid topic key list": (_NAMED, _list_topic_keys),
     "eventgrid event-subscription create": (_SUBSCRIPTION, _subscribe),
     "durabletask scheduler show": (_NAMED, _show_scheduler),
     "identity create": (_NAMED, _create_identity),
-    "identity show": (_NAMED, _show("Microsoft.ManagedIdentity/userAssignedIdentities")),
+    "identity show": (_NAMED, _build_show_effect("Microsoft.ManagedIdentity/userAssignedIdentities")),
     "identity federated-credential create": (
         f"{_NAMED} --identity-name! --issuer! --subject! --audiences+",
         _create_federated_credential,

@@ -13,8 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 
-def _func(arguments: list[str], cloud: Path) -> None:
-    """`func azure functionapp publish`: needs a Function App that exists, and a host.json in the working directory."""
+def _run_func(arguments: list[str], cloud: Path) -> None:
+    """Run `func azure functionapp publish`.
+
+    It needs a Function App that exists, and a host.json in the working directory."""
     parser = argparse.ArgumentParser(prog="func")
     parser.add_argument("words", nargs=3, choices=["azure", "functionapp", "publish"])
     parser.add_argument("app")
@@ -31,8 +33,8 @@ def _func(arguments: list[str], cloud: Path) -> None:
     print("Deployment completed successfully.")
 
 
-def _gh(arguments: list[str], cloud: Path) -> None:
-    """`gh secret set`, `gh variable set` and `gh workflow run`."""
+def _run_gh(arguments: list[str], cloud: Path) -> None:
+    """Run `gh secret set`, `gh variable set` or `gh workflow run`."""
     parser = argparse.ArgumentParser(prog="gh")
     commands = parser.add_subparsers(dest="command", required=True)
     for kind in ("secret", "variable"):
@@ -50,8 +52,8 @@ def _gh(arguments: list[str], cloud: Path) -> None:
         sys.exit("the body is empty")
 
 
-def _make(arguments: list[str], cloud: Path) -> None:
-    """A target must exist. `make run` starts the server of the test; the others have tests of their own."""
+def _run_make(arguments: list[str], cloud: Path) -> None:
+    """Run make targets, which must exist. `make run` starts the server of the test. Other targets do nothing here."""
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in arguments:
         if target not in targets:
@@ -59,8 +61,8 @@ def _make(arguments: list[str], cloud: Path) -> None:
         cloud.with_name(f"make-{target}").touch()
 
 
-def _pipx(arguments: list[str], cloud: Path) -> None:
-    """`pipx run build --wheel` builds the wheel of the current version; `pipx install` wants a file that exists."""
+def _run_pipx(arguments: list[str], cloud: Path) -> None:
+    """Run `pipx run build --wheel`, which creates an empty wheel, or `pipx install`, which needs an existing file."""
     (version,) = re.findall(r'^__version__ = "(.+)"$', (ROOT / "state_api" / "__init__.py").read_text(), re.MULTILINE)
     wheel = Path("dist", f"safe_deploy-{version}-py3-none-any.whl")
     if arguments[:3] == ["run", "build", "--wheel"]:
@@ -74,5 +76,5 @@ def _pipx(arguments: list[str], cloud: Path) -> None:
 
 
 if __name__ == "__main__":
-    programs = {"func": _func, "gh": _gh, "make": _make, "pipx": _pipx}
+    programs = {"func": _run_func, "gh": _run_gh, "make": _run_make, "pipx": _run_pipx}
     programs[sys.argv[1]](sys.argv[3:], Path(sys.argv[2]))

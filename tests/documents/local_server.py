@@ -1,5 +1,6 @@
-"""A state server in this process, on a port of loopback, that starts anew whenever its settings have changed: as a
-Function App does in Azure."""
+"""A state server in this process, on a port of loopback, which restarts whenever its settings have changed.
+
+A Function App in Azure does the same."""
 
 import asyncio
 import contextlib
@@ -17,11 +18,13 @@ from state_api.app import StateServer
 from state_api.settings import SettingsError, read_settings
 
 SettingsSource = Callable[[], dict[str, str] | None]
-"""The server's environment as it is now; None while no server runs there."""
+"""Returns the server's environment as it is now; None while there is no server."""
 
 
 class RestartingServer:
-    """The ASGI application that serves with the settings of this moment. `keys_required` as on a Functions host."""
+    """An ASGI application that serves requests with the current settings.
+
+    `keys_required`: without keys every operation is refused, as on a Functions host."""
 
     def __init__(self, current_settings: SettingsSource, *, keys_required: bool) -> None:
         self._current_settings = current_settings
@@ -41,7 +44,7 @@ class RestartingServer:
                         self._server = StateServer(read_settings(settings, keys_required=self._keys_required))
             server = self._server
         if server is None:
-            await _refuse(send)
+            await _send_unavailable_response(send)
         else:
             await server.application(scope, receive, send)
 
@@ -51,7 +54,7 @@ class RestartingServer:
         self._server = None
 
 
-async def _refuse(send: Send) -> None:
+async def _send_unavailable_response(send: Send) -> None:
     """Answer 503, as a platform does while no app runs or while its settings are wrong."""
     body = json.dumps({"message": "no server runs here, or its settings are wrong"}).encode()
     await send({"type": "http.response.start", "status": 503, "headers": [(b"content-type", b"application/json")]})
@@ -66,11 +69,11 @@ def serve_restarting(current_settings: SettingsSource, *, keys_required: bool) -
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, lifespan="off"))
 
-        async def serve() -> None:
+        async def serve_until_stopped() -> None:
             await server.serve(sockets=[listener])
             await application.close()
 
-        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        thread = threading.Thread(target=lambda: asyncio.run(serve_until_stopped()), daemon=True)
         thread.start()
         wait_until(lambda: server.started, "the server for the documents listens")
         try:

@@ -33,7 +33,7 @@ class CommandBlock:
         return int(codes[-1]) if codes else 0
 
 
-def command_blocks(page: Path) -> Iterator[CommandBlock]:
+def find_command_blocks(page: Path) -> Iterator[CommandBlock]:
     """Every `sh` block of the page, with its expected output."""
     text = page.read_text()
     block: CommandBlock | None = None

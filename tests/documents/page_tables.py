@@ -8,6 +8,12 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+ARCHITECTURE, HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, OPERATIONS, SECURITY = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("architecture", "http-api", "settings", "reasons", "concepts", "azure", "operations", "security")
+)
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 """Runs a test once for each page; its parameter is `page`."""
 
@@ -16,17 +22,17 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 
 
-def without_code(text: str) -> str:
+def remove_code_blocks(text: str) -> str:
     """The text without its fenced blocks."""
     return FENCE.sub("", text)
 
 
-def heading_anchor(heading: str) -> str:
+def build_heading_anchor(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def section(page: Path, title: str) -> str:
+def read_section(page: Path, title: str) -> str:
     """The text under a heading, up to the next heading of the same or a higher level."""
     text = page.read_text()
     # Blocks are blanked and not removed: a comment in a shell example is no heading, and positions must not change.
@@ -36,11 +42,11 @@ def section(page: Path, title: str) -> str:
     return text[start.end() : next(ends, len(text))]
 
 
-def table_rows(page: Path, title: str, first: str) -> list[list[str]]:
+def read_table_rows(page: Path, title: str, first: str) -> list[list[str]]:
     """The cells of each row of the tables under a heading whose first column has the title `first`."""
     rows: list[list[str]] = []
     in_table = False
-    for line in section(page, title).splitlines():
+    for line in read_section(page, title).splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
         if not cells:
             in_table = False
@@ -52,17 +58,17 @@ def table_rows(page: Path, title: str, first: str) -> list[list[str]]:
     return rows
 
 
-def first_column(page: Path, title: str, first: str) -> list[str]:
+def read_first_column(page: Path, title: str, first: str) -> list[str]:
     """The first column of such tables, without markup."""
-    return [without_markup(cells[0]) for cells in table_rows(page, title, first)]
+    return [remove_markup(cells[0]) for cells in read_table_rows(page, title, first)]
 
 
-def without_markup(cell: str) -> str:
+def remove_markup(cell: str) -> str:
     """The text of a cell, without backquotes and link targets."""
     return re.sub(r"`|\[|\]\([^)]*\)", "", cell)
 
 
-def make_targets() -> set[str]:
+def list_make_targets() -> set[str]:
     """The names of all targets of the Makefile."""
     phony = re.search(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony is not None

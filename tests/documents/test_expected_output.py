@@ -1,15 +1,15 @@
-"""The comparison itself: what it accepts, and what it must not accept."""
+"""The comparison of printed with documented output: which differences it accepts and which it reports."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.documents.expected_output import mismatches
-from tests.documents.markdown_page import CommandBlock, ExpectedOutput, command_blocks
+from tests.documents.expected_output import find_mismatches
+from tests.documents.markdown_page import CommandBlock, ExpectedOutput, find_command_blocks
 
 
-def json_matches(expected: str, printed: str) -> bool:
-    return not mismatches([ExpectedOutput("json", expected)], printed)
+def is_json_match(expected: str, printed: str) -> bool:
+    return not find_mismatches([ExpectedOutput("json", expected)], printed)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def json_matches(expected: str, printed: str) -> bool:
     ],
 )
 def test_an_expected_json_document_is_a_part_of_the_real_one(expected: str, printed: str) -> None:
-    assert json_matches(expected, printed)
+    assert is_json_match(expected, printed)
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_an_expected_json_document_is_a_part_of_the_real_one(expected: str, prin
     ],
 )
 def test_another_json_document_does_not_match(expected: str, printed: str) -> None:
-    assert not json_matches(expected, printed)
+    assert not is_json_match(expected, printed)
 
 
 def test_lines_of_text_must_be_printed_in_their_order() -> None:
     expected = [ExpectedOutput("text", "first …\nthird\n")]
-    assert not mismatches(expected, "first line\nsecond\n  third  \n")
-    assert mismatches(expected, "third\nfirst line\n")
+    assert not find_mismatches(expected, "first line\nsecond\n  third  \n")
+    assert find_mismatches(expected, "third\nfirst line\n")
 
 
 def test_output_belongs_to_the_commands_directly_before_it(tmp_path: Path) -> None:
@@ -51,6 +51,6 @@ def test_output_belongs_to_the_commands_directly_before_it(tmp_path: Path) -> No
     page.write_text(
         "```sh\nfirst  # exit code 3\n```\n\n```json\n{}\n```\n\n```sh\nsecond\n```\n\nAnd:\n\n```json\n[]\n```\n"
     )
-    first, second = command_blocks(page)
+    first, second = find_command_blocks(page)
     assert (first.commands, first.exit_code, len(first.outputs)) == ("first  # exit code 3\n", 3, 1)
     assert second == CommandBlock(9, "second\n", [])

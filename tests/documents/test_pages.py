@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents.documented_environment import azure_environment, local_environment
+from tests.documents.documented_environment import open_azure_environment, open_local_environment
 from tests.documents.fake_programs import ROOT
-from tests.documents.markdown_page import command_blocks
+from tests.documents.markdown_page import find_command_blocks
 
 DOCS = ROOT / "docs"
 LOCAL_PAGES = {
@@ -26,7 +26,8 @@ AZURE_PAGES_AFTER_SET_UP = {
 """Each page, with the commands that come before those of the page."""
 
 PAGES_NOT_RUN = {
-    DOCS / "http-api.md": "requests by themselves, each checked against the contract in tests/test_docs.py",
+    DOCS
+    / "http-api.md": "requests by themselves, each checked against OpenAPI in tests/documents/test_http_api_page.py",
     DOCS / "settings.md": "keys are made in tests/safe_deploy/test_keys.py, the server is started in tests/server",
     DOCS / "performance.md": "make bench takes minutes",
     DOCS / "reliability.md": "make test-faults takes minutes",
@@ -37,23 +38,23 @@ PAGES_NOT_RUN = {
 
 @pytest.mark.parametrize("page", LOCAL_PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_for_this_machine_do_what_it_says(page: Path, tmp_path: Path) -> None:
-    with local_environment(tmp_path) as environment:
-        environment.prepare(LOCAL_PAGES[page])
+    with open_local_environment(tmp_path) as environment:
+        environment.run_preparation(LOCAL_PAGES[page])
         environment.run_page(page)
 
 
 def test_the_commands_that_set_up_azure_do_what_the_page_says(tmp_path: Path) -> None:
-    with azure_environment(tmp_path) as environment:
+    with open_azure_environment(tmp_path) as environment:
         environment.run_page(DOCS / "azure.md")
 
 
 @pytest.mark.parametrize("page", AZURE_PAGES_AFTER_SET_UP, ids=lambda page: page.name)
 def test_the_commands_of_a_guide_do_what_it_says_after_azure_is_set_up(page: Path, tmp_path: Path) -> None:
-    with azure_environment(tmp_path, with_state_server=True) as environment:
-        environment.prepare(AZURE_PAGES_AFTER_SET_UP[page])
+    with open_azure_environment(tmp_path, with_state_server=True) as environment:
+        environment.run_preparation(AZURE_PAGES_AFTER_SET_UP[page])
         environment.run_page(page)
 
 
 def test_no_page_has_commands_that_no_test_runs() -> None:
-    pages = {page for page in [ROOT / "README.md", *DOCS.glob("*.md")] if any(command_blocks(page))}
+    pages = {page for page in [ROOT / "README.md", *DOCS.glob("*.md")] if any(find_command_blocks(page))}
     assert pages == {*LOCAL_PAGES, *AZURE_PAGES_AFTER_SET_UP, DOCS / "azure.md", *PAGES_NOT_RUN}

@@ -13,7 +13,7 @@ from tests.durable_app.functions.published_package import APP, ROOT
 PAGE = (APP / "README.md").read_text()
 
 
-def table_rows(heading: str) -> list[list[str]]:
+def read_table_rows(heading: str) -> list[list[str]]:
     """The rows of the first table after a text."""
     after = PAGE.split(heading, 1)[1].split("|---", 1)[1].split("\n\n", 1)[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in after.splitlines()[1:]]
@@ -25,7 +25,7 @@ def test_every_http_function_is_documented_with_its_request_and_no_other() -> No
         for name, function in app_functions("v2").items()
         if function.get_trigger().type == "httpTrigger"
     }
-    assert {row[0]: row[1] for row in table_rows("### HTTP\n")} == indexed
+    assert {row[0]: row[1] for row in read_table_rows("### HTTP\n")} == indexed
 
 
 def test_every_other_function_is_named() -> None:
@@ -34,7 +34,7 @@ def test_every_other_function_is_named() -> None:
 
 def test_every_setting_is_documented_and_no_other() -> None:
     example = json.loads((APP / "local.settings.example.json").read_text())["Values"]
-    assert {row[0].strip("`") for row in table_rows("### Settings\n")} == set(example)
+    assert {row[0].strip("`") for row in read_table_rows("### Settings\n")} == set(example)
 
 
 @pytest.mark.parametrize("module", ["durable_app.local.engine", "durable_app.local"])
@@ -43,7 +43,7 @@ def test_every_option_is_documented_and_no_other(module: str) -> None:
         [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     options = set(re.findall(r"^  (--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
-    assert {row[0].strip("`") for row in table_rows(f"`python -m {module}`:")} == options
+    assert {row[0].strip("`") for row in read_table_rows(f"`python -m {module}`:")} == options
 
 
 def test_every_link_leads_somewhere() -> None:

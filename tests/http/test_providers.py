@@ -143,7 +143,7 @@ async def staged_function_app(
 ) -> AsyncIterator[StagedFunctionApp]:
     """A function app in the staging slot of an app whose provider is its management API."""
     function_app = FakeFunctionApp("", new_hub_name())
-    async with serve_http(function_app.handle) as origin:
+    async with serve_http(function_app.handle_request) as origin:
         settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": SYSTEM_KEY}
         async with client_of_server_with(storage, clock, settings) as http:
             provider_config = {"provider": "managementApi", "connection": "STATE_TASKHUBS_API"}
@@ -205,7 +205,7 @@ async def test_a_start_that_one_endpoint_has_shown_is_unconfirmed_at_another_end
     """Both endpoints show the instance `at-both`, so each is confirmed as the backend. Only the first shows order-1."""
     second_function_app = FakeFunctionApp("")
     async with (
-        serve_http(second_function_app.handle) as origin,
+        serve_http(second_function_app.handle_request) as origin,
         staged_function_app(storage, clock, app) as staged,
     ):
         second_function_app.hub = staged.function_app.hub

@@ -218,7 +218,7 @@ async def test_a_claim_sends_no_request_to_the_management_api_because_that_would
     storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
 ) -> None:
     function_app = FakeFunctionApp("")
-    async with serve_http(function_app.handle) as origin:
+    async with serve_http(function_app.handle_request) as origin:
         settings = {"STATE_TASKHUBS_API__endpoint": origin, "STATE_TASKHUBS_API__key": SYSTEM_KEY}
         async with client_of_server_with(storage, clock, settings) as http:
             await put_app(http, app, taskHubs={"provider": "managementApi", "connection": "STATE_TASKHUBS_API"})

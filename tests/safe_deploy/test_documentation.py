@@ -15,11 +15,20 @@ from safe_deploy.cli import cli
 from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
 from state_api.settings import read_settings, sha256_of
-from tests.documents.page_tables import CODE, FENCE, ROOT, first_column, section, table_rows, without_markup
-from tests.test_docs import AZURE, SETTINGS
+from tests.documents.page_tables import (
+    AZURE,
+    CODE,
+    FENCE,
+    OPERATIONS,
+    ROOT,
+    SETTINGS,
+    read_first_column,
+    read_section,
+    read_table_rows,
+    remove_markup,
+)
 
 CLI = ROOT / "docs" / "cli.md"
-OPERATIONS = ROOT / "docs" / "operations.md"
 GUIDES = {
     "github": ROOT / "docs" / "github-actions.md",
     "azure-pipelines": ROOT / "docs" / "azure-pipelines.md",
@@ -47,7 +56,7 @@ def options() -> Iterator[tuple[str, Any]]:
 
 
 def test_exactly_the_existing_commands_are_documented() -> None:
-    documented = {name for name in first_column(CLI, "Commands", "Command") if name.startswith("safe-deploy ")}
+    documented = {name for name in read_first_column(CLI, "Commands", "Command") if name.startswith("safe-deploy ")}
     assert documented == {f"safe-deploy {name}" for name in COMMANDS}
 
 
@@ -55,9 +64,9 @@ def test_exactly_the_options_of_each_command_are_documented() -> None:
     (common_sentence,) = re.findall(r"^Each command but `keys new` takes (.*?)\. ", CLI.read_text(), re.MULTILINE)
     common = set(CODE.findall(common_sentence))
     documented = {
-        without_markup(cells[0]): set(CODE.findall(cells[1]))
-        for cells in table_rows(CLI, "Commands", "Command")
-        if without_markup(cells[0]) in COMMANDS
+        remove_markup(cells[0]): set(CODE.findall(cells[1]))
+        for cells in read_table_rows(CLI, "Commands", "Command")
+        if remove_markup(cells[0]) in COMMANDS
     }
     actual = {
         name: {parameter.opts[0] for parameter in command.params if parameter.opts[0].startswith("--")}
@@ -68,8 +77,8 @@ def test_exactly_the_options_of_each_command_are_documented() -> None:
 
 def test_exactly_the_existing_options_without_variables_are_documented() -> None:
     documented = {
-        (without_markup(cells[0]), command)
-        for cells in table_rows(CLI, "Options and variables", "Option")
+        (remove_markup(cells[0]), command)
+        for cells in read_table_rows(CLI, "Options and variables", "Option")
         if len(cells) == 4 and "SAFE_DEPLOY_" not in cells[1]
         for command in CODE.findall(cells[1])
     }
@@ -85,8 +94,8 @@ def test_exactly_the_existing_options_without_variables_are_documented() -> None
 
 def test_exactly_the_existing_options_with_variables_are_documented() -> None:
     documented = {
-        without_markup(cells[0]): without_markup(cells[1])
-        for cells in table_rows(CLI, "Options and variables", "Option")
+        remove_markup(cells[0]): remove_markup(cells[1])
+        for cells in read_table_rows(CLI, "Options and variables", "Option")
         if "SAFE_DEPLOY_" in cells[1]
     }
     assert documented == {option.opts[0]: option.envvar for _, option in options()}
@@ -103,8 +112,8 @@ def test_an_option_has_the_same_variable_and_default_in_every_command() -> None:
 def test_documented_defaults_are_the_real_defaults() -> None:
     actual = {option.opts[0]: str(getattr(option.default, "value", option.default)) for _, option in options()}
     named = {
-        without_markup(cells[0]): without_markup(cells[2])
-        for cells in table_rows(CLI, "Options and variables", "Option")
+        remove_markup(cells[0]): remove_markup(cells[2])
+        for cells in read_table_rows(CLI, "Options and variables", "Option")
         if "SAFE_DEPLOY_" in cells[1] and re.fullmatch(r"`[\w]+`|\d+", cells[2])
     }
     assert named == {name: actual[name].removesuffix(".0") for name in named}
@@ -112,7 +121,7 @@ def test_documented_defaults_are_the_real_defaults() -> None:
 
 
 def test_exactly_the_existing_exit_codes_are_documented() -> None:
-    assert [int(code) for code in first_column(CLI, "Exit codes", "Code")] == sorted(ExitCode)
+    assert [int(code) for code in read_first_column(CLI, "Exit codes", "Code")] == sorted(ExitCode)
 
 
 def test_exactly_the_existing_outputs_are_documented() -> None:
@@ -128,7 +137,7 @@ def test_exactly_the_existing_outputs_are_documented() -> None:
     }
     actual = [verdict_outputs(verdict), app_outputs({"slots": {}}, "staging", "v42"), cleanup_outputs({"taskHubs": []})]
     title = "In CI systems"
-    documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in table_rows(CLI, title, "Command")]
+    documented = [set(re.findall(r"`([\w-]+)`", cells[1])) for cells in read_table_rows(CLI, title, "Command")]
     assert documented == [set(outputs) for outputs in actual]
 
 
@@ -152,7 +161,7 @@ def test_every_yaml_block_in_the_documentation_is_a_tested_file() -> None:
 
 def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> None:
     (pipeline_role,) = (
-        without_markup(cells[1]) for cells in table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline"
+        remove_markup(cells[1]) for cells in read_table_rows(AZURE, "Keys", "Caller") if cells[0] == "a pipeline"
     )
     required_operations = {
         "GetStagingStatus",
@@ -164,11 +173,11 @@ def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> 
         "GetHistory",
         "GetTaskHub",
     }
-    (header,) = re.findall(r"^\| Operation \|.*$", section(SETTINGS, "Keys and roles"), re.MULTILINE)
-    column = [without_markup(cell.strip()) for cell in header.strip("|").split("|")].index(pipeline_role)
+    (header,) = re.findall(r"^\| Operation \|.*$", read_section(SETTINGS, "Keys and roles"), re.MULTILINE)
+    column = [remove_markup(cell.strip()) for cell in header.strip("|").split("|")].index(pipeline_role)
     permitted_operations = {
-        without_markup(cells[0])
-        for cells in table_rows(SETTINGS, "Keys and roles", "Operation")
+        remove_markup(cells[0])
+        for cells in read_table_rows(SETTINGS, "Keys and roles", "Operation")
         if cells[column] == "yes"
     }
     assert required_operations <= permitted_operations
@@ -176,8 +185,8 @@ def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> 
 
 def test_the_commands_that_create_keys_for_azure_create_a_setting_that_the_server_accepts(tmp_path: Path) -> None:
     """The commands of both pages that need no Azure, run unchanged. A caller's old function key stays valid."""
-    creation, vault = [body for language, body in FENCE.findall(section(AZURE, "Keys")) if language == "sh"]
-    moving = section(OPERATIONS, "Move from function keys")
+    creation, vault = [body for language, body in FENCE.findall(read_section(AZURE, "Keys")) if language == "sh"]
+    moving = read_section(OPERATIONS, "Move from function keys")
     move, _ = [body for language, body in FENCE.findall(moving) if language == "sh"]
     assert "state-keys.json" in vault
     command = tmp_path / "safe-deploy"

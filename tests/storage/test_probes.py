@@ -114,19 +114,19 @@ async def test_releasing_a_lease_takes_one_request(
 async def test_a_worker_gets_its_lease_although_the_response_is_lost(
     store_behind_proxy: ProbeStore, proxy: StorageProxy, hub: str
 ) -> None:
-    """The request is sent again, and the second attempt conflicts with the first one."""
+    """The library sends the request again, and the second attempt conflicts with the first."""
     await store_behind_proxy.save_and_release(await acquire_free_lease(store_behind_proxy, hub), result=RESULT)
-    lost: list[str] = []
+    lost_paths: list[str] = []
 
-    def drops_response(method: str, path: str) -> bool:
-        if path.endswith("$batch") and not lost:
-            lost.append(path)
+    def drop_first_response(method: str, path: str) -> bool:
+        if path.endswith("$batch") and not lost_paths:
+            lost_paths.append(path)
             return True
         return False
 
-    proxy.drops_response = drops_response
+    proxy.drops_response = drop_first_response
     lease = await acquire_free_lease(store_behind_proxy, hub, "second")
-    assert lost
+    assert lost_paths
     assert lease.record.result == RESULT
     assert await store_behind_proxy.save_and_release(lease)
 
