@@ -286,9 +286,9 @@ async def stored_state(environment: CaseEnvironment, case: CrashCase, http: http
         "history": case.normalize(audit),
         "registered": case.normalize(hub_rows),
         "states": case.normalize({key: row for key, row in hub_rows_in_tables.items() if key.endswith("hub")}),
-        "probed": case.normalize(sorted(hub_rows_in_tables)),
-        "leased": case.normalize(sorted(key for key, row in hub_rows_in_tables.items() if "LeasedUntil" in row)),
-        "records": case.normalize(hubs_with_tables),
+        "probed": sorted(case.normalize(list(hub_rows_in_tables))),
+        "leased": sorted(case.normalize([key for key, row in hub_rows_in_tables.items() if "LeasedUntil" in row])),
+        "records": sorted(case.normalize(hubs_with_tables)),
         "artifacts": case.normalize(
             await environment.account.list_artifacts(case.hubs["old"]) if case.in_provider_account else []
         ),
