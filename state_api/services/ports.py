@@ -135,7 +135,7 @@ class TaskHubRecords:
     @property
     def state(self) -> RecordedState:
         """What a verdict rests on."""
-        return RecordedState(self.activity, self.recording or self.seen, self.change_token)
+        return RecordedState(self.activity, self.recording or self.seen, self.change_token, self.probe_etag)
 
 
 @dataclass(frozen=True, slots=True)

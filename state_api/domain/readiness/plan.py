@@ -69,11 +69,13 @@ class RecordedState:
 
     - `seen_before`: events or a probe have shown the task hub.
     - `change_token`: the same in two reads if no event and no correction has changed anything between them.
+    - `probe_version`: the same in two reads if nothing was stored of a probe between them.
     """
 
     activity: InstanceActivity
     seen_before: bool
     change_token: str = ""
+    probe_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
