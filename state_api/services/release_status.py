@@ -32,7 +32,7 @@ from state_api.services.releases import Releases
 from state_api.services.shared_reads import SharedReads
 
 _ASK_INTERVAL_SECONDS = 5.0
-"""How often a waiting request asks again. What this process records about the app or the task hub wakes it sooner."""
+"""How often waiting requests ask again. A change of the app in this process wakes them sooner."""
 _CONNECTION_CHECK_SECONDS = 1.0
 
 _Question = tuple[AppKey, str, Caller, VerificationMode]
@@ -124,7 +124,9 @@ class ReleaseStatuses:
                 status = await self._answers.read(question, lambda: self._get_status(name, version, caller, mode))
                 if status.verdict.ready or loop.time() >= deadline:
                     return status
-                if not await self._wait(changed, min(deadline, loop.time() + _ASK_INTERVAL_SECONDS), is_disconnected):
+                # At multiples of the interval, so that all requests that wait in this process share the answer.
+                next_time = (loop.time() // _ASK_INTERVAL_SECONDS + 1) * _ASK_INTERVAL_SECONDS
+                if not await self._wait(changed, min(deadline, next_time), is_disconnected):
                     return status
 
     async def _wait(self, changed: asyncio.Event, until: float, is_disconnected: Callable[[], Awaitable[bool]]) -> bool:

@@ -13,8 +13,8 @@ from state_api.domain.readiness.verdict import Verdict, WaivedInstance
 from state_api.domain.releases.side_by_side.releases import ReleaseState
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
 from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
-from state_api.services.readiness import SlotStatus
 from state_api.services.release_status import AssessedRelease
+from state_api.services.slot_status import SlotStatus
 
 MAX_LISTED_INSTANCES = 20
 """Active instances that a verdict lists, the oldest first; ListInstances lists all."""
