@@ -12,7 +12,7 @@ from bench.comparison import Aim, compare_rounds, round_significant
 from bench.ingest import EVENTS_PER_DELIVERY, create_event_stream, open_event_entry
 from bench.machine import read_resident_bytes
 from bench.storage import run_emulator
-from state_api.storage.group_commit import MAX_CACHED_ROWS
+from state_api.storage.instance_cache import MAX_CACHED_ROWS
 from state_api.storage.tables import instance_table_name
 
 EVENTS = 80_000
