@@ -162,7 +162,7 @@ def test_a_failure_without_an_answer_of_azure_leaves_the_swap_pending_with_a_com
     state = shlex.quote(str(staged.fake_azure.path))
     breaks = (
         "import json,sys;p=sys.argv[1];s=json.load(open(p));"
-        "s['faults']['appsettings list']={'exit':1};f=open(p,'w');json.dump(s,f);f.close()"
+        "s['faults']['appsettings list']={'exit_code':1};f=open(p,'w');json.dump(s,f);f.close()"
     )
     swap = f"{shlex.join(staged.az_swap)};" if azure_swapped else ""
     command = f"{swap} {sys.executable} -W ignore -c {shlex.quote(breaks)} {state}; exit 4"
