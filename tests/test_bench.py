@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from aiohttp import web
 
-from bench import cold_start, figures, groups, host_start, ingest, memory, plots, profiling, readiness, report
+from bench import cold_start, figures, groups, host_start, ingest, memory, plots, profiling, readiness, report, waiting
 from bench.comparison import Aim, Figure, compare_rounds, percentile, round_significant, run_in_turns
 from bench.event_stream import EventStream, apply_events, count_warm_up_events, encode_events, min_lag_events
 from bench.groups import Group, Run, Scale, run_groups
@@ -307,6 +307,15 @@ async def test_verdicts_are_compared_with_the_status_check_of_the_real_extension
         assert section["requests"][phase]["status check"] == {"20": 1, "40": 1}
         assert section["requests"][phase]["by events"]["20"] == section["requests"][phase]["by events"]["40"]
     assert {"readiness.svg", "storage-requests.svg"} <= set(figures.draw_plots({"readiness": section}))
+
+
+@pytest.mark.anyio
+async def test_requests_that_wait_are_counted_and_timed(tmp_path: Path) -> None:
+    section = await waiting.run(tmp_path, rounds=1, wait_seconds=1, caller_count=20, delay_samples=1)
+    assert [list(section["requests"]), len(section["figures"])] == [["1", "10", "20"], 5]
+    assert all(count > 0 for counts in section["requests"].values() for count in counts)
+    assert set(section["delayMilliseconds"]) == {"the same process", "another process"}
+    assert "waiting.svg" in figures.draw_plots({"waiting": section})
 
 
 @needs_programs
