@@ -129,7 +129,7 @@ class BackgroundProber:
 
 
 def _is_serving(app: App, task_hub: str) -> bool:
-    """Whether customers start work in this task hub: it is not drained, and probing it would tell nothing."""
+    """Whether customers start work in this task hub: so it is not drained."""
     release = app.release_holding(task_hub)
     if release is not None:
         return app.routing.share_of(release.version) > 0

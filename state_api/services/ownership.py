@@ -53,8 +53,8 @@ class Ownership:
             return ProviderUnavailable("its provider did not answer in time", _RETRY_AFTER_SECONDS)
 
     async def has_started(self, app: App, task_hub: str, deadline: float) -> bool | ProviderUnavailable:
-        """Whether an app has started on this task hub, as far as its provider shows it before `deadline` (a time of the
-        event loop's clock), or why the provider did not answer. True if the app has no provider.
+        """Whether an app has started on this task hub, or why its provider did not answer before `deadline`, a time of
+        the event loop's clock. True if the app has no provider.
 
         On a scheduler, a task hub without instances has started: it was created there for its app.
         """

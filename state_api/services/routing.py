@@ -24,7 +24,7 @@ _NONE_KNOWN = -1
 
 
 class _RoutingWatch:
-    """Knows the newest routing revision of an app while requests wait for it, whatever their number."""
+    """Knows the newest routing revision of an app while requests wait for it. One is enough for all of them."""
 
     def __init__(self, app_name: str, apps: Apps, signals: ChangeSignals, interval_seconds: float) -> None:
         self.waiter_count = 0

@@ -63,8 +63,8 @@ class RouterStore:
     async def acknowledge(self, app_name: str, router: str, revision: int, now: Instant) -> None:
         """Record that a router routes by this revision. The app must exist.
 
-        The last request counts, whatever the revision before was: a router that was restored from an older copy says
-        an older one. A router has one request at a time, so no condition is needed.
+        The last request counts, also with an older revision than before: the router may be restored from an older copy.
+        A router has one request at a time, so no condition is needed.
         """
         async with translate_storage_errors():
             try:

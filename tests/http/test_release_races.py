@@ -27,7 +27,9 @@ pytestmark = pytest.mark.anyio
 PIPELINE_COUNT = 20
 
 
-async def test_one_of_twenty_pipelines_registers_and_the_others_are_told_who(http: httpx.AsyncClient, app: str) -> None:
+async def test_one_of_twenty_pipelines_registers_and_the_others_learn_its_name(
+    http: httpx.AsyncClient, app: str
+) -> None:
     await put_side_by_side_app(http, app)
     responses = await asyncio.gather(
         *(post_release(http, app, f"1.{n}", headers=run_headers(n)) for n in range(PIPELINE_COUNT))

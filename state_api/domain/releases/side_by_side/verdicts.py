@@ -114,8 +114,9 @@ class ReleaseUse:
 
 
 def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict) -> Verdict:
-    """The verdict on a release from the one on its task hub, which must be read after what `use` says: what routers
-    have sent until then is in the task hub."""
+    """The verdict on a release from the one on its task hub.
+
+    The task hub must be read after what `use` says, so that it contains what routers have sent until then."""
     acknowledgements, now = use.acknowledgements, use.known_at
     deployment = use.deployment.to_open_deployment() if use.deployment is not None else None
     reasons = [
