@@ -123,7 +123,7 @@ async def test_one_request_reads_state_probes_and_active_instances(
     assert records.state.seen_before
 
 
-async def test_every_shard_is_read_whatever_number_of_shards_the_reading_server_gives_to_new_task_hubs(
+async def test_a_server_with_another_number_of_shards_for_new_task_hubs_reads_every_shard(
     server: StateServer, hub: str
 ) -> None:
     writer = StoredTaskHub(hub, server.tables, shards=4)
