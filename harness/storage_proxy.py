@@ -96,7 +96,8 @@ async def run_storage_proxy(storage: StorageSettings, *, all_services: bool = Fa
     async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
 
         async def forward_request(request: web.Request) -> web.StreamResponse:
-            # Read the body first, because a delayed request may outlive its client.
+            # Read port and body first, because a delayed request may outlive its client.
+            service = proxied_services[ports.index(_local_port(request))]
             request_body = await request.read()
             await proxy.before_request(request.method, request.path)
             status = proxy.failure_status(request.method, request.path)
@@ -108,7 +109,6 @@ async def run_storage_proxy(storage: StorageSettings, *, all_services: bool = Fa
                 token = request.query.get("NextPartitionKey", _FIRST_CONTINUATION)
                 return web.json_response({"value": []}, headers={"x-ms-continuation-NextPartitionKey": token})
             headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
-            service = proxied_services[ports.index(_local_port(request))]
             target = f"http://{endpoints[service].netloc}{request.raw_path}"
             # The URL is already encoded. Encoding it again would change escaped keys.
             url = URL(target, encoded=True)

@@ -17,14 +17,19 @@ from state_api.http.dependencies import Services
 from state_api.http.middleware import RequestMiddleware
 from state_api.services.administration import Administration
 from state_api.services.admission import AdmissionController
+from state_api.services.app_watch import WaitIntervals, WatchContext
 from state_api.services.background import BackgroundProber
+from state_api.services.change_signals import ChangeSignals
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
 from state_api.services.ports import Clock, EventLease
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 from state_api.services.releases import Releases
+from state_api.services.request_counter import note_storage_request
+from state_api.services.verdict_reads import DirectReads
 from state_api.services.verification import Verifier
+from state_api.services.waiting import WaitingRequests
 from state_api.settings import Settings
 from state_api.storage.apps import AppStore
 from state_api.storage.instances import InstanceStore
@@ -37,22 +42,32 @@ from state_api.storage.task_hubs import TaskHubStore
 class StateServer:
     """One server with all its parts. A host serves `application`, which needs no ASGI lifespan events, because Azure
     Functions sends none. Set `stopping` to end long polls early. Close the server at the end. Only tests give an
-    `event_lease`, because all servers on a storage must use the same."""
+    `event_lease`, because all servers on a storage must use the same, and `wait_intervals`."""
 
-    def __init__(self, settings: Settings, clock: Clock | None = None, event_lease: EventLease | None = None) -> None:
-        self.tables = Tables(settings.storage)
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        event_lease: EventLease | None = None,
+        *,
+        wait_intervals: WaitIntervals | None = None,
+    ) -> None:
+        self.tables = Tables(settings.storage, on_request=note_storage_request)
         self.stopping = asyncio.Event()
         self.admission = AdmissionController()
         time = clock or self.tables.clock
         lease = event_lease or EventLease()
         task_hub_store = TaskHubStore(self.tables, settings.shards, settings.max_unclaimed_task_hubs, lease)
-        self._instances = instances = InstanceStore(self.tables)
-        app_store = AppStore(self.tables)
+        signals = ChangeSignals()
+        self._instances = instances = InstanceStore(self.tables, signals)
+        app_store = AppStore(self.tables, signals)
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
         self.backends = ConfiguredBackendRegistry(settings.connections)
         verifier = Verifier(self.backends, probes, task_hub_store, instances, clock=time, stopping=self.stopping)
-        readiness = Readiness(app_store, verifier, time, self.stopping)
+        reads = DirectReads(app_store, verifier)
+        waiting = WaitingRequests(WatchContext(reads, signals, time, self.stopping, wait_intervals or WaitIntervals()))
+        readiness = Readiness(reads, verifier, time, waiting)
         recorder = Recorder(task_hub_store, instances, quarantine, time)
         releases = Releases(
             apps=app_store,

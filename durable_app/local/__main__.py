@@ -30,13 +30,13 @@ _GRACE_SECONDS = 5
 
 
 def build_application(engine: str, task_hub: str) -> Starlette:
-    """The slot's HTTP functions. The worker runs from start-up to shutdown of the application."""
+    """Build an application with the slot's HTTP functions. A worker runs from its start-up to its shutdown."""
     metadata = [(TASK_HUB_KEY, task_hub)]
     functions = load_app_functions()
-    inner = AsyncTaskHubGrpcClient(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
+    grpc_client = AsyncTaskHubGrpcClient(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
 
     @asynccontextmanager
-    async def running(_: Starlette) -> AsyncIterator[None]:
+    async def run_worker(_: Starlette) -> AsyncIterator[None]:
         worker = TaskHubGrpcWorker(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
         register_functions(worker, functions)
         worker.start()
@@ -44,22 +44,22 @@ def build_application(engine: str, task_hub: str) -> Starlette:
         # The worker logs the end of its stream as an error, also when it is stopped on purpose.
         log.setLevel(logging.CRITICAL)
         worker.stop()
-        await inner.close()
+        await grpc_client.close()
 
-    return Starlette(routes=build_routes(functions, DurableClient(inner)), lifespan=running)
+    return Starlette(routes=build_routes(functions, DurableClient(grpc_client)), lifespan=run_worker)
 
 
 def check_engine(engine: str, task_hub: str) -> str | None:
-    """Why this address is no engine of this task hub; None if it is."""
+    """Check that this address is the engine of this task hub. Returns what is wrong, or None."""
     with grpc.insecure_channel(engine) as channel:
         try:
             stubs.TaskHubSidecarServiceStub(channel).Hello(
                 Empty(), metadata=[(TASK_HUB_KEY, task_hub)], timeout=_CONNECT_SECONDS, wait_for_ready=True
             )
         except grpc.RpcError as error:
-            absent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            why = "nothing answers there" if absent else error.details()
-            return f"the engine at {engine} does not serve the task hub {task_hub}: {why}"
+            is_unreachable = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            cause = "nothing answers there" if is_unreachable else error.details()
+            return f"the engine at {engine} does not serve the task hub {task_hub}: {cause}"
     return None
 
 

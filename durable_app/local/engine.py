@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     # Block the signals before any thread starts, so that all threads inherit the mask and sigwait() receives them.
-    stops = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    stop_signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
     storage = TaskHubStorageWriter(options.storage, options.task_hub)
     hub = TaskHubEngine(options.task_hub, options.port, Publisher(options.task_hub, notifications), storage)
     try:
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: the engine cannot listen on port {options.port}: {error}", file=sys.stderr)
         return 1
     print(f"engine: task hub {options.task_hub} at 127.0.0.1:{options.port}", flush=True)
-    signal.sigwait(stops)
+    signal.sigwait(stop_signals)
     hub.stop(grace=1)
     storage.close()
     return 0

@@ -47,23 +47,27 @@ def register_functions(worker: TaskHubGrpcWorker, functions: list[Any]) -> None:
 def wrap_orchestrator(code: Callable[[Any], Generator[Any, Any, Any]]) -> Callable[[OrchestrationContext, Any], Any]:
     """Return an orchestrator for `durabletask` that runs `code`, which is written for `azure-functions-durable`."""
 
-    def run(inner_context: OrchestrationContext, input_value: Any) -> Generator[Any, Any, Any]:
+    def run_orchestrator(inner_context: OrchestrationContext, input_value: Any) -> Generator[Any, Any, Any]:
         return (yield from code(DurableContext(inner_context, input_value)))
 
-    return run
+    return run_orchestrator
 
 
 def wrap_activity(code: Callable[[Any], Any]) -> Callable[[ActivityContext, Any], Any]:
-    def run(_: ActivityContext, input_value: Any) -> Any:
+    """Return an activity for `durabletask` that runs `code`."""
+
+    def run_activity(_: ActivityContext, input_value: Any) -> Any:
         return code(input_value)
 
-    return run
+    return run_activity
 
 
 def wrap_entity(code: Callable[[str], str]) -> Callable[[EntityContext, Any], Any]:
-    """Call the entity's handler as the extension does: with a batch, here of one operation, as JSON."""
+    """Return an entity for `durabletask` that calls the handler `code` as the extension does.
 
-    def run(context: EntityContext, input_value: Any) -> Any:
+    The handler receives a batch of operations as JSON, here always of one operation."""
+
+    def run_operation(context: EntityContext, input_value: Any) -> Any:
         state = context.get_state()
         batch = {
             "self": {"name": context.entity_id.entity, "key": context.entity_id.key},
@@ -79,7 +83,7 @@ def wrap_entity(code: Callable[[str], str]) -> Callable[[EntityContext, Any], An
         context.set_state(json.loads(response["entityState"]) if response["entityExists"] else None)
         return json.loads(result["result"])
 
-    return run
+    return run_operation
 
 
 def build_routes(functions: list[Any], client: DurableClient) -> list[Route]:
@@ -97,12 +101,14 @@ def build_routes(functions: list[Any], client: DurableClient) -> list[Route]:
 
 
 def wrap_http_function(code: Any, request_parameter: str, client: DurableClient) -> Callable[[Request], Any]:
-    """The app's function without the library's middleware, which would create a client of its own."""
+    """Return an endpoint that calls an HTTP function of the app with this durable client.
+
+    It skips the library's middleware, which would create a client of its own."""
     durable = hasattr(code, "client_function")
     user_function = code.client_function if durable else code
 
-    async def endpoint(request: Request) -> Response:
-        taken = func.HttpRequest(
+    async def handle_request(request: Request) -> Response:
+        functions_request = func.HttpRequest(
             request.method,
             str(request.url),
             headers=dict(request.headers),
@@ -110,11 +116,11 @@ def wrap_http_function(code: Any, request_parameter: str, client: DurableClient)
             route_params={name: str(value) for name, value in request.path_params.items()},
             body=await request.body(),
         )
-        arguments: dict[str, Any] = {request_parameter: taken}
+        arguments: dict[str, Any] = {request_parameter: functions_request}
         if durable:
             arguments["client"] = client
-        answer = await user_function(**arguments)
-        headers = dict(answer.headers)
-        return Response(answer.get_body(), answer.status_code, headers=headers, media_type=answer.mimetype)
+        response = await user_function(**arguments)
+        headers = dict(response.headers)
+        return Response(response.get_body(), response.status_code, headers=headers, media_type=response.mimetype)
 
-    return endpoint
+    return handle_request

@@ -74,18 +74,20 @@ class NotificationSettings:
 
         Returns None if there is no endpoint. Raises ValueError if there is no key for it."""
         event_grid = host_json["extensions"]["durableTask"].get("notifications", {}).get("eventGrid", {})
-        written = event_grid.get("topicEndpoint", "")
-        named = written.startswith("%") and written.endswith("%")
-        place = endpoint or (settings.get(written.strip("%"), "") if named else written)
-        if not place:
+        configured_endpoint = event_grid.get("topicEndpoint", "")
+        is_setting_name = configured_endpoint.startswith("%") and configured_endpoint.endswith("%")
+        topic_endpoint = endpoint or (
+            settings.get(configured_endpoint.strip("%"), "") if is_setting_name else configured_endpoint
+        )
+        if not topic_endpoint:
             return None
         key = settings.get(event_grid["keySettingName"], "")
         if not key:
-            raise ValueError(f"set {event_grid['keySettingName']} to the key of {place}")
+            raise ValueError(f"set {event_grid['keySettingName']} to the key of {topic_endpoint}")
         hours, minutes, seconds = map(float, event_grid.get("publishRetryInterval", "00:05:00").split(":"))
         retry_interval = timedelta(hours=hours, minutes=minutes, seconds=seconds)
         return cls(
-            place,
+            topic_endpoint,
             key,
             event_grid.get("publishRetryCount", 0),
             retry_interval if retry_seconds is None else timedelta(seconds=retry_seconds),
@@ -116,30 +118,30 @@ class Publisher:
         self._sleep = sleep
 
     def publish(self, status_change: StatusChange) -> None:
-        """Post an event. Returns when the event is delivered or dropped."""
-        to = self._notifications
-        if to is None or not to.publishes(status_change.runtime_status):
+        """Post an event. Returns when the event is delivered or given up."""
+        notifications = self._notifications
+        if notifications is None or not notifications.publishes(status_change.runtime_status):
             return
         event_body = build_event(self._task_hub, status_change, datetime.now(UTC), str(uuid.uuid4()))
-        for _ in range(to.retry_count + 1):
+        for _ in range(notifications.retry_count + 1):
             try:
-                self._post(to, event_body)
+                self._post(notifications, event_body)
             except OSError as error:
                 log.warning(
                     "event %s of %s not published: %s", status_change.runtime_status, status_change.instance_id, error
                 )
-                if not to.should_retry(error):
+                if not notifications.should_retry(error):
                     break
                 # Also wait after the last attempt, as the extension does.
-                self._sleep(to.retry_interval.total_seconds())
+                self._sleep(notifications.retry_interval.total_seconds())
             else:
                 return
         log.error("event %s of %s given up", status_change.runtime_status, status_change.instance_id)
 
     @staticmethod
-    def _post(to: NotificationSettings, event_body: dict[str, Any]) -> None:
-        headers = {"Content-Type": "application/json", "aeg-sas-key": to.key}
-        request = urllib.request.Request(to.endpoint, json.dumps([event_body]).encode(), headers)  # noqa: S310
+    def _post(notifications: NotificationSettings, event_body: dict[str, Any]) -> None:
+        headers = {"Content-Type": "application/json", "aeg-sas-key": notifications.key}
+        request = urllib.request.Request(notifications.endpoint, json.dumps([event_body]).encode(), headers)  # noqa: S310
         # It was started with this endpoint, on a developer's machine.
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310
             pass

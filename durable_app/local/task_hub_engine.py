@@ -150,8 +150,8 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     # Methods of the protocol, which workers and clients call.
 
     def Hello(self, request: Empty, context: grpc.ServicerContext) -> Empty:
-        asked = dict(context.invocation_metadata()).get(TASK_HUB_KEY)
-        if asked != self._task_hub:
+        requested_task_hub = dict(context.invocation_metadata()).get(TASK_HUB_KEY)
+        if requested_task_hub != self._task_hub:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this is the engine of {self._task_hub}")
         return super().Hello(request, context)
 
@@ -159,10 +159,10 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         self, request: pb.CreateInstanceRequest, context: grpc.ServicerContext
     ) -> pb.CreateInstanceResponse:
         with self._lock:
-            answer = super().StartInstance(request, context)
-            self._execution_ids.pop(answer.instanceId, None)
-            self._write_row(answer.instanceId)
-        return answer
+            response = super().StartInstance(request, context)
+            self._execution_ids.pop(response.instanceId, None)
+            self._write_row(response.instanceId)
+        return response
 
     def SuspendInstance(self, request: pb.SuspendRequest, context: grpc.ServicerContext) -> pb.SuspendResponse:
         with self._lock:
@@ -188,7 +188,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         with self._lock:
             if self._find_awaiting_instance(request) is None:
                 return pb.CompleteTaskResponse()
-            answer = super().CompleteOrchestratorTask(request, context)
+            response = super().CompleteOrchestratorTask(request, context)
             if self._is_terminal_status(instance.status):
                 # The provider drops events after the end. The base class would run the end again.
                 instance.pending_events.clear()
@@ -198,7 +198,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
                 instance.created_at = instance.last_updated_at
             else:
                 self._write_row(request.instanceId)
-        return answer
+        return response
 
     def CompleteActivityTask(
         self, request: pb.ActivityResponse, context: grpc.ServicerContext
@@ -219,22 +219,22 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         if entity_id not in self._execution_ids:
             self._publisher.publish(StatusChange(entity_id.split("@")[1], entity_id, "Running"))
         with self._lock:
-            answer = super().CompleteEntityTask(request, context)
+            response = super().CompleteEntityTask(request, context)
             # In the provider an entity is an orchestration that continues as new after each batch of operations.
             self._execution_ids[entity_id] = uuid.uuid4().hex
             now = datetime.now(UTC)
             self._storage.upsert(InstanceRow(entity_id, self._execution_ids[entity_id], entity_id, "Running", now, now))
-        return answer
+        return response
 
     def PurgeInstances(
         self, request: pb.PurgeInstancesRequest, context: grpc.ServicerContext
     ) -> pb.PurgeInstancesResponse:
         with self._lock:
             before = set(self._instances)
-            answer = super().PurgeInstances(request, context)
+            response = super().PurgeInstances(request, context)
             for instance_id in before - set(self._instances):
                 self._storage.delete(instance_id)
-        return answer
+        return response
 
     def GetWorkItems(self, request: pb.GetWorkItemsRequest, context: grpc.ServicerContext) -> Iterator[pb.WorkItem]:
         taken: list[pb.WorkItem] = []
@@ -257,7 +257,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     def _find_awaiting_instance(self, request: pb.OrchestratorResponse) -> OrchestrationInstance | None:
         """The instance whose episode this response completes.
 
-        None if the worker was disconnected: another worker has the episode now. The base class would then forget that.
+        None if the worker was disconnected, because another worker has the episode then. The base class ignores that.
         """
         instance = self._instances.get(request.instanceId)
         return None if instance is None or str(instance.completion_token) != request.completionToken else instance

@@ -17,11 +17,11 @@ _ENDED_STATUSES = ("Completed", "Failed", "Terminated", "Canceled")
 MONITOR_ID = "stock-monitor"
 
 
-def json_response(status: int, **body: Any) -> func.HttpResponse:
+def build_json_response(status: int, **body: Any) -> func.HttpResponse:
     return func.HttpResponse(json.dumps(body), status_code=status, mimetype="application/json")
 
 
-def status_body(status: DurableOrchestrationStatus) -> dict[str, Any]:
+def build_status_body(status: DurableOrchestrationStatus) -> dict[str, Any]:
     """The status of an instance as a JSON object."""
     assert status.runtime_status is not None
     return {
@@ -50,12 +50,12 @@ async def start_instance(
     orchestration_input: dict[str, Any],
     location: str,
 ) -> func.HttpResponse:
-    """Start an instance, unless an active one has its id: the client would silently replace that."""
+    """Start an instance, unless an instance with this id is active, which the client would silently replace."""
     status = await client.get_status(instance_id)
     if status and status.runtime_status.name not in _ENDED_STATUSES:
-        return json_response(409, error=f"{instance_id} runs already", **status_body(status))
+        return build_json_response(409, error=f"{instance_id} runs already", **build_status_body(status))
     await client.start_new(name, instance_id, orchestration_input)
-    response = json_response(202, instanceId=instance_id, functionName=name)
+    response = build_json_response(202, instanceId=instance_id, functionName=name)
     response.headers["Location"] = location
     return response
 
@@ -66,17 +66,19 @@ async def raise_instance_event(
     """Raise an event on an active instance."""
     status = await client.get_status(instance_id)
     if not status:
-        return json_response(404, error=f"there is no {instance_id}")
+        return build_json_response(404, error=f"there is no {instance_id}")
     if status.runtime_status.name in _ENDED_STATUSES:
-        return json_response(409, error=f"{instance_id} is over", **status_body(status))
+        return build_json_response(409, error=f"{instance_id} is over", **build_status_body(status))
     await client.raise_event(instance_id, event, data)
-    return json_response(202, instanceId=instance_id, event=event)
+    return build_json_response(202, instanceId=instance_id, event=event)
 
 
 async def get_instance(client: df.DurableOrchestrationClient, instance_id: str) -> func.HttpResponse:
     status = await client.get_status(instance_id)
     return (
-        json_response(200, **status_body(status)) if status else json_response(404, error=f"there is no {instance_id}")
+        build_json_response(200, **build_status_body(status))
+        if status
+        else build_json_response(404, error=f"there is no {instance_id}")
     )
 
 
@@ -87,7 +89,7 @@ async def start_order(req: func.HttpRequest, client: df.DurableOrchestrationClie
     try:
         order = parse_order(read_json_body(req), os.environ)
     except InvalidOrder as error:
-        return json_response(400, error=str(error))
+        return build_json_response(400, error=str(error))
     return await start_instance(client, "ProcessOrder", order["orderId"], order, f"/api/orders/{order['orderId']}")
 
 
@@ -116,11 +118,11 @@ async def reject_order(req: func.HttpRequest, client: df.DurableOrchestrationCli
 @blueprint.route(route="monitor/start", methods=["POST"])
 @blueprint.durable_client_input(client_name="client")
 async def start_monitor(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
-    """The body may have `{"id", "items", "intervalSeconds", "low", "refill"}`."""
+    """Start the stock monitor. All members of the body are optional: id, items, intervalSeconds, low and refill."""
     try:
         instance_id, watch = monitor.parse_monitor_request(read_json_body(req), MONITOR_ID)
     except InvalidOrder as error:
-        return json_response(400, error=str(error))
+        return build_json_response(400, error=str(error))
     return await start_instance(client, monitor.FUNCTION_NAME, instance_id, watch, f"/api/monitor/{instance_id}")
 
 
@@ -144,13 +146,15 @@ async def stop_monitor(req: func.HttpRequest, client: df.DurableOrchestrationCli
 async def get_stock(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
     item = req.route_params["item"]
     state = await client.read_entity_state(stock.entity_id(item))
-    return json_response(200, item=item, pieces=state.entity_state if state.entity_exists else stock.INITIAL_PIECES)
+    return build_json_response(
+        200, item=item, pieces=state.entity_state if state.entity_exists else stock.INITIAL_PIECES
+    )
 
 
 @blueprint.function_name("About")
 @blueprint.route(route="about", methods=["GET"])
 async def about(req: func.HttpRequest) -> func.HttpResponse:
     """The version and the task hub of this slot. After a swap both must have moved together."""
-    return json_response(
+    return build_json_response(
         200, version=os.environ.get(VERSION_SETTING, DEFAULT_VERSION), taskHub=os.environ.get("TASK_HUB")
     )

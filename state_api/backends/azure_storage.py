@@ -202,11 +202,11 @@ class AzureStorageBackend:
     ) -> dict[str, TableEntity | None]:
         """Read the rows of these instances, at most _MAX_CONCURRENT_READS at a time."""
 
-        async def read(instance_id: str) -> TableEntity | None:
+        async def read_instance_row(instance_id: str) -> TableEntity | None:
             async with self._concurrency_limit:
                 return await self._read_row(task_hub, escape_instance_id(instance_id), columns)
 
-        return dict(zip(instance_ids, await asyncio.gather(*map(read, instance_ids)), strict=True))
+        return dict(zip(instance_ids, await asyncio.gather(*map(read_instance_row, instance_ids)), strict=True))
 
     async def _read_row(self, task_hub: str, partition_key: str, columns: list[str]) -> TableEntity | None:
         """Return None if the table has no such row. Raises ResourceNotFoundError if there is no table."""

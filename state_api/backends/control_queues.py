@@ -122,7 +122,7 @@ class ControlQueues:
                 first_peek = await queue.peek_messages(max_messages=MAX_PEEKED_MESSAGES)
                 if not first_peek:
                     return QueueSnapshot(count)
-                # Count again between two peeks: only a message that both peeks show is surely in the count. Without
+                # Count again between two peeks: only a message that both peeks show is certainly in the count. Without
                 # the second peek, a message that leaves before the count could hide an invisible one.
                 count = await self._count_messages(queue)
                 second_peek = await queue.peek_messages(max_messages=MAX_PEEKED_MESSAGES)
@@ -137,7 +137,7 @@ class ControlQueues:
         return QueueSnapshot(
             message_count=count,
             visible=await self._parse_messages(task_hub, (*first_peek, *second_peek)),
-            peeked_twice=len(_deliveries(first_peek) & _deliveries(second_peek)),
+            peeked_twice=len(_list_deliveries(first_peek) & _list_deliveries(second_peek)),
             more_visible=MAX_PEEKED_MESSAGES in (len(first_peek), len(second_peek)),
         )
 
@@ -195,7 +195,7 @@ class ControlQueues:
         return parse_large_message(compressed)
 
 
-def _deliveries(messages: Sequence["QueueMessage"]) -> set[tuple[str | None, int | None]]:
+def _list_deliveries(messages: Sequence["QueueMessage"]) -> set[tuple[str | None, int | None]]:
     """Identify each message by its id and dequeue count: a message that a worker took and gave back in between counts
     as another."""
     return {(message.id, message.dequeue_count) for message in messages}

@@ -115,14 +115,14 @@ class ManagementApiBackend:
         return ObservedPage(page.instances, cursors, len(page.instances))
 
     async def find_instances(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, ObservedInstance | None]:
-        async def find(instance_id: str) -> ObservedInstance | None:
+        async def find_instance(instance_id: str) -> ObservedInstance | None:
             if not instance_id or is_entity(instance_id):
                 return None
             async with self._concurrency_limit:
                 observed = await self._find_by_path(task_hub, instance_id)
                 return observed if observed is not None else await self._find_by_prefix(task_hub, instance_id)
 
-        tasks = [asyncio.ensure_future(find(instance_id)) for instance_id in instance_ids]
+        tasks = [asyncio.ensure_future(find_instance(instance_id)) for instance_id in instance_ids]
         try:
             return dict(zip(instance_ids, await asyncio.gather(*tasks), strict=True))
         finally:

@@ -126,7 +126,7 @@ class SchedulerBackend:
         )
 
     async def find_instances(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, ObservedInstance | None]:
-        async def find(instance_id: str) -> ObservedInstance | None:
+        async def find_instance(instance_id: str) -> ObservedInstance | None:
             if is_entity(instance_id):
                 return None
             async with self._concurrency_limit:
@@ -135,7 +135,7 @@ class SchedulerBackend:
 
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {instance_id: group.create_task(find(instance_id)) for instance_id in instance_ids}
+                tasks = {instance_id: group.create_task(find_instance(instance_id)) for instance_id in instance_ids}
         except ExceptionGroup as errors:
             # The first error has cancelled the other tasks.
             raise errors.exceptions[0] from None

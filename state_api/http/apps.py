@@ -36,6 +36,7 @@ from state_api.http.responses.history import (
     TaskHubCleanupResponse,
 )
 from state_api.http.responses.verdicts import VerdictResponse
+from state_api.services.slot_status import StatusQuestion
 
 router = APIRouter(prefix="/api/apps", tags=["apps"])
 
@@ -131,7 +132,7 @@ async def get_staging_status(
     verdict."""
     return VerdictResponse.of(
         await services.readiness.wait_for_status(
-            app, slot, caller, wait_seconds=wait, mode=verify, is_disconnected=request.is_disconnected
+            StatusQuestion(app, slot, caller, verify), wait_seconds=wait, is_disconnected=request.is_disconnected
         )
     )
 

@@ -81,11 +81,10 @@ class Verifier:
 
     async def _read(self, request: ProbeRequest, *, for_verdict: bool) -> ProbeOutcome:
         records = await self._instances.read_records(request.task_hub, request.exemptions)
-        stored = records.probe
         state = ReadState(
             request.requirements(for_verdict=for_verdict),
-            last_result=stored.result if stored.result and stored.result.request_key == request.key else None,
-            stored_scan=stored.scan if stored.scan and stored.scan.request_key == request.key else None,
+            last_result=records.probe.result_for(request.key),
+            stored_scan=records.probe.scan_for(request.key),
             records=records.state,
         )
         reader = TaskHubReader(request, self._context, records)
@@ -98,6 +97,12 @@ class Verifier:
                 except TimeoutError:
                     message = "looking up what events show active took too long"
                     state = replace(state, failure=reader.timed_out_result(message))
+            outcome = step.outcome
+            if for_verdict and outcome.recorded_state is None:
+                # After the scan, so that an event that was recorded in the meantime counts, and while its result is
+                # being stored.
+                records = await self._instances.read_records(request.task_hub, request.exemptions)
+                outcome = replace(outcome, recorded_state=records.state)
+            return outcome
         finally:
             await reader.release()
-        return step.outcome

@@ -25,7 +25,7 @@ from tests.documents.local_server import serve_restarting
 from tests.documents.markdown_page import find_command_blocks
 from tests.documents.shell_session import ShellSession, open_shell_session
 from tests.keys import key_entry
-from tests.pipelines.fake_az import FakeAzure
+from tests.pipelines.fake_cloud import FakeAzure
 
 LOCAL_SERVER = "http://127.0.0.1:7071"
 """The address of the server of `make run` on the pages."""

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.pipelines.fake_az import COMMANDS, SUBSCRIPTION, AzError, ParsedOptions, main
+from tests.pipelines.fake_az import main
+from tests.pipelines.fake_az_commands import COMMANDS, SUBSCRIPTION
+from tests.pipelines.fake_az_options import AzError, ParsedOptions
 
 SIGNED_IN_USER = "operator"
 State = dict[str, Any]

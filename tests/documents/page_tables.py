@@ -8,6 +8,12 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+ARCHITECTURE, HTTP_API, SETTINGS, REASON_CODES, CONCEPTS, AZURE, OPERATIONS, SECURITY = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("architecture", "http-api", "settings", "reasons", "concepts", "azure", "operations", "security")
+)
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 """Runs a test once for each page; its parameter is `page`."""
 

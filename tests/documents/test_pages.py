@@ -26,7 +26,8 @@ AZURE_PAGES_AFTER_SET_UP = {
 """Each page, with the commands that come before those of the page."""
 
 PAGES_NOT_RUN = {
-    DOCS / "http-api.md": "requests by themselves, each checked against the contract in tests/test_docs.py",
+    DOCS
+    / "http-api.md": "requests by themselves, each checked against OpenAPI in tests/documents/test_http_api_page.py",
     DOCS / "settings.md": "keys are made in tests/safe_deploy/test_keys.py, the server is started in tests/server",
     DOCS / "performance.md": "make bench takes minutes",
     DOCS / "reliability.md": "make test-faults takes minutes",

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from state_api.domain.instants import Instant, seconds
-from state_api.domain.readiness.evidence import ActiveInstance, Evidence, InstanceActivity, ProbeResult, ProbeStatus
+from state_api.domain.readiness.evidence import Evidence, InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.messages import MessageEvidence
-from state_api.domain.readiness.plan import is_scan_useful
+from state_api.domain.readiness.plan import RecordedState, is_scan_useful
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.validity import has_settled
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
@@ -19,6 +19,7 @@ from state_api.domain.readiness.waiting import (
     KnownActivity,
     NextVerification,
     RecordedChanges,
+    VerificationIntervals,
     earliest_ready_at,
     plan_next_verification,
 )
@@ -33,6 +34,7 @@ from tests.domain.builders import (
 
 POLICY = Policy(settle_seconds=30)
 NO_EXEMPTIONS = Exemptions()
+INTERVALS = VerificationIntervals(look_up=5, longest=30)
 FUNCTION = "ProcessOrder"
 
 
@@ -49,10 +51,16 @@ def build_changes(
     return RecordedChanges([InstanceChange(instance_id, function_name, active)], stamped, noon_plus(at))
 
 
+def build_state(*active_ids: str) -> RecordedState:
+    """Records in which these instances are active."""
+    active = tuple(build_active_instance(instance_id) for instance_id in active_ids)
+    return RecordedState(InstanceActivity(active=active), seen_before=True)
+
+
 def know_activity(activity: InstanceActivity, exemptions: Exemptions = NO_EXEMPTIONS) -> KnownActivity:
     """What is known after one read."""
     known = KnownActivity()
-    known.end_read(known.begin_read(), activity, exemptions)
+    known.end_read(known.begin_read(), RecordedState(activity, seen_before=True), exemptions)
     return known
 
 
@@ -138,7 +146,7 @@ def test_changes_that_are_recorded_during_a_read_are_added_to_its_result() -> No
     read = known.begin_read()
     known.add_changes(build_changes("order-1", active=False, at=0))
     known.add_changes(build_changes("order-2", active=True, at=1))
-    known.end_read(read, InstanceActivity(active=(build_active_instance("order-1"),)), NO_EXEMPTIONS)
+    known.end_read(read, build_state("order-1"), NO_EXEMPTIONS)
     known.add_changes(build_changes("order-2", active=False, at=2))
     assert (known.is_active, find_earliest(known, now=2)) == (False, noon_plus(32))
 
@@ -146,8 +154,8 @@ def test_changes_that_are_recorded_during_a_read_are_added_to_its_result() -> No
 def test_a_read_that_began_before_another_does_not_replace_its_result() -> None:
     known = KnownActivity()
     early, late = known.begin_read(), known.begin_read()
-    known.end_read(late, InstanceActivity(), NO_EXEMPTIONS)
-    known.end_read(early, InstanceActivity(active=(build_active_instance(),)), NO_EXEMPTIONS)
+    known.end_read(late, build_state(), NO_EXEMPTIONS)
+    known.end_read(early, build_state("order-1"), NO_EXEMPTIONS)
     assert not known.is_active
 
 
@@ -160,13 +168,14 @@ def test_a_failed_read_changes_nothing() -> None:
 def test_the_version_changes_with_what_is_known_and_with_the_probe() -> None:
     known = KnownActivity()
 
-    def read_again(activity: InstanceActivity, probe_version: str | None = None) -> int:
-        known.end_read(known.begin_read(), activity, NO_EXEMPTIONS, probe_version=probe_version)
+    def read_again(change_token: str, probe_version: str | None = None) -> int:
+        state = replace(build_state(), change_token=change_token, probe_version=probe_version)
+        known.end_read(known.begin_read(), state, NO_EXEMPTIONS)
         return known.version
 
-    settled = InstanceActivity(last_recorded_at=noon_plus(-60))
-    assert read_again(InstanceActivity()) == read_again(InstanceActivity())
-    assert read_again(settled) < read_again(settled, "etag 1") < read_again(settled, "etag 2")
+    assert read_again("token 1") == read_again("token 1")
+    assert read_again("token 1") < read_again("token 2") < read_again("token 2", "etag 1")
+    assert read_again("token 2", "etag 1") < read_again("token 2", "etag 2")
     before = known.version
     known.add_changes(build_changes(active=True))
     assert known.version > before
@@ -220,7 +229,8 @@ class RecordedHistory:
         if self.open_reads:
             number, snapshot = self.open_reads.pop(index % len(self.open_reads))
             is_last = all(number > other for other in self.begun_after if other != number and self._has_ended(other))
-            self.known.end_read(number, snapshot or self.snapshot(), NO_EXEMPTIONS)
+            state = RecordedState(snapshot or self.snapshot(), seen_before=True)
+            self.known.end_read(number, state, NO_EXEMPTIONS)
             if is_last:
                 self.is_stale = self.begun_after[number] != self.remote_changes
 
@@ -294,9 +304,9 @@ def build_probe_with_messages(visible: int = 1, unblocks_at: Instant | None = No
 
 def test_active_instances_are_looked_up_at_a_fixed_interval() -> None:
     verdict = build_verdict(activity=InstanceActivity(active=(build_active_instance(),)))
-    first = plan_next_verification(verdict, None, read_seconds=0.1)
+    first = plan_next_verification(verdict, None, INTERVALS, read_seconds=0.1)
     assert first == NextVerification(5)
-    assert plan_next_verification(verdict, first, read_seconds=0.1) == NextVerification(5)
+    assert plan_next_verification(verdict, first, INTERVALS, read_seconds=0.1) == NextVerification(5)
 
 
 def test_a_task_hub_that_shows_the_same_is_read_more_and_more_rarely() -> None:
@@ -304,15 +314,17 @@ def test_a_task_hub_that_shows_the_same_is_read_more_and_more_rarely() -> None:
     planned: NextVerification | None = None
     intervals = []
     for _ in range(5):
-        planned = plan_next_verification(verdict, planned, read_seconds=0.1)
+        planned = plan_next_verification(verdict, planned, INTERVALS, read_seconds=0.1)
         assert planned is not None
         intervals.append(planned.interval_seconds)
     assert intervals == [5, 10, 20, 30, 30]
-    changed = plan_next_verification(build_verdict(build_probe_with_messages(visible=2)), planned, read_seconds=0.1)
+    changed = plan_next_verification(
+        build_verdict(build_probe_with_messages(visible=2)), planned, INTERVALS, read_seconds=0.1
+    )
     assert changed is not None
     assert changed.interval_seconds == 5, "it shows something else now"
     failed = plan_next_verification(
-        build_verdict(build_probe_result(status=ProbeStatus.FAILED)), planned, read_seconds=0.1
+        build_verdict(build_probe_result(status=ProbeStatus.FAILED)), planned, INTERVALS, read_seconds=0.1
     )
     assert failed is not None
     assert failed.interval_seconds == 5
@@ -320,7 +332,7 @@ def test_a_task_hub_that_shows_the_same_is_read_more_and_more_rarely() -> None:
 
 def test_a_long_read_is_followed_by_as_long_a_pause() -> None:
     verdict = build_verdict(build_probe_with_messages())
-    planned = plan_next_verification(verdict, None, read_seconds=40)
+    planned = plan_next_verification(verdict, None, INTERVALS, read_seconds=40)
     assert planned is not None
     assert planned.interval_seconds == 40
 
@@ -329,34 +341,34 @@ def test_a_scan_that_was_interrupted_is_continued_without_a_growing_pause() -> N
     verdict = build_verdict(build_probe_result(status=ProbeStatus.INCOMPLETE))
     planned: NextVerification | None = None
     for _ in range(3):
-        planned = plan_next_verification(verdict, planned, read_seconds=7)
+        planned = plan_next_verification(verdict, planned, INTERVALS, read_seconds=7)
         assert planned == NextVerification(7)
 
 
 @pytest.mark.parametrize(("unblocks_at", "interval"), [(2, 2), (300, 5), (-1, 0)])
 def test_messages_that_stop_to_block_are_read_again_at_that_moment(unblocks_at: float, interval: float) -> None:
     verdict = build_verdict(build_probe_with_messages(unblocks_at=noon_plus(unblocks_at)))
-    planned = plan_next_verification(verdict, None, read_seconds=0)
+    planned = plan_next_verification(verdict, None, INTERVALS, read_seconds=0)
     assert planned is not None
     assert planned.interval_seconds == interval
 
 
 def test_the_task_hub_is_not_read_again_where_that_cannot_change_the_verdict() -> None:
     settling = build_verdict(activity=InstanceActivity(last_recorded_at=noon_plus()))
-    assert plan_next_verification(settling, None, read_seconds=0) is None
+    assert plan_next_verification(settling, None, INTERVALS, read_seconds=0) is None
     deploying = assess_readiness(
         Evidence("v41", provider="azureStorage", probe=build_probe_result(), deployment=build_open_deployment()),
         POLICY,
         noon_plus(),
     )
     assert not deploying.ready
-    assert plan_next_verification(deploying, None, read_seconds=0) is None
+    assert plan_next_verification(deploying, None, INTERVALS, read_seconds=0) is None
 
 
 def test_an_active_instance_is_compared_by_its_id() -> None:
     """A read that shows the same instance under another name does not make it active twice."""
     known = know_activity(InstanceActivity(active=(build_active_instance("order-1"),)))
-    renamed: ActiveInstance = replace(build_active_instance("order-1"), function_name="ShipOrder")
-    known.end_read(known.begin_read(), InstanceActivity(active=(renamed,)), NO_EXEMPTIONS)
+    renamed = InstanceActivity(active=(build_active_instance("order-1", "ShipOrder"),))
+    known.end_read(known.begin_read(), RecordedState(renamed, seen_before=True), NO_EXEMPTIONS)
     known.add_changes(build_changes("order-1", active=False))
     assert not known.is_active

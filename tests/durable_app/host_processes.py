@@ -41,7 +41,7 @@ class Topic:
 
 @contextmanager
 def run_topic(key: str | None = None) -> Iterator[Topic]:
-    """Run a topic that accepts events with this key, or with any key."""
+    """Run a topic that accepts events with this key. Without a key, it accepts all events."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -57,7 +57,7 @@ def run_topic(key: str | None = None) -> Iterator[Topic]:
             pass
 
     class Server(ThreadingHTTPServer):
-        # With a full backlog the sender would need a retry.
+        # A sender would have to retry if the backlog were full.
         request_queue_size = 128
 
     with Server((HOST, 0), Handler) as server:
@@ -73,12 +73,13 @@ def run_topic(key: str | None = None) -> Iterator[Topic]:
 
 @contextmanager
 def _run_module(module: str, log: Path, options: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a module as a process that writes its output to `log`. Waits until the output says that it serves."""
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    quick = {"PACKING_SECONDS": "0.1", "PAYMENT_RETRY_MILLISECONDS": "50", "LIFECYCLE_TOPIC_KEY": KEY}
+    settings = {"PACKING_SECONDS": "0.1", "PAYMENT_RETRY_MILLISECONDS": "50", "LIFECYCLE_TOPIC_KEY": KEY}
     with log.open("ab") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            env=os.environ | quick,
+            env=os.environ | settings,
             stdout=sink,
             stderr=sink,
             cwd=ROOT,
@@ -90,17 +91,20 @@ def _run_module(module: str, log: Path, options: dict[str, str]) -> Iterator[sub
 
 @dataclass
 class EngineProcess:
+    """A running engine, the task hub that it serves, and its log."""
+
     task_hub: str
     address: str
     log: Path
 
 
 @contextmanager
-def run_engine(task_hub: str, storage: StorageSettings, to: Topic, folder: Path) -> Iterator[EngineProcess]:
+def run_engine(task_hub: str, storage: StorageSettings, topic: Topic, folder: Path) -> Iterator[EngineProcess]:
+    """Run an engine that keeps a task hub in the storage and publishes its lifecycle events to the topic."""
     assert storage.connection_string is not None
     connection, port = storage.connection_string.get_secret_value(), free_port()
     log = folder / f"engine-{port}.log"
-    options = {"task-hub": task_hub, "port": str(port), "storage": connection, "topic-endpoint": to.url}
+    options = {"task-hub": task_hub, "port": str(port), "storage": connection, "topic-endpoint": topic.url}
     options["publish-retry-seconds"] = "0.01"
     with _run_module("durable_app.local.engine", log, options) as process:
         assert process.poll() is None, log.read_text()
@@ -115,44 +119,51 @@ class SlotProcess:
         self.client = client
         self.log = log
 
-    def place_order(self, order_id: str, *items: str, **more: Any) -> httpx.Response:
-        return self.client.post("/api/orders", json={"orderId": order_id, "items": items or ("apple",)} | more)
+    def place_order(self, order_id: str, *items: str, **members: Any) -> httpx.Response:
+        """Order the items, by default an apple. The keyword arguments are further members of the request's body."""
+        return self.client.post("/api/orders", json={"orderId": order_id, "items": items or ("apple",)} | members)
 
-    def status(self, order_id: str, kind: str = "orders") -> dict[str, Any]:
-        answer = self.client.get(f"/api/{kind}/{order_id}")
-        assert answer.status_code == 200, answer.text
-        status: dict[str, Any] = answer.json()
+    def get_status(self, instance_id: str, kind: str = "orders") -> dict[str, Any]:
+        """The status of an orchestration. `kind` is its part of the URL: `orders` or `monitor`."""
+        response = self.client.get(f"/api/{kind}/{instance_id}")
+        assert response.status_code == 200, response.text
+        status: dict[str, Any] = response.json()
         return status
 
     def wait_until(
-        self, order_id: str, condition: Callable[[dict[str, Any]], bool], kind: str = "orders"
+        self, instance_id: str, condition: Callable[[dict[str, Any]], bool], kind: str = "orders"
     ) -> dict[str, Any]:
-        wait_until(lambda: condition(self.status(order_id, kind)), f"{order_id}: {self.status(order_id, kind)}", 30)
-        return self.status(order_id, kind)
+        """Wait until the status of an orchestration meets the condition, and return the status."""
+        description = f"{instance_id}: {self.get_status(instance_id, kind)}"
+        wait_until(lambda: condition(self.get_status(instance_id, kind)), description, 30)
+        return self.get_status(instance_id, kind)
 
-    def wait_until_ended(self, order_id: str, kind: str = "orders") -> dict[str, Any]:
-        return self.wait_until(order_id, lambda status: status["runtimeStatus"] in ENDED_STATUSES, kind)
+    def wait_until_ended(self, instance_id: str, kind: str = "orders") -> dict[str, Any]:
+        """Wait until an orchestration has ended, and return its status."""
+        return self.wait_until(instance_id, lambda status: status["runtimeStatus"] in ENDED_STATUSES, kind)
 
-    def wait_for_approval(self, order_id: str) -> dict[str, Any]:
+    def wait_until_waiting_for_approval(self, order_id: str) -> dict[str, Any]:
+        """Wait until an order waits for its approval, and return its status."""
         return self.wait_until(order_id, lambda status: status["customStatus"] == "WaitingForApproval")
 
 
 @contextmanager
-def run_slot(to: EngineProcess, version: str, folder: Path) -> Iterator[SlotProcess]:
+def run_slot(engine: EngineProcess, version: str, folder: Path) -> Iterator[SlotProcess]:
+    """Run a slot with a version of the app, which gets its work from the engine."""
     port = free_port()
     log = folder / f"slot-{port}.log"
-    options = {"task-hub": to.task_hub, "version": version, "port": str(port), "engine": to.address}
+    options = {"task-hub": engine.task_hub, "version": version, "port": str(port), "engine": engine.address}
     with (
         _run_module("durable_app.local", log, options) as process,
         httpx.Client(base_url=f"http://{HOST}:{port}", timeout=30) as client,
     ):
 
-        def answers() -> bool:
+        def responds_or_has_ended() -> bool:
             try:
                 return client.get("/api/about").status_code == 200
             except httpx.TransportError:
                 return process.poll() is not None
 
-        wait_until(answers, "the slot answers")
+        wait_until(responds_or_has_ended, "the slot responds")
         assert process.poll() is None, log.read_text()
         yield SlotProcess(process, client, log)

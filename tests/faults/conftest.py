@@ -16,11 +16,13 @@ SEED_VARIABLE = "FAULT_SEED"
 
 @pytest.fixture
 def record_figures(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
-    """Prints the measurements of a test and its duration, and appends them as a line of JSON to the file in
-    FAULT_FIGURES."""
+    """A function that prints measurements of the test and its duration.
+
+    It also appends them as a line of JSON to the file that FAULT_FIGURES names.
+    """
     began_at = time.monotonic()
 
-    def record(**numbers: float | str | None) -> None:
+    def record_line(**numbers: float | str | None) -> None:
         line = {"test": request.node.name, **numbers, "seconds": round(time.monotonic() - began_at, 1)}
         with capsys.disabled():
             print("\n" + "  ".join(f"{name} {value}" for name, value in line.items()))
@@ -28,11 +30,13 @@ def record_figures(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture
             with Path(path).open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    return record
+    return record_line
 
 
 @pytest.fixture
 def seed() -> int:
-    """The seed of the random faults: FAULT_SEED, or 1. Requests run concurrently, so a seed determines how many faults
-    there are, but not which requests fail."""
+    """The seed of the random faults: FAULT_SEED, or 1.
+
+    Requests run concurrently, so a seed determines how many requests fail, but not which.
+    """
     return int(os.environ.get(SEED_VARIABLE, "1"))

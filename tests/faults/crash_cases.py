@@ -34,6 +34,7 @@ class CrashCase:
     """Whether the old task hub exists in the app's storage account."""
 
     async def perform(self, http: httpx.AsyncClient) -> httpx.Response:
+        """Send the request of the operation."""
         assert self.send is not None
         return await self.send(http)
 
@@ -75,10 +76,12 @@ FollowUp = Callable[[CrashCase, httpx.AsyncClient], Awaitable[None]]
 
 
 def _post_request(path: str, body: Mapping[str, Any]) -> SendRequest:
-    async def send(http: httpx.AsyncClient) -> httpx.Response:
+    """A function that posts this body as the run of the case."""
+
+    async def send_post(http: httpx.AsyncClient) -> httpx.Response:
         return await http.post(path, json=body, headers=OUR_RUN)
 
-    return send
+    return send_post
 
 
 async def first_stage(environment: CaseEnvironment) -> CrashCase:
@@ -121,15 +124,16 @@ async def abandon(environment: CaseEnvironment) -> CrashCase:
     """Abandon a staged task hub."""
     case = await _case_with_staged_hub(environment)
 
-    async def send(http: httpx.AsyncClient) -> httpx.Response:
+    async def send_delete(http: httpx.AsyncClient) -> httpx.Response:
         parameters = {"taskHub": case.hubs["new"]}
         return await http.delete(f"/api/apps/{case.app}/staging", params=parameters, headers=OUR_RUN)
 
-    case.send = send
+    case.send = send_delete
     return case
 
 
 async def _case_with_staged_hub(environment: CaseEnvironment) -> CrashCase:
+    """A case whose run has staged the task hub `new`, while production has `old`."""
     case = CrashCase()
     slots = {"production": {"taskHub": case.hubs["old"]}}
     assert (await put_app(environment.http, case.app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
@@ -143,9 +147,9 @@ def _swap_request(case: CrashCase, hub: str, *, rollback: bool, outcome: str | N
 
 
 def _begin_request_with_if_match(case: CrashCase, hub: str, *, rollback: bool) -> SendRequest:
-    """A request as safe-deploy sends it: with If-Match, and again with the new ETag when the app has changed."""
+    """A function that begins a swap as safe-deploy does: with If-Match, and again with the new ETag after a change."""
 
-    async def send(http: httpx.AsyncClient) -> httpx.Response:
+    async def send_with_if_match(http: httpx.AsyncClient) -> httpx.Response:
         body = {"taskHub": case.hubs[hub], "outcome": "Pending", "rollback": rollback}
         if not etags:
             etags.append((await http.get(f"/api/apps/{case.app}")).headers["etag"])
@@ -158,7 +162,7 @@ def _begin_request_with_if_match(case: CrashCase, hub: str, *, rollback: bool) -
             assert len(etags) < 4, "only the crashed server changes the app"
 
     etags: list[str] = []
-    return send
+    return send_with_if_match
 
 
 async def begin_swap(environment: CaseEnvironment) -> CrashCase:
@@ -169,6 +173,7 @@ async def begin_swap(environment: CaseEnvironment) -> CrashCase:
 
 
 async def _case_with_pending_swap(environment: CaseEnvironment) -> CrashCase:
+    """A case whose run has reported that its swap is about to begin."""
     case = await begin_swap(environment)
     assert (await case.perform(environment.http)).status_code == 200
     return case
@@ -281,9 +286,9 @@ async def stored_state(environment: CaseEnvironment, case: CrashCase, http: http
         "history": case.normalize(audit),
         "registered": case.normalize(hub_rows),
         "states": case.normalize({key: row for key, row in hub_rows_in_tables.items() if key.endswith("hub")}),
-        "probed": case.normalize(sorted(hub_rows_in_tables)),
-        "leased": case.normalize(sorted(key for key, row in hub_rows_in_tables.items() if "LeasedUntil" in row)),
-        "records": case.normalize(hubs_with_tables),
+        "probed": sorted(case.normalize(list(hub_rows_in_tables))),
+        "leased": sorted(case.normalize([key for key, row in hub_rows_in_tables.items() if "LeasedUntil" in row])),
+        "records": sorted(case.normalize(hubs_with_tables)),
         "artifacts": case.normalize(
             await environment.account.list_artifacts(case.hubs["old"]) if case.in_provider_account else []
         ),
@@ -304,6 +309,7 @@ async def _read_hub_rows(server: StateServer, hub: str) -> dict[str, dict[str, A
 
 
 async def _row_keys(server: StateServer, table: str, partition: str) -> list[str]:
+    """The sorted row keys of a partition."""
     rows = server.tables.client(table).query_entities("PartitionKey eq @p", parameters={"p": partition})
     return sorted([row["RowKey"] async for row in rows])
 

@@ -1,4 +1,4 @@
-"""A server that crashes at one of its requests to the storage. No later request of it reaches the storage, so its own
+"""A server that crashes at one of its requests to the storage. Its later requests do not reach the storage, so its own
 code cannot clean up."""
 
 import asyncio
@@ -28,11 +28,11 @@ class CrashTiming(StrEnum):
     """What happens to the request at which the server crashes."""
 
     BEFORE = "before"
-    """It never reaches the storage."""
+    """The request never reaches the storage."""
     AFTER = "after"
-    """It reaches the storage, and the response is lost."""
+    """The request reaches the storage, and the response is lost."""
     LATE = "late"
-    """It is delayed, and reaches the storage after the next server has completed the operation."""
+    """The request is delayed, and reaches the storage after the next server has completed the operation."""
 
 
 class _RequestFate(StrEnum):
@@ -46,21 +46,24 @@ class CrashPlan:
 
     - `at_request`: None means no crash.
     - `requests`: the method and path of each request.
-    - `died`: set when the server has crashed and no request of it is in flight, except a request that is delayed.
+    - `crashed`: set when the server has crashed and none of its requests is in flight, except a delayed one.
+    - `release_late`: the test sets it to let the delayed request continue.
+    - `late_arrived`: set when the storage has carried out the delayed request.
     """
 
     at_request: int | None = None
     timing: CrashTiming = CrashTiming.BEFORE
     requests: list[tuple[str, str]] = field(default_factory=list)
-    died: asyncio.Event = field(default_factory=asyncio.Event)
+    crashed: asyncio.Event = field(default_factory=asyncio.Event)
     release_late: asyncio.Event = field(default_factory=asyncio.Event)
     late_arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    _crashed: bool = False
+    _has_crashed: bool = False
     _in_flight: int = 0
     _fate: ContextVar[_RequestFate] = field(default_factory=lambda: ContextVar("fate"))
     _late: ContextVar[bool] = field(default_factory=lambda: ContextVar("late", default=False))
 
     def attach_to(self, proxy: StorageProxy) -> None:
+        """Apply the plan to all requests that go through this proxy."""
         proxy.before_request, proxy.failure_status, proxy.drops_response = (
             self._before_request,
             self._failure_status,
@@ -68,27 +71,28 @@ class CrashPlan:
         )
 
     @property
-    def writes(self) -> int:
+    def write_count(self) -> int:
+        """The number of requests so far that may change the storage."""
         return sum(method not in _READS for method, _ in self.requests)
 
     async def _before_request(self, method: str, path: str) -> None:
         self.requests.append((method, path))
         is_crash_point = len(self.requests) == self.at_request
-        if self._crashed or (is_crash_point and self.timing is CrashTiming.BEFORE):
+        if self._has_crashed or (is_crash_point and self.timing is CrashTiming.BEFORE):
             self._fate.set(_RequestFate.IS_CUT)
-            self._crashed = True
-            self._check_crashed()
+            self._has_crashed = True
+            self._report_crash_without_requests()
             return
         self._fate.set(_RequestFate.PASSES)
         if not is_crash_point:
             self._in_flight += 1
             return
-        self._crashed = True
+        self._has_crashed = True
         if self.timing is CrashTiming.AFTER:
             self._in_flight += 1
             return
         self._late.set(True)
-        self._check_crashed()
+        self._report_crash_without_requests()
         await self.release_late.wait()
 
     def _failure_status(self, method: str, path: str) -> int | None:
@@ -100,20 +104,23 @@ class CrashPlan:
             self.late_arrived.set()
             return True
         self._in_flight -= 1
-        self._check_crashed()
-        return self._crashed
+        self._report_crash_without_requests()
+        return self._has_crashed
 
-    def _check_crashed(self) -> None:
-        if self._crashed and not self._in_flight:
-            self.died.set()
+    def _report_crash_without_requests(self) -> None:
+        """Set `crashed` once no request is in flight."""
+        if self._has_crashed and not self._in_flight:
+            self.crashed.set()
 
 
 @asynccontextmanager
 async def crashing_server(
     storage: StorageSettings, crash_plan: CrashPlan, clock_offset_seconds: float = 0
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server that crashes by `crash_plan`. The storage also holds the task hubs of its apps, and requests
-    to them count."""
+    """A client of a server that crashes by `crash_plan`.
+
+    The storage also holds the task hubs of its apps. The plan counts requests to them, too.
+    """
     async with AsyncExitStack() as stack:
         ports: list[int] = []
         for service in _SERVICES:
@@ -147,17 +154,17 @@ async def in_process_server(
 async def send_until_crash(
     client: httpx.AsyncClient, send: SendRequest, crash_plan: CrashPlan
 ) -> httpx.Response | None:
-    """Send a request until the response arrives or the server crashes. None if it crashes first."""
+    """Send a request, and return its response; None if the server crashes first."""
 
-    async def request() -> httpx.Response:
+    async def send_request() -> httpx.Response:
         return await send(client)
 
-    responding = asyncio.create_task(request())
-    crashing = asyncio.create_task(crash_plan.died.wait())
+    responding = asyncio.create_task(send_request())
+    crashing = asyncio.create_task(crash_plan.crashed.wait())
     done, _ = await asyncio.wait({responding, crashing}, timeout=_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     assert done, "neither a response nor a crash"
     crashing.cancel()
-    if not crash_plan.died.is_set():
+    if not crash_plan.crashed.is_set():
         return await responding
     responding.cancel()
     await asyncio.gather(responding, crashing, return_exceptions=True)
@@ -171,6 +178,7 @@ def _settings_for_service(storage: StorageSettings, service: str) -> StorageSett
 
 
 def _port(storage: StorageSettings, service: str) -> int:
+    """The port of a service in the connection string."""
     assert storage.connection_string is not None
     parts = dict(part.partition("=")[::2] for part in storage.connection_string.get_secret_value().split(";"))
     port = httpx.URL(parts[f"{service}Endpoint"]).port

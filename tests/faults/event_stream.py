@@ -86,11 +86,13 @@ def generate_orders(
 
 
 def instance_id_of(event: dict[str, Any]) -> str:
+    """The instance id of an event."""
     instance_id: str = event["data"]["instanceId"]
     return instance_id
 
 
 def is_start(event: dict[str, Any]) -> bool:
+    """Whether an event reports that an instance runs."""
     status: str = event["data"]["runtimeStatus"]
     return status == RUNNING
 

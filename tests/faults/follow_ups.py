@@ -1,5 +1,6 @@
-"""Requests that follow a crash when the pipeline does not repeat its own: by the same run or by others. The operation
-may or may not have taken effect before the crash; each follow-up must succeed in both cases."""
+"""Requests that follow a crash when the pipeline does not repeat its own request. The same run or others send them.
+
+The operation may or may not have taken effect before the crash. Each follow-up must succeed in both cases."""
 
 from typing import Any
 
@@ -122,6 +123,7 @@ async def clean_up_in_next_release(case: CrashCase, http: httpx.AsyncClient) -> 
 
 
 async def _get_app(case: CrashCase, http: httpx.AsyncClient) -> Any:
+    """The response of GetApp."""
     response = await http.get(f"/api/apps/{case.app}")
     assert response.status_code == 200, response.text
     return response.json()
@@ -134,6 +136,7 @@ async def _hubs_in_slots(case: CrashCase, http: httpx.AsyncClient) -> tuple[str,
 
 
 async def _staged_hub(case: CrashCase, http: httpx.AsyncClient) -> str:
+    """The task hub in the staging slot."""
     return (await _hubs_in_slots(case, http))[1]
 
 
@@ -145,8 +148,10 @@ async def _get_history(case: CrashCase, http: httpx.AsyncClient) -> list[Any]:
 
 
 async def _audited_operations(case: CrashCase, http: httpx.AsyncClient) -> list[str]:
-    """The audited operations, newest first, without those that prepared the case: PutApp, and the PostStaging before a
-    swap."""
+    """The audited operations, newest first, without those that prepared the case.
+
+    PutApp prepares a case, and so does the PostStaging before a swap.
+    """
     history = await _get_history(case, http)
     operations = [record["operation"] for record in history if record["operation"] != "PutApp"]
     if "PostSwap" in operations:

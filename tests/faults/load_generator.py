@@ -60,6 +60,8 @@ class LoadTally:
 
 
 class LoadGenerator:
+    """Delivers events by a plan over several connections, and counts the responses."""
+
     def __init__(self, plan: LoadPlan) -> None:
         self._plan = plan
         self.tally = LoadTally()
@@ -76,10 +78,11 @@ class LoadGenerator:
         self._waiting: asyncio.Queue[None] = asyncio.Queue()
 
     async def run(self) -> LoadTally:
+        """Deliver events until the time of the plan is over."""
         began_at = time.monotonic()
         self._until = began_at + self._plan.seconds
         async with asyncio.TaskGroup() as tasks:
-            workers = [tasks.create_task(self._connection()) for _ in range(self._plan.connections)]
+            workers = [tasks.create_task(self._send_over_one_connection()) for _ in range(self._plan.connections)]
             if self._plan.per_second is not None:
                 await self._queue_deliveries(self._plan.per_second)
                 # Deliveries in flight may be answered. Those that wait for a connection are not sent any more.
@@ -90,6 +93,7 @@ class LoadGenerator:
         return self.tally
 
     async def _queue_deliveries(self, per_second: float) -> None:
+        """Make deliveries due at this rate, until the time of the plan is over."""
         began = time.monotonic()
         while (now := time.monotonic()) < self._until:
             due = int((now - began) * per_second)
@@ -99,7 +103,7 @@ class LoadGenerator:
             self.tally.max_waiting = max(self.tally.max_waiting, self._waiting.qsize())
             await asyncio.sleep(0.01)
 
-    async def _connection(self) -> None:
+    async def _send_over_one_connection(self) -> None:
         """Send one delivery after the other, over the same connection while it lasts."""
         stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while time.monotonic() < self._until:
@@ -154,7 +158,7 @@ class LoadGenerator:
             self.tally.acknowledged_deliveries += 1
             self.tally.acknowledged_events += len(numbers)
             self.acknowledged += numbers
-        elif not _is_clean_refusal(status, headers, response):
+        elif not _is_documented_refusal(status, headers, response):
             self.tally.unexpected_responses.append(f"{status} {headers} {response[:200]!r}")
         if status != 200:
             # Do not send the next delivery at once after a refusal.
@@ -168,7 +172,7 @@ async def _read_response(reader: asyncio.StreamReader) -> tuple[int, dict[str, s
     return int(first.split(" ")[1]), headers, await reader.readexactly(int(headers.get("content-length", "0")))
 
 
-def _is_clean_refusal(status: int, headers: dict[str, str], body: bytes) -> bool:
+def _is_documented_refusal(status: int, headers: dict[str, str], body: bytes) -> bool:
     if status not in (429, 503) or not headers.get("retry-after", "").isdigit():
         return False
     if headers.get("content-type") != "application/problem+json":

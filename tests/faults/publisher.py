@@ -73,9 +73,11 @@ class Publisher:
 
     @property
     def acknowledged_events(self) -> list[dict[str, Any]]:
+        """The events that a server has acknowledged."""
         return [self.events[number] for number in self.acknowledged]
 
     def summary(self) -> dict[str, int]:
+        """The measurements of this publisher."""
         return {
             "events": len(self.events),
             "acknowledged": len(self.acknowledged),
@@ -93,7 +95,7 @@ class Publisher:
         """Publish events. Returns when each is acknowledged or dropped."""
         first = len(self.events)
         self.events += events
-        new_deliveries = deque(self._deliveries(range(first, len(self.events))))
+        new_deliveries = deque(self._create_deliveries(range(first, len(self.events))))
         retries: list[_Delivery] = []
         unfinished_count = len(new_deliveries)
         began_at, released_count = time.monotonic(), 0
@@ -109,7 +111,7 @@ class Publisher:
             released_count += len(new_deliveries[0].events)
             return new_deliveries.popleft()
 
-        async def work(session: aiohttp.ClientSession) -> None:
+        async def send_deliveries(session: aiohttp.ClientSession) -> None:
             nonlocal unfinished_count
             while unfinished_count:
                 delivery = next_delivery()
@@ -125,9 +127,10 @@ class Publisher:
 
         limits = aiohttp.ClientTimeout(total=self.timeout)
         async with aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0)) as session:
-            await asyncio.gather(*(work(session) for _ in range(self.in_flight)))
+            await asyncio.gather(*(send_deliveries(session) for _ in range(self.in_flight)))
 
-    def _deliveries(self, numbers: Sequence[int]) -> list[_Delivery]:
+    def _create_deliveries(self, numbers: Sequence[int]) -> list[_Delivery]:
+        """Distribute these events over deliveries, out of order, and duplicate some deliveries."""
         rng = self._random
         order = sorted(numbers, key=lambda number: number + rng.random() * self.max_displacement)
         deliveries: list[_Delivery] = []

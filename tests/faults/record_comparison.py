@@ -81,7 +81,7 @@ async def compare_records(
     differences += [
         f"row of {order}: {instances.get(order)}, not {expected_records.expected.get(order)}"
         for order in instances.keys() | expected_records.expected.keys()
-        if not _agrees(instances.get(order), expected_records.expected.get(order))
+        if not _row_matches(instances.get(order), expected_records.expected.get(order))
     ]
     differences += [
         f"active rows of {order}: {active.get(order)}"
@@ -91,7 +91,8 @@ async def compare_records(
     return RecordComparison(find_lost_events(acknowledged, instances), differences, len(listed))
 
 
-def _agrees(row: Row | None, expected: Row | None) -> bool:
+def _row_matches(row: Row | None, expected: Row | None) -> bool:
+    """Whether a row has the values of an expected instance."""
     if row is None or expected is None:
         return False
     return all(row.get(column) == expected[name] for name, column in _COLUMN_OF_MEMBER.items())

@@ -14,8 +14,10 @@ from state_api.settings import StorageSettings
 
 @dataclass
 class ServerGroup:
-    """Server processes on one storage. `addresses` has the URL of each, in order; a killed server keeps its URL until
-    it is restarted at another one."""
+    """Server processes on one storage.
+
+    `addresses` has the URL of each server, in order. A killed server keeps its URL until it is restarted at another.
+    """
 
     storage: StorageSettings
     folder: Path
@@ -36,6 +38,7 @@ class ServerGroup:
         return server
 
     def kill(self, index: int) -> None:
+        """Kill a server with SIGKILL."""
         self.update_peak_memory()
         self.kills += 1
         self.processes[index].process.kill()
@@ -48,9 +51,11 @@ class ServerGroup:
         self.processes[index], self.addresses[index] = server, server.url
 
     def pause(self, index: int) -> None:
+        """Stop a server with SIGSTOP until `resume`."""
         self.processes[index].process.send_signal(signal.SIGSTOP)
 
     def resume(self, index: int) -> None:
+        """Let a paused server continue."""
         self.processes[index].process.send_signal(signal.SIGCONT)
 
     def update_peak_memory(self) -> float:
@@ -62,6 +67,7 @@ class ServerGroup:
 
 
 def peak_rss_mb(process_id: int) -> float:
+    """The peak memory of a process so far, in MB."""
     status = Path(f"/proc/{process_id}/status").read_text()
     match = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert match is not None

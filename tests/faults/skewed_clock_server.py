@@ -33,6 +33,7 @@ def shift_clock(seconds: int) -> None:
 
 
 def _shifted(name: str, seconds: int) -> Any:
+    """A function like `time.{name}` that shows a time this many seconds ahead."""
     original = getattr(time, name)
     now = time.time
     if name == "time":

@@ -13,10 +13,10 @@ class StorageFault(StrEnum):
     """What happens to a request that fails."""
 
     SLOW = "slow"
-    """It takes 0.1 to 3 s longer."""
+    """The request takes 0.1 to 3 s longer."""
     UNAVAILABLE = "503"
     THROTTLED = "429"
-    """With Retry-After."""
+    """The response has the header Retry-After."""
     SERVER_ERROR = "500"
     CONNECTION_CUT = "cut before"
     """The connection is cut before the request reaches the storage."""
@@ -49,6 +49,7 @@ class FaultInjector:
         self._random = random.Random(f"{self.seed} {self.fault}")
 
     def attach_to(self, proxy: StorageProxy) -> None:
+        """Make requests through this proxy fail."""
         proxy.before_request, proxy.failure_status, proxy.drops_response = (
             self._before_request,
             self._failure_status,

@@ -52,7 +52,8 @@ class ControlWriter:
     async def __aexit__(self, *error: object) -> None:
         await self._table.close()
 
-    async def write(self, count: int = 1) -> None:
+    async def write_transactions(self, count: int = 1) -> None:
+        """Write this many transactions. A failed transaction is not written again."""
         for _ in range(count):
             number = self._next
             self._next += 1
@@ -65,8 +66,9 @@ class ControlWriter:
                 self.acknowledged.add(number)
 
     async def write_continuously(self) -> None:
+        """Write transactions until the task is cancelled."""
         while True:
-            await self.write()
+            await self.write_transactions()
             await asyncio.sleep(0.1)
 
     async def count_lost_and_torn(self) -> tuple[int, int]:
@@ -90,7 +92,7 @@ async def test_the_emulator_without_a_journal_loses_acknowledged_writes(
             # Repeats until Azurite has acknowledged rows and is stopped before its next save.
             while True:
                 saved_at = storage.database_file.stat().st_mtime_ns
-                await control.write(10)
+                await control.write_transactions(10)
                 storage.process.send_signal(signal.SIGSTOP)
                 if storage.database_file.stat().st_mtime_ns == saved_at:
                     break

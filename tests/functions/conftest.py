@@ -7,7 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 import function_app
-from state_api.settings import DOCUMENTED_SETTINGS, STATE_KEYS, STATE_STORAGE, StorageSettings
+from harness.processes import free_port
+from state_api.settings import (
+    DOCUMENTED_SETTINGS,
+    STATE_KEYS,
+    STATE_STORAGE,
+    StorageSettings,
+    emulator_connection_string,
+)
 from tests.functions.invocations import ADMIN_KEY
 from tests.keys import key_entry
 
@@ -33,5 +40,15 @@ async def function_app_settings(
     """The environment has the storage of the test run and an admin's key. Closes the server at the end."""
     assert storage.connection_string is not None
     monkeypatch.setenv(STATE_STORAGE, storage.connection_string.get_secret_value())
+    yield
+    await function_app.server().close()
+
+
+@pytest.fixture
+async def unreachable_storage(
+    no_settings: None, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> AsyncIterator[None]:
+    """The setting of the state storage names a port at which no storage listens. Closes the server at the end."""
+    monkeypatch.setenv(STATE_STORAGE, emulator_connection_string("127.0.0.1", free_port()))
     yield
     await function_app.server().close()

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -9,11 +10,13 @@ from urllib.parse import urlencode
 import azure.functions as func
 
 import function_app
+from tests import recordings
 
 ADMIN_KEY = "an-admin-key-0123456789"
 HOST_URL = "http://localhost:7071"
 EVENT_GRID_FUNCTION = "RecordLifecycleEvent"
 TIMER_FUNCTION = "ProbeTaskHubs"
+_SAMPLES = Path(__file__).parent.parent / "samples"
 
 
 @functools.cache
@@ -38,7 +41,10 @@ async def invoke(
     query: dict[str, Any] | None = None,
     **route: str,
 ) -> func.HttpResponse:
-    """Invoke an HTTP function, by default with the first of its methods."""
+    """Invoke an HTTP function, by default with the first of its methods.
+
+    The keyword arguments `route` are the parameters in the path, such as `app`.
+    """
     function = indexed_functions()[name]
     request = func.HttpRequest(
         method or function.get_trigger().methods[0].value,
@@ -46,25 +52,52 @@ async def invoke(
         headers={"x-functions-key": key}
         | ({"content-type": "application/json"} if body is not None else {})
         | (headers or {}),
-        params={key: str(value) for key, value in (query or {}).items()},
+        params={parameter: str(value) for parameter, value in (query or {}).items()},
         route_params=route,
         body=b"" if body is None else json.dumps(body).encode(),
     )
+    return await pass_request(name, request)
+
+
+async def pass_request(name: str, request: func.HttpRequest) -> func.HttpResponse:
+    """Call the handler of the HTTP function `name` with this request."""
     context = cast("func.Context", SimpleNamespace(function_name=name, invocation_id="0"))
-    response: func.HttpResponse = await function.get_user_function()(req=request, context=context)
+    response: func.HttpResponse = await indexed_functions()[name].get_user_function()(req=request, context=context)
     return response
 
 
 async def deliver_event(event: Any) -> None:
     """Invoke the Event Grid trigger, which receives the JSON of the event as text."""
-    await indexed_functions()[EVENT_GRID_FUNCTION].get_user_function()(event=json.dumps(event))
+    await deliver_text(json.dumps(event))
+
+
+async def deliver_text(text: str) -> None:
+    """Invoke the Event Grid trigger with this text, which may be no event."""
+    await indexed_functions()[EVENT_GRID_FUNCTION].get_user_function()(event=text)
 
 
 def json_body(response: func.HttpResponse) -> Any:
+    """The body of the response, parsed as JSON."""
     return json.loads(response.get_body())
 
 
 def media_type(response: func.HttpResponse) -> str:
-    """The type that the host sends: the header, of which there must be one."""
+    """The value of the response's only Content-Type header, which the host sends on."""
     (content_type,) = response.headers.getlist("content-type")
     return str(content_type)
+
+
+def http_functions() -> dict[str, Any]:
+    """The functions with an HTTP trigger, by name."""
+    return {
+        name: function
+        for name, function in indexed_functions().items()
+        if name not in (EVENT_GRID_FUNCTION, TIMER_FUNCTION)
+    }
+
+
+def sample_delivery(name: str, hub: str) -> Any:
+    """A delivery of Event Grid, recorded or from the documentation, whose events are those of this task hub."""
+    if name in {*recordings.DELIVERIES, "continue-as-new"}:
+        return recordings.recorded_delivery(name, hub)
+    return json.loads((_SAMPLES / f"{name}.json").read_text().replace('"v41"', f'"{hub}"'))

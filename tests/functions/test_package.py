@@ -20,7 +20,7 @@ from state_api.settings import DEVELOPMENT_STORAGE, DOCUMENTED_SETTINGS, STATE_S
 
 REPOSITORY = Path(function_app.__file__).parent
 
-USE_EVERY_DEPENDENCY = """
+LIST_FILES_OF_USED_MODULES = """
 import asyncio, sys
 before = set(sys.modules)
 import function_app
@@ -37,7 +37,7 @@ connections = TaskHubConnections({
 uri = "https://account.table.core.windows.net"
 server = StateServer(Settings(storage=StorageSettings(table_service_uri=uri), connections=connections))
 
-async def use():
+async def use_backends():
     scheduler = server.backends.backend_for(ProviderConfig("scheduler", "STATE_TASKHUBS_SCHEDULER"))
     storage = server.backends.backend_for(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     storage._account.queue_service()  # A backend uses the queues only after the tables have answered.
@@ -48,7 +48,7 @@ async def use():
             pass
     await server.close()
 
-asyncio.run(use())
+asyncio.run(use_backends())
 for name in set(sys.modules) - before:
     print(getattr(sys.modules[name], "__file__", None))
 """
@@ -64,6 +64,7 @@ def run_python(script: str, folder: Path, **environment: str) -> str:
 
 
 def read_json(name: str) -> Any:
+    """The JSON document in this file of the repository."""
     return json.loads((REPOSITORY / name).read_text())
 
 
@@ -80,7 +81,7 @@ def test_the_host_serves_the_api_under_api_and_has_the_event_grid_extension() ->
 
 @pytest.mark.parametrize("name", ["host.json", "durable_app/host.json"])
 def test_the_host_logs_only_warnings_of_the_two_noisiest_libraries(name: str) -> None:
-    """At the level Information they logged 765 lines in 30 idle seconds (docs/platform.md)."""
+    """At the level Information these libraries log 765 lines in 30 idle seconds (docs/platform.md)."""
     levels = read_json(name)["logging"]["logLevel"]
     assert (levels["Azure.Core"], levels["DurableTask"]) == ("Warning", "Warning")
 
@@ -106,8 +107,12 @@ def test_the_published_files_suffice_to_index_all_functions_and_include_no_devel
     published_folder: Path,
 ) -> None:
     script = "import function_app; print(function_app.__file__, len(function_app.app.get_functions()))"
-    functions = len(function_app.OPERATIONS) + 2
-    assert run_python(script, published_folder).split() == [str(published_folder / "function_app.py"), str(functions)]
+    trigger_count = 2
+    function_count = len(function_app.OPERATIONS) + trigger_count
+    assert run_python(script, published_folder).split() == [
+        str(published_folder / "function_app.py"),
+        str(function_count),
+    ]
     names = {path.name for path in published_folder.iterdir()}
     assert {"host.json", "requirements.txt", "function_app.py", "state_api"} <= names
     development_files = {".git", ".venv", "node_modules", "tests", "dev", "docs", "Makefile", "requirements-dev.txt"}
@@ -138,25 +143,25 @@ def distribution_by_file() -> dict[str, str]:
 
 def transitive_requirements(names: set[str]) -> set[str]:
     """These distributions and all that they require directly or indirectly in this environment, without extras."""
-    closure: set[str] = set()
+    required: set[str] = set()
     while names:
         name = names.pop()
-        closure.add(name)
+        required.add(name)
         for line in importlib.metadata.requires(name) or []:
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                names |= {canonicalize_name(requirement.name)} - closure
-    return closure
+                names |= {canonicalize_name(requirement.name)} - required
+    return required
 
 
-def test_the_installed_versions_are_the_pinned_ones() -> None:
+def test_the_installed_versions_are_the_pinned_versions() -> None:
     assert pinned_requirements() == {name: importlib.metadata.version(name) for name in pinned_requirements()}
 
 
 def test_the_requirements_are_exactly_the_distributions_that_the_function_app_loads() -> None:
-    """Every requirement is loaded, and every other loaded distribution is required by one of them."""
+    """The app loads every requirement, and every other distribution that it loads is required by a requirement."""
     distributions = distribution_by_file()
-    files = run_python(USE_EVERY_DEPENDENCY, REPOSITORY).split("\n")
+    files = run_python(LIST_FILES_OF_USED_MODULES, REPOSITORY).split("\n")
     loaded = {distributions[file] for file in files if file in distributions}
     assert set(pinned_requirements()) <= loaded
     assert loaded <= transitive_requirements(set(pinned_requirements()))

@@ -27,6 +27,8 @@ def parse_body(body: bytes) -> Any:
 
 @dataclass(frozen=True)
 class DeliveryChecker:
+    """Sends deliveries to a server and checks where their events are afterwards."""
+
     client: httpx.Client
     tables: TableServiceClient
 
@@ -57,8 +59,10 @@ class DeliveryChecker:
         return counts["recorded"] + counts["unchanged"], counts["quarantined"]
 
     def locate_events(self, response: httpx.Response, events: Sequence[Any]) -> Counter[str]:
-        """Check that every event of a delivery is in quarantine or has a record. Returns the quarantined events as
-        text."""
+        """Check that every event of a delivery is in quarantine or has a record.
+
+        Returns the quarantined events as text.
+        """
         recorded_count, quarantined_count = self.check_counts(response)
         assert recorded_count + quarantined_count == len(events)
         quarantined = Counter(self.list_quarantined())
@@ -86,6 +90,7 @@ class DeliveryChecker:
         return [event["event"] for event in events]
 
     def list_instances(self, hub: str) -> list[Any]:
+        """All recorded instances of a task hub."""
         return self._list_all(f"/api/taskhubs/{hub}/instances", "instances")
 
     def _list_all(self, path: str, member: str) -> list[Any]:

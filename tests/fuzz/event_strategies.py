@@ -21,6 +21,7 @@ STATUSES = sorted(RuntimeStatus)
 
 
 def _read_sample(name: str) -> list[Any]:
+    """The events of a sample delivery."""
     sample = json.loads((Path(__file__).parent.parent / "samples" / f"{name}.json").read_text())
     return sample if isinstance(sample, list) else [sample]
 
@@ -38,7 +39,7 @@ SAMPLES = [
 # --- any JSON ---
 
 ANY_TEXT = st.text(st.characters(), max_size=30)
-"""Includes lone surrogates, which JSON can contain as \\ud800."""
+"""Text with any characters, also lone surrogates, which JSON can contain as \\ud800."""
 ODD_TEXT = st.sampled_from(
     ["", "\x00", "\ud800", "\udfff\ud800", "\u2028", "\u2029", "\ufeff", "\ufffe", "\U0010ffff", "e\u0301", "^h", "a|"]
 )
@@ -48,26 +49,27 @@ NUMBERS = st.one_of(
 )
 
 
-def nested(depth: int, inner: Any) -> Any:
-    """`inner` inside of `depth` arrays and objects."""
+def nest(depth: int, value: Any) -> Any:
+    """Put a value inside of `depth` arrays and objects."""
     for level in range(depth):
-        inner = [inner] if level % 2 else {"data": inner}
-    return inner
+        value = [value] if level % 2 else {"data": value}
+    return value
 
 
 SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, ANY_TEXT, ODD_TEXT)
 SHALLOW_JSON = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ANY_TEXT, inner, max_size=4),
+    lambda members: st.lists(members, max_size=4) | st.dictionaries(ANY_TEXT, members, max_size=4),
     max_leaves=12,
 )
-JSON_VALUES = SHALLOW_JSON | st.builds(nested, st.integers(1, 300), SCALARS)
-"""Nested up to 300 levels. Another test goes deeper."""
+JSON_VALUES = SHALLOW_JSON | st.builds(nest, st.integers(1, 300), SCALARS)
+"""JSON that is nested up to 300 levels. A test of the event parser tries deeper levels."""
 
 # --- valid events ---
 
 
 def utf16_length(text: str) -> int:
+    """The length of the text in UTF-16 code units, in which .NET counts."""
     return len(text.encode("utf-16-le")) // 2
 
 

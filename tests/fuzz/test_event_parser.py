@@ -17,7 +17,8 @@ NOW = parse_instant("2026-11-21T00:00:00Z")
 MANY_EXAMPLES = settings(max_examples=example_count(by_default=25, fuzz=5000), database=None)
 
 
-def parse_error(event: Any) -> InvalidEvent | None:
+def find_parse_error(event: Any) -> InvalidEvent | None:
+    """The error with which the parser refuses the event, or None."""
     try:
         parse_event(event, NOW)
     except InvalidEvent as error:
@@ -26,9 +27,11 @@ def parse_error(event: Any) -> InvalidEvent | None:
 
 
 def is_valid(event: Any) -> bool:
-    """Whether the parser accepts the event. Checks that the storage can hold the parsed event, and that the message of
-    an error can be shown."""
-    if (error := parse_error(event)) is not None:
+    """Whether the parser accepts the event.
+
+    Asserts that the storage can hold the parsed event, and that the message of an error can be shown.
+    """
+    if (error := find_parse_error(event)) is not None:
         assert error.code in QUARANTINE_CODES
         assert error.message.isascii()
         assert error.message.isprintable()
@@ -63,10 +66,11 @@ def test_invalid_events_are_refused(event: Any) -> None:
 
 
 EXTRA_FRAMES = 12
-"""How many stack frames deeper than the JSON parser the event parser may be called; this depends on the host."""
+"""How many stack frames deeper than the JSON parser the event parser may be called, which depends on the host."""
 
 
 def is_valid_at_stack_depth(frames: int, event: Any) -> bool:
+    """Whether the parser accepts the event when it is called this many stack frames deeper."""
     return is_valid_at_stack_depth(frames - 1, event) if frames else is_valid(event)
 
 
@@ -87,10 +91,10 @@ def test_any_nesting_that_the_json_parser_accepts_is_handled(member: str) -> Non
     event: dict[str, Any] = {"eventType": "orchestratorEvent", "eventTime": "2026-11-20T09:00:00Z", "data": data}
     (event if member in ("eventType", "eventTime", "data") else data)[member] = "DEEP"
 
-    def event_with_depth(depth: int) -> Any:
+    def build_nested_event(depth: int) -> Any:
         return parse_or_none(json.dumps(event).replace('"DEEP"', "[" * depth + "]" * depth))
 
-    first_refused = bisect_left(range(100_000), 1, key=lambda depth: int(event_with_depth(depth) is None))
+    first_refused = bisect_left(range(100_000), 1, key=lambda depth: int(build_nested_event(depth) is None))
     assert 100 < first_refused < 100_000
     for depth in range(first_refused - 60, first_refused):
-        assert is_valid_at_stack_depth(EXTRA_FRAMES, event_with_depth(depth)) is (member == "reason")
+        assert is_valid_at_stack_depth(EXTRA_FRAMES, build_nested_event(depth)) is (member == "reason")

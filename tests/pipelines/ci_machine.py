@@ -20,7 +20,7 @@ import yaml
 from harness.state_server import ROOT
 from tests.builders import event
 from tests.pipelines import fork_server
-from tests.pipelines.fake_az import FakeAzure, install_fake_az
+from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 
 RESOURCE_GROUP = "shop-rg"
 KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("deployer", "admin", "publisher")}

@@ -144,7 +144,7 @@ def test_a_release_goes_through_the_slot(create_run: CreateRun, pipeline_app: Pi
     assert pipeline_app.task_hubs() == (hub_of_run(run), old)
     assert pipeline_app.swap_count == 1
     assert pipeline_app.fake_azure.package(pipeline_app.name) == "app.zip"
-    assert pipeline_app.fake_azure.running(pipeline_app.name, "staging")
+    assert pipeline_app.fake_azure.is_running(pipeline_app.name, "staging")
     swap = next(record for record in pipeline_app.history() if record["operation"] == "PostSwap")
     assert swap["runUrl"] == f"https://dev.azure.example/acme/{PROJECT}/_build/results?buildId={run.number}"
     assert swap["by"] == "Ada Lovelace"
@@ -194,7 +194,7 @@ def test_a_failed_swap_is_reverted_and_done_when_its_job_is_run_again(
 ) -> None:
     old = new_hub_name()
     pipeline_app.register(old)
-    pipeline_app.fake_azure.fault("swap", times=1)
+    pipeline_app.fake_azure.set_fault("swap", call_count=1)
     run = create_run(SAMPLE).start()
     assert run.results["Production"] == "failed"
     assert run.jobs["Production"]["CleanUp"].result == "skipped"
@@ -210,7 +210,7 @@ def test_the_next_attempt_completes_a_job_that_was_cancelled_during_the_swap(
 ) -> None:
     old = new_hub_name()
     pipeline_app.register(old)
-    pipeline_app.fake_azure.fault("swap", code=None, delay_after=4, times=1)
+    pipeline_app.fake_azure.set_fault("swap", exit_code=None, delay_after_seconds=4, call_count=1)
     machine.cancel_when = lambda: (
         pipeline_app.swap_count == 1 and pipeline_app.fake_azure.settings(pipeline_app.name)["TASK_HUB"] != old
     )
@@ -226,7 +226,7 @@ def test_the_next_attempt_completes_a_job_that_was_cancelled_during_the_swap(
 def test_a_deployment_that_fails_can_be_run_again(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
     old = new_hub_name()
     pipeline_app.register(old)
-    pipeline_app.fake_azure.fault("config-zip", times=1)
+    pipeline_app.fake_azure.set_fault("config-zip", call_count=1)
     run = create_run(SAMPLE).start()
     assert run.results["Staging"] == "failed"
     run.rerun_failed()

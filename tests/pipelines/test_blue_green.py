@@ -76,7 +76,7 @@ def test_running_the_blue_green_swap_again_after_it_succeeded_does_not_undo_it(
 def test_a_blue_green_swap_that_fails_is_done_when_its_job_is_run_again(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp
 ) -> None:
-    unreleased_app.fake_azure.fault("swap", times=1)
+    unreleased_app.fake_azure.set_fault("swap", call_count=1)
     run = release_runner.run(BLUE_GREEN).start()
     assert run.conclusions["swap"] == "failure"
     assert run.conclusions["swap-back"] == "skipped"
@@ -90,7 +90,7 @@ def test_a_blue_green_swap_that_fails_is_done_when_its_job_is_run_again(
 def test_a_blue_green_swap_that_succeeded_but_reported_a_failure_counts(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp
 ) -> None:
-    unreleased_app.fake_azure.fault("swap", done=True, times=1)
+    unreleased_app.fake_azure.set_fault("swap", takes_effect=True, call_count=1)
     run = release_runner.blue_green()
     assert "::warning::" in run.jobs["swap"].log
     assert release_runner.deployed_releases() == (release_of(run), None)
@@ -99,7 +99,7 @@ def test_a_blue_green_swap_that_succeeded_but_reported_a_failure_counts(
 def test_the_next_attempt_does_not_undo_a_blue_green_swap_that_was_interrupted_after_it_happened(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp, machine: Machine
 ) -> None:
-    unreleased_app.fake_azure.fault("swap", code=None, delay_after=2, times=1)
+    unreleased_app.fake_azure.set_fault("swap", exit_code=None, delay_after_seconds=2, call_count=1)
     machine.cancel_when = lambda: release_runner.deployed_releases()[0] is not None
     run = release_runner.run(BLUE_GREEN).start()
     assert run.conclusions["swap"] == "cancelled"
@@ -112,7 +112,7 @@ def test_the_next_attempt_does_not_undo_a_blue_green_swap_that_was_interrupted_a
 def test_a_blue_green_swap_refuses_a_release_of_another_run(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp
 ) -> None:
-    unreleased_app.fake_azure.fault("swap", times=1)
+    unreleased_app.fake_azure.set_fault("swap", call_count=1)
     late = release_runner.run(BLUE_GREEN).start()
     newer = release_runner.blue_green()
     late.rerun_failed()
@@ -167,7 +167,7 @@ def test_the_blue_green_rollback_does_not_promote_a_release_that_was_never_in_pr
     fresh = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
     assert fresh.conclusions == {"rollback": "failure"}
     first = release_runner.blue_green()
-    unreleased_app.fake_azure.fault("swap", times=1)
+    unreleased_app.fake_azure.set_fault("swap", call_count=1)
     staged = release_runner.run(BLUE_GREEN).start()
     button = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
     assert button.conclusions == {"rollback": "failure"}

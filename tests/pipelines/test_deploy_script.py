@@ -25,60 +25,64 @@ class DeployScript:
     def __init__(self, machine: Machine, pipeline_app: PipelineApp) -> None:
         self.machine = machine
         self.pipeline_app = pipeline_app
-        self.code = 0
+        self.exit_code = 0
         self.stderr = ""
         self.ci = {"CI_PIPELINE_URL": RUN, "GITLAB_USER_LOGIN": "ada"}
 
-    def environment(self, **more: str) -> dict[str, str]:
-        known = {
+    def environment(self, **settings: str) -> dict[str, str]:
+        """The environment of the script. `settings` sets SAFE_DEPLOY_ variables, such as `task_hub`."""
+        environment = {
             **self.machine.environment(self.machine.folder, logged_in=True),
             "SAFE_DEPLOY_SERVER": self.pipeline_app.server,
             "SAFE_DEPLOY_APP": self.pipeline_app.name,
             "SAFE_DEPLOY_KEY": KEYS["deployer"],
             **self.ci,
         }
-        return known | {f"SAFE_DEPLOY_{name.upper()}": value for name, value in more.items()}
+        return environment | {f"SAFE_DEPLOY_{name.upper()}": value for name, value in settings.items()}
 
-    def begin(self, *words: str, **more: str) -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        env = self.environment(**more)
+    def start(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+        """Start the script with these arguments, and with `settings` as SAFE_DEPLOY_ variables."""
         return subprocess.Popen(
-            [DEPLOY_SCRIPT, *words],
-            env=env,
+            [DEPLOY_SCRIPT, *arguments],
+            env=self.environment(**settings),
             text=True,
             stdin=subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=pipe,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
         )
 
-    def __call__(self, *words: str, **more: str) -> str:
-        """Run a command of the script. Returns its stdout; `code` and `stderr` have the rest."""
-        process = self.begin(*words, **more)
-        result, self.stderr = process.communicate(timeout=60)
-        self.code = process.returncode
-        assert not any(key in result + self.stderr for key in KEYS.values())
-        return result
+    def run(self, *arguments: str, **settings: str) -> str:
+        """Run the script to its end, and return its stdout. `exit_code` and `stderr` keep the rest of the result."""
+        process = self.start(*arguments, **settings)
+        stdout, self.stderr = process.communicate(timeout=60)
+        self.exit_code = process.returncode
+        assert not any(key in stdout + self.stderr for key in KEYS.values())
+        return stdout
 
-    def swap_command(self) -> list[str]:
+    def swap_arguments(self) -> list[str]:
+        """The arguments of `swap` that make the script swap the slots with `az`."""
         name = self.pipeline_app.name
         swap = ["az", "functionapp", "deployment", "slot", "swap", "--resource-group", RESOURCE_GROUP, "--name", name]
         return ["--", *swap, "--slot", "staging", "--target-slot", "production"]
 
     def replace_curl(self, line: str) -> None:
-        """Put a `curl` in front of the real one that runs this line of shell, which should end with `exec`."""
+        """Put a program `curl` before the real one on the PATH. It runs this line of shell, which ends with `exec`."""
         program = self.machine.tools / "curl"
         program.write_text(f"#!/bin/bash\n{line}\n")
         program.chmod(0o755)
 
-    def run_printed_command(self, outcome: str, whole: str) -> None:
-        """Run the command that the script printed for this outcome, with no other variables set."""
+    def run_printed_command(self, outcome: str, expected_part: str) -> None:
+        """Run the command that the script printed for this outcome, which must contain `expected_part`.
+
+        No SAFE_DEPLOY_ variable except the key is set.
+        """
         commands = re.findall(r"run: (.*? --outcome \w+)", self.stderr)
-        [words] = [command for command in commands if command.endswith(outcome)]
-        assert whole in words
+        [command_line] = [command for command in commands if command.endswith(outcome)]
+        assert expected_part in command_line
         env = {**self.machine.environment(self.machine.folder, logged_in=True), "SAFE_DEPLOY_KEY": KEYS["deployer"]}
-        ended = subprocess.run(["bash", "-c", words], env=env, capture_output=True, check=False, text=True)
-        assert ended.returncode == 0, ended.stderr
+        process = subprocess.run(["bash", "-c", command_line], env=env, capture_output=True, check=False, text=True)
+        assert process.returncode == 0, process.stderr
 
 
 @pytest.fixture
@@ -91,8 +95,8 @@ def staged(pipeline_app: PipelineApp, deploy_script: DeployScript) -> tuple[str,
     """The task hubs in production and in the slot, after a release was staged over an empty slot and deployed."""
     old, new = new_hub_name(), new_hub_name()
     pipeline_app.put({"slots": {"production": {"taskHub": old}}})
-    deploy_script("stage", task_hub=new, version="1.5.0")
-    assert deploy_script.code == 0, deploy_script.stderr
+    deploy_script.run("stage", task_hub=new, version="1.5.0")
+    assert deploy_script.exit_code == 0, deploy_script.stderr
     pipeline_app.reset({"TASK_HUB": old}, {"TASK_HUB": new})
     return old, new
 
@@ -105,17 +109,17 @@ def test_a_release_is_staged_swapped_and_cleaned_up(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
     old, new = staged
-    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
-    assert deploy_script.code == 0, deploy_script.stderr
+    deploy_script.run("swap", *deploy_script.swap_arguments(), task_hub=new)
+    assert deploy_script.exit_code == 0, deploy_script.stderr
     assert pipeline_app.task_hubs() == (new, old)
     assert pipeline_app.app()["slots"]["production"]["version"] == "1.5.0"
 
     newer = new_hub_name()
-    deploy_script("status")
-    assert deploy_script.code == 0
-    deploy_script("stage", task_hub=newer)
-    deploy_script("swap", "--outcome", "done", task_hub=newer)
-    assert '"outcome": "Removed"' in deploy_script("cleanup")
+    deploy_script.run("status")
+    assert deploy_script.exit_code == 0
+    deploy_script.run("stage", task_hub=newer)
+    deploy_script.run("swap", "--outcome", "done", task_hub=newer)
+    assert '"outcome": "Removed"' in deploy_script.run("cleanup")
     records = {(record["runUrl"], record["by"], record["keyName"]) for record in pipeline_app.history()[:-1]}
     assert records == {(RUN, "ada", "the-deployer")}
 
@@ -125,14 +129,14 @@ def test_a_slot_that_is_not_drained_is_not_ready_and_cannot_be_staged(
 ) -> None:
     old, new = staged
     pipeline_app.publish_event(old, "Running")
-    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+    deploy_script.run("swap", *deploy_script.swap_arguments(), task_hub=new)
 
-    assert '"InstancesActive"' in deploy_script("status")
-    assert deploy_script.code == 3
-    deploy_script("stage", task_hub=new_hub_name())
-    assert deploy_script.code == 3
-    deploy_script("status", wait="true", timeout="2")
-    assert deploy_script.code == 5
+    assert '"InstancesActive"' in deploy_script.run("status")
+    assert deploy_script.exit_code == 3
+    deploy_script.run("stage", task_hub=new_hub_name())
+    assert deploy_script.exit_code == 3
+    deploy_script.run("status", wait="true", timeout="2")
+    assert deploy_script.exit_code == 5
 
 
 def test_waiting_ends_when_the_slot_has_drained(
@@ -140,8 +144,8 @@ def test_waiting_ends_when_the_slot_has_drained(
 ) -> None:
     old, new = staged
     pipeline_app.publish_event(old, "Running")
-    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
-    waiting = deploy_script.begin("status", wait="true", timeout="60")
+    deploy_script.run("swap", *deploy_script.swap_arguments(), task_hub=new)
+    waiting = deploy_script.start("status", wait="true", timeout="60")
     assert waiting.stderr is not None
     assert "warning: EventsOnly: " in waiting.stderr.readline()
     assert "not ready" in waiting.stderr.readline()
@@ -151,23 +155,23 @@ def test_waiting_ends_when_the_slot_has_drained(
     assert '"ready": true' in result
 
 
-@pytest.mark.parametrize("happened", [True, False])
+@pytest.mark.parametrize("swaps", [True, False])
 def test_a_swap_whose_command_fails_stays_pending_until_the_printed_command_is_run(
-    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], happened: bool
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], swaps: bool
 ) -> None:
     old, new = staged
-    pipeline_app.fake_azure.fault("swap", times=1, done=happened)
-    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
-    assert deploy_script.code == 6
+    pipeline_app.fake_azure.set_fault("swap", call_count=1, takes_effect=swaps)
+    deploy_script.run("swap", *deploy_script.swap_arguments(), task_hub=new)
+    assert deploy_script.exit_code == 6
     assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
 
-    deploy_script.run_printed_command("done" if happened else "failed", f"SAFE_DEPLOY_TASK_HUB={new} ")
-    assert pipeline_app.task_hubs() == ((new, old) if happened else (old, new))
+    deploy_script.run_printed_command("done" if swaps else "failed", f"SAFE_DEPLOY_TASK_HUB={new} ")
+    assert pipeline_app.task_hubs() == ((new, old) if swaps else (old, new))
     for _ in range(2):
-        deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
-        assert deploy_script.code == 0, deploy_script.stderr
+        deploy_script.run("swap", *deploy_script.swap_arguments(), task_hub=new)
+        assert deploy_script.exit_code == 0, deploy_script.stderr
         assert pipeline_app.task_hubs() == (new, old)
-    assert pipeline_app.swap_count == (1 if happened else 2)
+    assert pipeline_app.swap_count == (1 if swaps else 2)
 
 
 def test_the_printed_command_names_a_slot_other_than_staging(
@@ -175,11 +179,11 @@ def test_the_printed_command_names_a_slot_other_than_staging(
 ) -> None:
     old, new = new_hub_name(), new_hub_name()
     pipeline_app.put({"slots": {"production": {"taskHub": old}, "blue": {"taskHub": new}}})
-    deploy_script("swap", "--", "false", task_hub=new, slot="BLUE")
-    assert deploy_script.code == 6
+    deploy_script.run("swap", "--", "false", task_hub=new, slot="BLUE")
+    assert deploy_script.exit_code == 6
     # A pipeline of another slot is refused too.
-    deploy_script("swap", "--", "true", task_hub=new_hub_name())
-    assert deploy_script.code == 6
+    deploy_script.run("swap", "--", "true", task_hub=new_hub_name())
+    assert deploy_script.exit_code == 6
     deploy_script.run_printed_command("failed", "SAFE_DEPLOY_SLOT=blue ")
     assert pipeline_app.app()["slots"]["production"]["taskHub"] == old
 
@@ -189,8 +193,8 @@ def test_a_command_that_cannot_be_started_is_refused_before_anything_is_on_recor
 ) -> None:
     _, new = staged
     for program in ("no-such-program", "request", str(DEPLOY_SCRIPT.parent), str(ROOT / "README.md")):
-        deploy_script("swap", "--", program, task_hub=new)
-        assert (deploy_script.code, "was not found, so no swap was recorded" in deploy_script.stderr) == (2, True)
+        deploy_script.run("swap", "--", program, task_hub=new)
+        assert (deploy_script.exit_code, "was not found, so no swap was recorded" in deploy_script.stderr) == (2, True)
     assert pipeline_app.app()["pendingSwap"] is None
     assert pipeline_app.task_hubs() == staged
 
@@ -201,8 +205,8 @@ def test_a_server_that_fails_after_the_swap_gets_the_outcome_by_the_printed_comm
     old, new = staged
     gone = tmp_path / "gone"
     deploy_script.replace_curl(f'[[ ! -e {gone} ]] || exit 7; exec /usr/bin/curl "$@"')
-    deploy_script("swap", "--", "bash", "-c", f"touch {gone}", task_hub=new, retry_for="1")
-    assert deploy_script.code == 1
+    deploy_script.run("swap", "--", "bash", "-c", f"touch {gone}", task_hub=new, retry_for="1")
+    assert deploy_script.exit_code == 1
     gone.unlink()
     deploy_script.run_printed_command("done", f"SAFE_DEPLOY_TASK_HUB={new} ")
     slots = pipeline_app.app()["slots"]
@@ -213,55 +217,59 @@ def test_a_swap_without_a_command_needs_an_outcome(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
     old, new = staged
-    deploy_script("swap", "--outcome", "pending", task_hub=new)
+    deploy_script.run("swap", "--outcome", "pending", task_hub=new)
     assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
-    deploy_script("swap", "--outcome", "pending", task_hub=new)
-    assert deploy_script.code == 6, "a second swap would bring the old version back"
-    deploy_script("rollback", "--outcome", "failed")
-    assert deploy_script.code == 6, "it is not a rollback that is pending"
-    deploy_script("swap", "--outcome", "done", task_hub=new)
-    deploy_script("swap", "--outcome", "pending", task_hub=new)
-    assert (deploy_script.code, "Do not swap the slots" in deploy_script.stderr) == (6, True)
+    deploy_script.run("swap", "--outcome", "pending", task_hub=new)
+    assert deploy_script.exit_code == 6, "a second swap would bring the old version back"
+    deploy_script.run("rollback", "--outcome", "failed")
+    assert deploy_script.exit_code == 6, "it is not a rollback that is pending"
+    deploy_script.run("swap", "--outcome", "done", task_hub=new)
+    deploy_script.run("swap", "--outcome", "pending", task_hub=new)
+    assert (deploy_script.exit_code, "Do not swap the slots" in deploy_script.stderr) == (6, True)
     for outcome in ("pending", "failed", "pending", "done", "done"):
-        deploy_script("rollback", "--outcome", outcome)
-        assert deploy_script.code == 0, deploy_script.stderr
+        deploy_script.run("rollback", "--outcome", outcome)
+        assert deploy_script.exit_code == 0, deploy_script.stderr
     slots = pipeline_app.app()["slots"]
     assert (slots["production"]["taskHub"], slots["staging"]["taskHub"]) == (old, new)
     assert pipeline_app.history()[0]["details"]["rollback"] is True
 
 
-@pytest.mark.parametrize("happened", [True, False])
+@pytest.mark.parametrize("swaps", [True, False])
 def test_an_interrupted_swap_stays_pending_until_its_outcome_is_sent(
-    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], happened: bool
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], swaps: bool
 ) -> None:
     old, new = staged
-    pipeline_app.fake_azure.fault(
-        "swap", code=None, times=1, delay=0 if happened else 30, delay_after=30 if happened else 0
+    pipeline_app.fake_azure.set_fault(
+        "swap",
+        exit_code=None,
+        call_count=1,
+        delay_before_seconds=0 if swaps else 30,
+        delay_after_seconds=30 if swaps else 0,
     )
-    process = deploy_script.begin("swap", *deploy_script.swap_command(), task_hub=new)
+    process = deploy_script.start("swap", *deploy_script.swap_arguments(), task_hub=new)
     wait_until(
         lambda: (
             pipeline_app.swap_count == 1
-            and (pipeline_app.fake_azure.settings(pipeline_app.name)["TASK_HUB"] == new) is happened
+            and (pipeline_app.fake_azure.settings(pipeline_app.name)["TASK_HUB"] == new) is swaps
         ),
-        "it has begun",
+        "the swap has begun, and has changed Azure if `swaps` is set",
     )
-    # A machine that goes down ends the script and `az`.
+    # The machine goes down, which ends the script and `az`.
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
 
     # A second swap could undo the first.
-    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
-    assert deploy_script.code == 6
+    deploy_script.run("swap", *deploy_script.swap_arguments(), task_hub=new)
+    assert deploy_script.exit_code == 6
     output = deploy_script.stderr
-    deploy_script("stage", task_hub=new_hub_name())
-    assert deploy_script.code == 6
+    deploy_script.run("stage", task_hub=new_hub_name())
+    assert deploy_script.exit_code == 6
     assert pipeline_app.swap_count == 1
 
     deploy_script.stderr = output
-    deploy_script.run_printed_command("done" if happened else "failed", f"SAFE_DEPLOY_TASK_HUB={new} ")
-    assert pipeline_app.task_hubs() == ((new, old) if happened else (old, new))
+    deploy_script.run_printed_command("done" if swaps else "failed", f"SAFE_DEPLOY_TASK_HUB={new} ")
+    assert pipeline_app.task_hubs() == ((new, old) if swaps else (old, new))
 
 
 def test_a_signal_waits_for_the_command_and_leaves_a_failure_pending(
@@ -269,7 +277,7 @@ def test_a_signal_waits_for_the_command_and_leaves_a_failure_pending(
 ) -> None:
     old, new = staged
     begun = tmp_path / "begun"
-    process = deploy_script.begin("swap", "--", "sh", "-c", f"touch {begun}; sleep 0.5; exit 1", task_hub=new)
+    process = deploy_script.start("swap", "--", "sh", "-c", f"touch {begun}; sleep 0.5; exit 1", task_hub=new)
     wait_until(begun.exists, "the command runs")
     process.send_signal(signal.SIGTERM)
     _, output = process.communicate(timeout=30)
@@ -283,10 +291,10 @@ def test_a_rollback_brings_the_old_version_back_and_doing_it_twice_changes_nothi
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
     old, new = staged
-    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
+    deploy_script.run("swap", *deploy_script.swap_arguments(), task_hub=new)
     for _ in range(2):
-        deploy_script("rollback", *deploy_script.swap_command())
-        assert deploy_script.code == 0, deploy_script.stderr
+        deploy_script.run("rollback", *deploy_script.swap_arguments())
+        assert deploy_script.exit_code == 0, deploy_script.stderr
         assert pipeline_app.task_hubs() == (old, new)
     assert pipeline_app.swap_count == 2
 
@@ -296,13 +304,13 @@ def test_a_rollback_to_the_version_in_production_is_a_conflict_unless_a_rollback
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
     old, new = staged
-    deploy_script("swap", *deploy_script.swap_command(), task_hub=new)
-    deploy_script("rollback", *deploy_script.swap_command(), task_hub=new)
-    assert deploy_script.code == 6
+    deploy_script.run("swap", *deploy_script.swap_arguments(), task_hub=new)
+    deploy_script.run("rollback", *deploy_script.swap_arguments(), task_hub=new)
+    assert deploy_script.exit_code == 6
     assert "not because of a rollback" in deploy_script.stderr
     for _ in range(2):
-        deploy_script("rollback", *deploy_script.swap_command(), task_hub=old, slot="Staging")
-        assert deploy_script.code == 0, deploy_script.stderr
+        deploy_script.run("rollback", *deploy_script.swap_arguments(), task_hub=old, slot="Staging")
+        assert deploy_script.exit_code == 0, deploy_script.stderr
     assert pipeline_app.task_hubs() == (old, new)
     assert pipeline_app.swap_count == 2
 
@@ -312,17 +320,17 @@ def test_a_rollback_finds_its_slots_last_swap_however_far_back_it_is(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
     old, new = staged
-    deploy_script("swap", "--outcome", "done", task_hub=new)
+    deploy_script.run("swap", "--outcome", "done", task_hub=new)
     other = new_hub_name()
     pipeline_app.put({"slots": {"blue": {"taskHub": other}}})
-    deploy_script("swap", "--outcome", "done", task_hub=other, slot="blue")
+    deploy_script.run("swap", "--outcome", "done", task_hub=other, slot="blue")
     # The swap record of the other slot does not count for this slot.
-    deploy_script("rollback", "--outcome", "done", slot="BLUE")
+    deploy_script.run("rollback", "--outcome", "done", slot="BLUE")
     assert pipeline_app.app()["slots"]["production"]["taskHub"] == new
     deploy_script.replace_curl('exec /usr/bin/curl "${@/top=200/top=1}"')
     for _ in range(2):
-        deploy_script("rollback", "--outcome", "done", slot="STAGING")
-        assert deploy_script.code == 0, deploy_script.stderr
+        deploy_script.run("rollback", "--outcome", "done", slot="STAGING")
+        assert deploy_script.exit_code == 0, deploy_script.stderr
         assert pipeline_app.app()["slots"]["production"]["taskHub"] == old
         pipeline_app.put({"policy": {"settleSeconds": 1}})
 
@@ -330,8 +338,8 @@ def test_a_rollback_finds_its_slots_last_swap_however_far_back_it_is(
 def test_a_rollback_does_not_promote_a_version_that_was_only_staged(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
-    deploy_script("rollback", *deploy_script.swap_command())
-    assert deploy_script.code == 6
+    deploy_script.run("rollback", *deploy_script.swap_arguments())
+    assert deploy_script.exit_code == 6
     assert "never in production" in deploy_script.stderr
     assert pipeline_app.task_hubs() == staged
     assert pipeline_app.swap_count == 0
@@ -340,12 +348,12 @@ def test_a_rollback_does_not_promote_a_version_that_was_only_staged(
 def test_another_runs_deployment_is_a_conflict(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
 ) -> None:
-    deploy_script("stage", task_hub=new_hub_name(), run_url="https://ci.example/pipelines/8")
-    assert deploy_script.code == 6
-    deploy_script(
+    deploy_script.run("stage", task_hub=new_hub_name(), run_url="https://ci.example/pipelines/8")
+    assert deploy_script.exit_code == 6
+    deploy_script.run(
         "stage", task_hub=new_hub_name(), run_url="https://ci.example/pipelines/8", take_over="true", reason="7 is dead"
     )
-    assert deploy_script.code == 0, deploy_script.stderr
+    assert deploy_script.exit_code == 0, deploy_script.stderr
 
 
 @pytest.mark.parametrize(
@@ -369,8 +377,8 @@ def test_the_run_is_that_of_the_ci_system(
 ) -> None:
     pipeline_app.register(new_hub_name())
     deploy_script.ci = ci
-    deploy_script("stage", task_hub=new_hub_name())
-    assert deploy_script.code == 0, deploy_script.stderr
+    deploy_script.run("stage", task_hub=new_hub_name())
+    assert deploy_script.exit_code == 0, deploy_script.stderr
     record = pipeline_app.history()[0]
     assert record["runUrl"] == run
     assert actor is None or record["by"] == actor
@@ -379,8 +387,8 @@ def test_the_run_is_that_of_the_ci_system(
 @pytest.mark.parametrize("key", ["", "a-key-that-nobody-knows", KEYS["publisher"]])
 def test_a_key_without_the_role_is_forbidden(deploy_script: DeployScript, pipeline_app: PipelineApp, key: str) -> None:
     pipeline_app.register(new_hub_name())
-    deploy_script("status", key=key)
-    assert deploy_script.code == 4
+    deploy_script.run("status", key=key)
+    assert deploy_script.exit_code == 4
 
 
 @pytest.mark.parametrize(
@@ -413,14 +421,14 @@ def test_invalid_arguments_are_usage_errors(
     deploy_script: DeployScript, pipeline_app: PipelineApp, arguments: list[str], settings: dict[str, str]
 ) -> None:
     pipeline_app.register(new_hub_name())
-    deploy_script(*arguments, **settings)
-    assert deploy_script.code == 2, deploy_script.stderr
+    deploy_script.run(*arguments, **settings)
+    assert deploy_script.exit_code == 2, deploy_script.stderr
 
 
 def test_an_unreachable_server_is_retried_until_the_timeout(deploy_script: DeployScript) -> None:
     began = time.monotonic()
-    deploy_script("status", server=f"http://127.0.0.1:{free_port()}", retry_for="4")
-    assert deploy_script.code == 1
+    deploy_script.run("status", server=f"http://127.0.0.1:{free_port()}", retry_for="4")
+    assert deploy_script.exit_code == 1
     # bash counts whole seconds, so the second pause may or may not fit.
     assert deploy_script.stderr.count("trying again") in (1, 2)
     assert time.monotonic() - began < 30
@@ -433,8 +441,8 @@ def test_the_key_is_in_no_list_of_arguments_and_the_command_does_not_get_it(
     _, new = staged
     seen = tmp_path / "seen"
     deploy_script.replace_curl(f'cat /proc/$$/cmdline /proc/$PPID/cmdline >>{seen}\nexec /usr/bin/curl "$@"')
-    deploy_script("swap", "--", "sh", "-c", "env", task_hub=new)
-    assert deploy_script.code == 0, deploy_script.stderr
+    deploy_script.run("swap", "--", "sh", "-c", "env", task_hub=new)
+    assert deploy_script.exit_code == 0, deploy_script.stderr
     assert "SAFE_DEPLOY_TASK_HUB" in deploy_script.stderr
     assert "SAFE_DEPLOY_KEY" not in deploy_script.stderr
     assert b"/api/apps/" in seen.read_bytes()

@@ -24,7 +24,7 @@ def test_a_release_goes_through_the_slot_and_leaves_the_old_version_there(
     assert pipeline_app.task_hubs() == (hub_of_run(run), old)
     assert pipeline_app.swap_count == 1
     assert pipeline_app.fake_azure.package(pipeline_app.name) == "app.zip"
-    assert pipeline_app.fake_azure.running(pipeline_app.name, "staging")
+    assert pipeline_app.fake_azure.is_running(pipeline_app.name, "staging")
     assert run.outputs["staging"] == {"task-hub": hub_of_run(run)}
     swap = next(record for record in pipeline_app.history() if record["operation"] == "PostSwap")
     assert (swap["runUrl"], swap["by"], swap["keyName"]) == (run.url, "octocat", "the-deployer")
@@ -79,7 +79,7 @@ def test_a_failed_swap_is_reverted_and_done_when_its_job_is_run_again(
 ) -> None:
     old = new_hub_name()
     pipeline_app.register(old)
-    pipeline_app.fake_azure.fault("swap", times=1)
+    pipeline_app.fake_azure.set_fault("swap", call_count=1)
     run = release_runner.run(DURABLE).start()
     assert run.conclusions == {"build": "success", "staging": "success", "production": "failure", "cleanup": "skipped"}
     assert pipeline_app.task_hubs() == (old, hub_of_run(run))
@@ -96,7 +96,7 @@ def test_the_next_attempt_completes_a_job_that_was_cancelled_during_the_swap(
 ) -> None:
     old = new_hub_name()
     pipeline_app.register(old)
-    pipeline_app.fake_azure.fault("swap", code=None, delay_after=4, times=1)
+    pipeline_app.fake_azure.set_fault("swap", exit_code=None, delay_after_seconds=4, call_count=1)
     machine.cancel_when = lambda: (
         pipeline_app.swap_count == 1 and pipeline_app.fake_azure.settings(pipeline_app.name)["TASK_HUB"] != old
     )
@@ -137,10 +137,10 @@ def test_running_all_jobs_again_is_a_new_release_with_a_task_hub_of_its_own(
 def test_a_deployment_that_fails_can_be_run_again(release_runner: ReleaseRunner, pipeline_app: PipelineApp) -> None:
     old = new_hub_name()
     pipeline_app.register(old)
-    pipeline_app.fake_azure.fault("config-zip", times=1)
+    pipeline_app.fake_azure.set_fault("config-zip", call_count=1)
     run = release_runner.run(DURABLE).start()
     assert run.jobs["staging"].steps["Deploy"] == "failure"
-    assert not pipeline_app.fake_azure.running(pipeline_app.name, "staging")
+    assert not pipeline_app.fake_azure.is_running(pipeline_app.name, "staging")
 
     run.rerun_failed()
     assert run.conclusions["production"] == "success", job_logs(run)
@@ -177,7 +177,7 @@ def test_the_rollback_workflow_does_not_promote_a_version_that_was_only_staged(
 ) -> None:
     old = new_hub_name()
     pipeline_app.register(old)
-    pipeline_app.fake_azure.fault("swap", times=1)
+    pipeline_app.fake_azure.set_fault("swap", call_count=1)
     staged = release_runner.run(DURABLE).start()
     assert pipeline_app.task_hubs() == (old, hub_of_run(staged))
     button = release_runner.run(DURABLE_ROLLBACK, confirm=pipeline_app.name).start()
@@ -230,7 +230,7 @@ def test_a_failed_quickstart_deployment_is_not_swapped(
 ) -> None:
     old = new_hub_name()
     pipeline_app.register(old)
-    pipeline_app.fake_azure.fault("config-zip", times=1)
+    pipeline_app.fake_azure.set_fault("config-zip", call_count=1)
     run = release_runner.run(quickstart).start()
     assert run.conclusions == {"release": "failure"}
     assert pipeline_app.swap_count == 0

@@ -40,7 +40,7 @@ def test_the_shell_script_shows_no_name_as_a_command(deploy_script: DeployScript
         ("stage", {"task_hub": new_hub_name()}),
         ("cleanup", {"dry_run": "true"}),
     ]
-    outputs = [(deploy_script(word, **more), deploy_script.stderr, deploy_script.code) for word, more in calls]
+    outputs = [(deploy_script.run(word, **more), deploy_script.stderr, deploy_script.exit_code) for word, more in calls]
     assert [code for _, _, code in outputs] == [3, 5, 3, 0]
     for result, output, _ in outputs:
         assert_no_commands(result)
@@ -56,11 +56,11 @@ def test_the_shell_script_shows_no_text_of_a_server_as_a_command(deploy_script: 
     text = " ".join(INJECTIONS.values()).replace("\0", "")
     with run_fault_proxy() as proxy:
         proxy.always_inject(CannedResponse(status, json.dumps({"code": text, "detail": text}).encode()))
-        deploy_script("status", server=proxy.url, retry_for="1")
+        deploy_script.run("status", server=proxy.url, retry_for="1")
         assert_no_commands(deploy_script.stderr)
         assert "# #vso[task.complete" in deploy_script.stderr or status == 503
         proxy.always_inject(CannedResponse(200, text.encode()))
-        deploy_script("status", server=proxy.url)
+        deploy_script.run("status", server=proxy.url)
     assert_no_commands(deploy_script.stderr)
 
 
@@ -73,8 +73,8 @@ def test_the_shell_script_shows_what_a_person_types_as_shell_words(
     app = {"app": "shop", "slots": {}, "pendingSwap": pending}
     with run_fault_proxy() as proxy:
         proxy.always_inject(CannedResponse(200, json.dumps(app).encode()))
-        deploy_script("swap", "--", "true", task_hub="h12", server=proxy.url)
-    assert deploy_script.code == 6
+        deploy_script.run("swap", "--", "true", task_hub="h12", server=proxy.url)
+    assert deploy_script.exit_code == 6
     assert_no_commands(deploy_script.stderr)
     assert r"SAFE_DEPLOY_SLOT=\$\(touch\ gone\) SAFE_DEPLOY_TASK_HUB=h1\;touch\$\{IFS\}gone " in deploy_script.stderr
 

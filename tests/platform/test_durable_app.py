@@ -48,7 +48,7 @@ def post_decision(app: SlotProcess, order_id: str, decision: str) -> None:
 
 def get_monitor_round(app: SlotProcess, monitor_id: str) -> int:
     """The number of the round that the monitor is in; 0 before the first."""
-    status = app.status(monitor_id, "monitor")["customStatus"]
+    status = app.get_status(monitor_id, "monitor")["customStatus"]
     return int(status["round"]) if status else 0
 
 
@@ -68,7 +68,7 @@ def test_an_order_without_events_blocks_the_deployment(orders_fixture: GuardedOr
     orders_fixture.subscription.refuses_events = True
     try:
         orders.place_order(order_id, "cherry", approvalNeeded=True)
-        orders.wait_for_approval(order_id)
+        orders.wait_until_waiting_for_approval(order_id)
         verdict = state_server.get_verdict()
         assert [(instance["instanceId"], instance["source"]) for instance in verdict["active"]] == [(order_id, "probe")]
         assert state_server.post_staging(new_hub_name()).status_code == 409
@@ -92,7 +92,7 @@ def test_a_deployment_is_refused_while_orders_run_and_allowed_when_all_have_ende
     orders.place_order(f"{prefix}shipped", "cherry")
     orders.place_order(f"{prefix}declined", "cherry", card="declined")
     for order_id in (*waiting, f"{prefix}expired"):
-        orders.wait_for_approval(order_id)
+        orders.wait_until_waiting_for_approval(order_id)
     monitor: dict[str, Any] = {"id": f"{prefix}{MONITOR}", "items": ["quince"], "intervalSeconds": 2}
     orders.client.post("/api/monitor/start", json=monitor).raise_for_status()
     for name in ("expired", "shipped", "declined"):
@@ -178,14 +178,14 @@ def run_orders(app: SlotProcess, operator: Operator) -> None:
     monitor = {"id": MONITOR, "items": ["plum"], "intervalSeconds": 4}
     app.client.post("/api/monitor/start", json=monitor).raise_for_status()
     for order_id, decision in (("approved", "approve"), ("rejected", "reject"), ("approved-declined", "approve")):
-        app.wait_for_approval(order_id)
+        app.wait_until_waiting_for_approval(order_id)
         post_decision(app, order_id, decision)
-    app.wait_for_approval(TERMINATED)
+    app.wait_until_waiting_for_approval(TERMINATED)
     operator.terminate(TERMINATED, "no longer needed")
     stop_monitor(app, MONITOR)
     for order_id in (*ORDERS, "approved-declined", TERMINATED, INVALID_ORDER):
         app.wait_until_ended(order_id)
-    app.wait_for_approval(CHANGED)
+    app.wait_until_waiting_for_approval(CHANGED)
 
 
 def continue_changed_order(app: SlotProcess) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from harness.state_server import ServerProcess
 from state_api.settings import StorageSettings
-from tests.pipelines.fake_az import FakeAzure, install_fake_az
+from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.connection_proxy import ConnectionProxy, run_connection_proxy
 from tests.safe_deploy.deployment_fixture import (

@@ -19,7 +19,7 @@ import httpx
 
 from harness.processes import wait_until
 from tests.conftest import new_hub_name
-from tests.pipelines.fake_az import FakeAzure, install_fake_az
+from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 from tests.safe_deploy.processes import KEYS, CliResult, environment
 
 RESOURCE_GROUP = "shop-rg"

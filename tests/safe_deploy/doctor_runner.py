@@ -7,7 +7,7 @@ from typing import Any
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event
-from tests.pipelines.fake_az import FakeAzure
+from tests.pipelines.fake_cloud import FakeAzure
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
 from tests.safe_deploy.in_process import InProcessResult, run_in_process
@@ -46,13 +46,13 @@ def run_doctor(app_client: AppClient, *options: str, role: str = "deployer", **v
 def create_provider_hub(storage: StorageSettings, hub: str, **instances: str) -> None:
     """Create the task hub's table with these instances, as the app does when it starts."""
 
-    async def create() -> None:
+    async def create_hub_with_instances() -> None:
         async with ProviderTaskHub(storage, hub) as provider:
             await provider.create()
             for instance, status in instances.items():
                 await provider.put(instance, status)
 
-    asyncio.run(create())
+    asyncio.run(create_hub_with_instances())
 
 
 def register_verified_app(app_client: AppClient, storage: StorageSettings) -> AppClient:

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from tests.pipelines.fake_az import FakeAzure, install_fake_az
+from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 
 SECRET = "DefaultEndpointsProtocol=https;AccountName=shop;AccountKey=c2VjcmV0c2VjcmV0"
 """The value of an app setting that must never be printed."""

@@ -12,7 +12,7 @@ import pytest
 
 from safe_deploy.azure_slots import AzureUnavailable, DeploymentSlots, FunctionAppTarget, parse_swap_command
 from safe_deploy.errors import UsageError
-from tests.pipelines.fake_az import FakeAzure
+from tests.pipelines.fake_cloud import FakeAzure
 from tests.safe_deploy.fake_function_app import SECRET, SWAP, az, create_fake_function_app, path_of
 
 
@@ -166,7 +166,7 @@ def test_an_az_that_cannot_be_started_is_named(tmp_path: Path) -> None:
 def test_an_az_without_a_login_is_reported_with_advice(
     azure: DeploymentSlots, fake_azure: FakeAzure, error: str
 ) -> None:
-    fake_azure.fault("all", message=error)
+    fake_azure.set_fault("all", message=error)
     assert find_refusal(azure).startswith("az is not logged in. Run `az login`")
 
 
@@ -183,7 +183,7 @@ def test_a_missing_function_app_is_named(path: str, other: FunctionAppTarget) ->
 
 
 def test_a_missing_permission_is_reported_with_the_role(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
-    fake_azure.fault("appsettings list", message="(AuthorizationFailed) The client 'x' does not have authorization")
+    fake_azure.set_fault("appsettings list", message="(AuthorizationFailed) The client 'x' does not have authorization")
     assert "Website Contributor" in find_refusal(azure)
 
 
@@ -197,18 +197,18 @@ def test_an_invalid_slot_name_never_reaches_az(azure: DeploymentSlots, fake_azur
     "output", ["", "null", "[]", '"v42"', "{}", '{"names": [], "values": "v42"}', "{", f"[{SECRET}"]
 )
 def test_unexpected_output_of_az_is_an_error(azure: DeploymentSlots, fake_azure: FakeAzure, output: str) -> None:
-    fake_azure.fault("appsettings list", code=None, output=output)
+    fake_azure.set_fault("appsettings list", exit_code=None, output=output)
     assert "az" in find_refusal(azure)
 
 
 def test_a_setting_without_a_value_is_not_a_missing_setting(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
-    fake_azure.fault("appsettings list", code=None, output='{"names": ["TASK_HUB"], "values": []}')
+    fake_azure.set_fault("appsettings list", exit_code=None, output='{"names": ["TASK_HUB"], "values": []}')
     assert "az lists the app setting TASK_HUB of slot 'staging'" in find_refusal(azure)
 
 
 @pytest.mark.parametrize("output", [SECRET, f'[{{"name": "AzureWebJobsStorage", "value": "{SECRET}"}}]'])
 def test_messages_never_contain_output_of_az(azure: DeploymentSlots, fake_azure: FakeAzure, output: str) -> None:
-    fake_azure.fault("appsettings list", code=7, output=output, message=f"(Odd{'x' * 9}) {SECRET}\n{SECRET}")
+    fake_azure.set_fault("appsettings list", exit_code=7, output=output, message=f"(Odd{'x' * 9}) {SECRET}\n{SECRET}")
     assert find_refusal(azure) == (
         "az failed with exit code 7 Oddxxxxxxxxx about slot 'staging' of function app 'shop' in resource group "
         "'shop-rg'. To see why, run: az functionapp config appsettings list --resource-group shop-rg --name shop "
@@ -220,7 +220,7 @@ class SlowAz:
     """An `az` that takes a minute, in a child process of a script, as the real `az` runs."""
 
     def __init__(self, fake_azure: FakeAzure) -> None:
-        fake_azure.fault("appsettings list", code=None, delay=60)
+        fake_azure.set_fault("appsettings list", exit_code=None, delay_before_seconds=60)
         folder = fake_azure.path.parent / "slow"
         folder.mkdir()
         self.environment = {"PATH": f"{folder}:/usr/bin:/bin"}
@@ -305,7 +305,7 @@ def test_a_setting_made_sticky_in_one_slot_is_sticky_in_all_slots(azure: Deploym
 
 def test_an_unreadable_sticky_list_is_an_error(azure: DeploymentSlots, fake_azure: FakeAzure) -> None:
     for output in ("[]", "{}", '{"names": "TASK_HUB"}', '{"names": [1]}'):
-        fake_azure.fault("resource show", code=None, output=output)
+        fake_azure.set_fault("resource show", exit_code=None, output=output)
         with pytest.raises(AzureUnavailable, match=r"function app 'shop'.*az"):
             azure.is_task_hub_setting_sticky()
 

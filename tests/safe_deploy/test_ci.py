@@ -167,7 +167,7 @@ def test_a_ci_system_is_detected_by_its_variables(environment: dict[str, str], n
     ],
 )
 def test_the_run_url_is_the_same_for_every_attempt(environment: dict[str, str], run_url: str | None) -> None:
-    """It comes from variables of the CI system, and is None if one of them is empty."""
+    """The run URL comes from variables of the CI system, and is None if one of them is empty."""
     system, stderr = detect(environment)
     assert system.run_url == run_url
     assert not stderr.getvalue()

@@ -78,7 +78,7 @@ def test_a_failure_to_abandon_is_reported_with_the_failure_of_the_command(
 
 
 def test_the_same_run_can_retry_a_failed_swap(deployment_fixture: DeploymentFixture) -> None:
-    deployment_fixture.fake_azure.fault("swap", times=1)
+    deployment_fixture.fake_azure.set_fault("swap", call_count=1)
     assert_exit(deployment_fixture.run(deployment_fixture.deploy()), 1, "is reverted")
     assert deployment_fixture.is_unswapped()
     assert deployment_fixture.open_deployment_hub() == deployment_fixture.new
@@ -270,6 +270,6 @@ def test_a_retired_task_hub_that_is_in_a_slot_in_azure_is_not_deleted(swapped: D
 
 
 def test_staging_is_refused_if_azure_does_not_answer(deployment_fixture: DeploymentFixture) -> None:
-    deployment_fixture.fake_azure.fault("appsettings list")
+    deployment_fixture.fake_azure.set_fault("appsettings list")
     assert_exit(run_stage(deployment_fixture), 1, "az failed")
     assert deployment_fixture.open_deployment_hub() is None

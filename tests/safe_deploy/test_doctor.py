@@ -12,7 +12,7 @@ from state_api.settings import StorageSettings
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
 from tests.keys import key_entry
-from tests.pipelines.fake_az import FakeAzure
+from tests.pipelines.fake_cloud import FakeAzure
 from tests.safe_deploy.app_client import RUN, AppClient
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
 from tests.safe_deploy.doctor_runner import (
@@ -133,7 +133,7 @@ DEPLOYING = ["PostStaging", "DeleteStaging", "PostSwap", "Cleanup"]
 def test_operations_that_a_key_does_not_permit_are_named(
     app_client: AppClient, storage: StorageSettings, role: str, purpose: str, refused: list[str]
 ) -> None:
-    """The exit code is 4."""
+    """If the key does not permit an operation, the exit code of the doctor is 4."""
     register_verified_app(app_client, storage)
     results = run_doctor(app_client, "--for", purpose, role=role)
     if not refused:
@@ -176,11 +176,12 @@ def test_an_unknown_key_fails_the_checks_of_key_and_app(app_client: AppClient, k
 def inject_fault_at_path(proxy: FaultProxy, end: str, fault: Fault, method: str = "GET") -> None:
     """Inject a fault into requests with this method whose path ends with `end`."""
 
-    def chosen(number: int) -> Fault | None:
-        seen = proxy.received[number]
-        return fault if (seen.method, seen.path.partition("?")[0].endswith(end)) == (method, True) else None
+    def choose_fault(request_number: int) -> Fault | None:
+        request = proxy.received[request_number]
+        is_chosen = request.method == method and request.path.partition("?")[0].endswith(end)
+        return fault if is_chosen else None
 
-    proxy.fault = chosen
+    proxy.fault = choose_fault
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,10 @@ def test_every_operation_is_tried(
     code: ExitCode,
     message: str,
 ) -> None:
-    """In Azure an operation may have its own key or be disabled. Its failure does not hide the other results."""
+    """In Azure an operation may have its own key or be disabled.
+
+    The failure of one operation does not hide the results of the others.
+    """
     app_client.register()
     app_client.publish(event(app_client.hub))
     inject_fault_at_path(proxy, end, response, method)
@@ -237,7 +241,7 @@ def test_an_unavailable_server_does_not_pass_the_check_of_the_key(
 
 
 def test_an_unregistered_app_is_reported_with_the_command_to_run(app_client: AppClient) -> None:
-    """The check of the key passes."""
+    """The check of the key passes, because the key does not depend on the app."""
     results = run_doctor(app_client)
     assert results.code == ExitCode.FAILURE
     assert results.failed_checks() == ["app"]
@@ -261,7 +265,7 @@ def test_an_empty_production_fails_the_check_of_the_app(app_client: AppClient) -
 
 
 def test_an_open_deployment_is_a_warning(app_client: AppClient, storage: StorageSettings) -> None:
-    """The message names caller, run and task hub."""
+    """The message names the caller, the run and the task hub of the open deployment."""
     register_verified_app(app_client, storage)
     hub = app_client.stage(new_hub_name(), 7)
     results = run_doctor(app_client)
@@ -274,7 +278,7 @@ def test_an_open_deployment_is_a_warning(app_client: AppClient, storage: Storage
 
 
 def test_an_interrupted_swap_is_a_conflict_with_the_command_to_run(app_client: AppClient) -> None:
-    """No run can stage until the outcome is reported."""
+    """No run can stage until the outcome of the swap is reported."""
     app_client.register()
     hub = app_client.stage(new_hub_name(), 1)
     app_client.swap(hub, 1, "Pending")
@@ -312,7 +316,7 @@ def test_the_age_of_the_last_event_is_shown(app_client: AppClient) -> None:
 
 
 def test_events_that_the_key_may_not_read_fail_the_check(registered_app: AppClient, proxy: FaultProxy) -> None:
-    """The results before and after it are kept."""
+    """The doctor still reports the results of the checks before and after the failed check."""
     inject_fault_at_path(proxy, "/staging", CannedResponse(401))
     results = run_doctor(registered_app, SAFE_DEPLOY_SERVER=proxy.url)
     assert results.code == ExitCode.NOT_ALLOWED
@@ -334,7 +338,7 @@ def test_missing_verification_fails_the_check_with_the_command_to_run(app_client
 
 
 def test_required_verification_without_a_provider_fails_the_check(app_client: AppClient) -> None:
-    """No slot can become Ready."""
+    """Without a provider no probe is possible, so no slot can become Ready."""
     app_client.register(policy={"requireVerification": True})
     app_client.publish(event(app_client.hub))
     results = run_doctor(app_client)
@@ -346,7 +350,7 @@ def test_required_verification_without_a_provider_fails_the_check(app_client: Ap
 def test_verification_that_the_policy_does_not_require_is_a_warning(
     app_client: AppClient, storage: StorageSettings
 ) -> None:
-    """Removing the provider would go unnoticed."""
+    """If the policy does not require verification, an app keeps its Ready verdicts after its provider is removed."""
     create_provider_hub(storage, app_client.hub, order="Running")
     app_client.register(taskHubs=PROVIDER_CONFIG)
     results = run_doctor(app_client)
@@ -372,7 +376,7 @@ def test_verification_of_a_missing_task_hub_fails_the_check(app_client: AppClien
 def test_verification_without_the_setting_of_its_connection_fails_the_check(
     app_client: AppClient, storage: StorageSettings, tmp_path: Path
 ) -> None:
-    """The server was restarted without the setting."""
+    """The server has been restarted without the setting that the app's provider names."""
     app_client.register(**VERIFIED)
     with state_server(storage, tmp_path, server_key_entries()) as forgetful:
         results = run_doctor(app_client, SAFE_DEPLOY_SERVER=forgetful.url)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from safe_deploy.errors import ExitCode
-from tests.pipelines.fake_az import FakeAzure
+from tests.pipelines.fake_cloud import FakeAzure
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
 from tests.safe_deploy.doctor_runner import CheckResults, run_doctor, set_slot_task_hubs
@@ -17,7 +17,7 @@ def run_doctor_with_azure(app_client: AppClient, *options: str) -> tuple[CheckRe
 
 
 def test_without_a_resource_group_azure_is_not_queried(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
-    """A warning names the option."""
+    """A warning names the option `--resource-group`."""
     results = run_doctor(registered_app)
     assert (results.code, results["Azure"][0]) == (0, "warning")
     assert "--resource-group" in results["Azure"][1]
@@ -52,7 +52,7 @@ def test_the_comparison_of_task_hub_names_ignores_case(registered_app: AppClient
 
 
 def test_a_slot_sticky_setting_fails_the_check(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
-    """Task hubs would stay in their slots at a swap."""
+    """With a slot-sticky setting, the task hubs would stay in their slots at a swap."""
     set_slot_task_hubs(azure_on_path, registered_app, ("task_hub",), production=registered_app.hub, staging=None)
     results, azure = run_doctor_with_azure(registered_app)
     assert results.code == ExitCode.FAILURE
@@ -61,7 +61,7 @@ def test_a_slot_sticky_setting_fails_the_check(registered_app: AppClient, azure_
 
 
 def test_the_options_choose_function_app_slot_and_setting(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
-    """`az` does not receive the key."""
+    """The program `az` does not receive the key of safe-deploy."""
     slots = {"production": {"settings": {"HUB": registered_app.hub}}, "canary": {"settings": {}}}
     azure_on_path.reset({"other": {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
     results, azure = run_doctor_with_azure(
@@ -73,9 +73,9 @@ def test_the_options_choose_function_app_slot_and_setting(registered_app: AppCli
 
 
 def test_an_az_without_a_login_is_reported_once(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
-    """The other checks are made."""
+    """The doctor reports one failed check for Azure, and makes the checks that need no `az`."""
     set_slot_task_hubs(azure_on_path, registered_app, production=registered_app.hub, staging=None)
-    azure_on_path.fault("all", message="Please run 'az login' to setup account.")
+    azure_on_path.set_fault("all", message="Please run 'az login' to setup account.")
     results, azure = run_doctor_with_azure(registered_app)
     assert results.code == ExitCode.FAILURE
     assert list(azure) == ["Azure: production"]
@@ -98,7 +98,7 @@ def test_a_missing_az_is_reported_once(
 
 
 def test_a_slot_that_is_missing_in_azure_is_named(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
-    """The other slot and the setting are checked."""
+    """The doctor still checks the other slot and the setting."""
     set_slot_task_hubs(azure_on_path, registered_app, production=registered_app.hub)
     results, azure = run_doctor_with_azure(registered_app)
     assert results.code == ExitCode.FAILURE

@@ -16,18 +16,19 @@ from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
 from state_api.settings import read_settings, sha256_of
 from tests.documents.page_tables import (
+    AZURE,
     CODE,
     FENCE,
+    OPERATIONS,
     ROOT,
+    SETTINGS,
     read_first_column,
     read_section,
     read_table_rows,
     remove_markup,
 )
-from tests.test_docs import AZURE, SETTINGS
 
 CLI = ROOT / "docs" / "cli.md"
-OPERATIONS = ROOT / "docs" / "operations.md"
 GUIDES = {
     "github": ROOT / "docs" / "github-actions.md",
     "azure-pipelines": ROOT / "docs" / "azure-pipelines.md",

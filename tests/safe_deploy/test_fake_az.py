@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.fake_az import FakeAzure
+from tests.pipelines.fake_cloud import FakeAzure
 from tests.safe_deploy.fake_function_app import SECRET, SWAP, az, create_fake_function_app, path_of
 
 
@@ -61,15 +61,15 @@ def test_fake_az_sets_settings_without_printing_their_values(path: str, fake_azu
 def test_fake_az_deploys_stops_and_starts(path: str, fake_azure: FakeAzure, tmp_path: Path) -> None:
     slot = ["--resource-group", "shop-rg", "--name", "shop", "--slot", "staging"]
     az(path, "functionapp", "stop", *slot)
-    assert not fake_azure.running("shop", "staging")
-    assert fake_azure.running("shop")
+    assert not fake_azure.is_running("shop", "staging")
+    assert fake_azure.is_running("shop")
     deploy = ["functionapp", "deployment", "source", "config-zip", *slot, "--src", f"{tmp_path}/43.zip"]
     assert az(path, *deploy).returncode == 1
     (tmp_path / "43.zip").write_bytes(b"PK")
     assert az(path, *deploy).returncode == 0
     assert fake_azure.package("shop", "staging") == "43.zip"
     az(path, "functionapp", "restart", *slot)
-    assert fake_azure.running("shop", "staging")
+    assert fake_azure.is_running("shop", "staging")
     assert fake_azure.count_calls("functionapp deployment source config-zip") == 2
     show = ["functionapp", "show", *slot[:4], "--query", "defaultHostName || properties.defaultHostName", "-o", "tsv"]
     assert az(path, *show).stdout == "shop.azurewebsites.net\n"
@@ -96,7 +96,7 @@ def test_a_fault_of_fake_az_comes_before_or_after_the_swap_and_passes(
     path: str, fake_azure: FakeAzure, *, swaps_first: bool, hub: str
 ) -> None:
     swap = [*SWAP[1:], "-g", "shop-rg", "-n", "shop", "-s", "staging"]
-    fake_azure.fault("swap", done=swaps_first, times=1, message="Operation was cancelled.")
+    fake_azure.set_fault("swap", takes_effect=swaps_first, call_count=1, message="Operation was cancelled.")
     failed = az(path, *swap)
     assert (failed.returncode, failed.stderr) == (1, "ERROR: Operation was cancelled.\n")
     assert fake_azure.settings("shop")["TASK_HUB"] == hub
@@ -104,11 +104,11 @@ def test_a_fault_of_fake_az_comes_before_or_after_the_swap_and_passes(
     assert fake_azure.settings("shop")["TASK_HUB"] != hub
 
 
-@pytest.mark.parametrize(("when", "hub"), [("delay", "v41"), ("delay_after", "v42")])
+@pytest.mark.parametrize(("delay_name", "hub"), [("delay_before_seconds", "v41"), ("delay_after_seconds", "v42")])
 def test_a_swap_of_fake_az_can_be_killed_before_and_after_it(
-    path: str, fake_azure: FakeAzure, when: str, hub: str
+    path: str, fake_azure: FakeAzure, delay_name: str, hub: str
 ) -> None:
-    fake_azure.fault("swap", code=None, **{when: 60})  # type: ignore[arg-type]  # both are numbers
+    fake_azure.set_fault("swap", exit_code=None, **{delay_name: 60})  # type: ignore[arg-type]  # both are numbers
     swap = [f"{path.split(':', maxsplit=1)[0]}/az", *SWAP[1:], "-g", "shop-rg", "-n", "shop", "-s", "staging"]
     with subprocess.Popen(swap, env={"PATH": path}) as process:
         deadline = time.monotonic() + 30
@@ -120,7 +120,7 @@ def test_a_swap_of_fake_az_can_be_killed_before_and_after_it(
 
 
 def test_a_fault_of_fake_az_for_all_commands_spares_login(path: str, fake_azure: FakeAzure) -> None:
-    fake_azure.fault("all", message="Please run 'az login' to setup account.")
+    fake_azure.set_fault("all", message="Please run 'az login' to setup account.")
     assert az(path, "account", "show").returncode == 1
     assert az(path, "login", "--service-principal", "-u", "x", "-p", "y", "--tenant", "z").returncode == 0
     fake_azure.clear_faults()

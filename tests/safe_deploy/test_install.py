@@ -152,7 +152,7 @@ def test_only_declared_dependencies_are_imported(installed: Installed) -> None:
 
 
 def test_the_package_contains_exactly_the_modules_of_the_command_line(installed: Installed) -> None:
-    """Neither tests nor the server are installed."""
+    """Neither the tests nor the server are installed with the command line."""
     (site,) = (installed.folder / "lib").glob("python3.*/site-packages")
     installed_files = {path.relative_to(site) for path in (site / "safe_deploy").rglob("*.py")}
     assert installed_files == set(list_files("safe_deploy"))
@@ -165,7 +165,7 @@ def test_the_installed_command_prints_the_version_of_the_server(installed: Insta
 
 
 def test_the_installed_command_prints_its_help(installed: Installed) -> None:
-    """The help lists the commands."""
+    """The help of the installed command lists all commands."""
     result = installed.run("safe-deploy", "--help")
     assert (result.code, result.stderr) == (0, "")
     assert result.stdout.startswith("Usage: safe-deploy [OPTIONS] COMMAND")

@@ -160,8 +160,12 @@ def test_the_next_run_succeeds_after_a_kill_during_the_swap_in_azure(
     arguments = prepare(deployment_fixture)
     # An az that is not killed completes after half a second. One that is killed never completes.
     seconds = 60 if with_az else 0.5
-    deployment_fixture.fake_azure.fault(
-        "swap", code=None, delay=0 if swapped else seconds, delay_after=seconds if swapped else 0, times=1
+    deployment_fixture.fake_azure.set_fault(
+        "swap",
+        exit_code=None,
+        delay_before_seconds=0 if swapped else seconds,
+        delay_after_seconds=seconds if swapped else 0,
+        call_count=1,
     )
     running_cli = deployment_fixture.start(arguments)
     read_hubs = (

@@ -21,7 +21,7 @@ from harness.state_server import ServerProcess
 from safe_deploy.errors import ExitCode
 from tests.builders import event
 from tests.conftest import new_hub_name
-from tests.pipelines.fake_az import FakeAzure, install_fake_az
+from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 from tests.safe_deploy.app_client import RUN, AppClient
 from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
@@ -373,8 +373,14 @@ def test_hostile_output_of_az_is_not_a_command(served: ServerProcess, tmp_path: 
     slots: dict[str, Any] = {slot: {"settings": {"TASK_HUB": evil}} for slot in ("production", "staging")}
     fake_azure.reset({app_client.app: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
     variables = app_client.build_environment(PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin") | github_environment(tmp_path)
-    for fault in ({"code": None}, {"message": evil}, {"code": None, "output": evil}, {"message": f"Code: {evil}"}):
-        fake_azure.fault("all", **fault)
+    faults: list[dict[str, Any]] = [
+        {"exit_code": None},
+        {"message": evil},
+        {"exit_code": None, "output": evil},
+        {"message": f"Code: {evil}"},
+    ]
+    for fault in faults:
+        fake_azure.set_fault("all", **fault)
         result = run_command("doctor", "--resource-group", RESOURCE_GROUP, variables=variables)
         assert result.code == ExitCode.FAILURE
         assert "Azure: production" in result.stdout

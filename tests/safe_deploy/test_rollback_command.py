@@ -54,7 +54,7 @@ def test_a_repeated_rollback_does_not_promote_a_version_staged_since(swapped: De
 
 
 def test_a_failed_rollback_is_reverted_and_can_be_repeated(swapped: DeploymentFixture) -> None:
-    swapped.fake_azure.fault("swap", times=1)
+    swapped.fake_azure.set_fault("swap", call_count=1)
     assert_exit(swapped.run(swapped.rollback()), 1, "is reverted")
     assert swapped.is_swapped()
     assert_exit(swapped.run(swapped.rollback()), 0)
@@ -140,7 +140,7 @@ def run_swap_that_azure_has_made(deployment_fixture: DeploymentFixture, hub: str
 
 
 def test_a_swap_back_by_hand_is_recorded_by_the_next_swap_command(swapped: DeploymentFixture) -> None:
-    """It is not recorded as a rollback, so the next rollback swaps again."""
+    """The swap command does not record it as a rollback, so the next rollback swaps again."""
     swapped.set_slot_task_hubs(production=swapped.old, staging=swapped.new)
     run_swap_that_azure_has_made(swapped, swapped.old)
     assert swapped.is_unswapped()

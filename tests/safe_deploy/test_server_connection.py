@@ -176,12 +176,12 @@ def test_an_unexpected_error_does_not_show_the_key(app_client: AppClient) -> Non
 
 
 def test_the_client_refuses_invalid_keys_urls_and_run_urls() -> None:
-    def server(url: str = "https://shop.example", key: str = "", caller: Any = None) -> StateServerClient:
+    def create_client(url: str = "https://shop.example", key: str = "", caller: Any = None) -> StateServerClient:
         return StateServerClient(url, "shop", key=key, caller=caller or PipelineCaller(), report=print)
 
     with pytest.raises(UsageError):
-        server(key="a\nb")
+        create_client(key="a\nb")
     with pytest.raises(UsageError):
-        server(caller=PipelineCaller("x", "https://é"))
+        create_client(caller=PipelineCaller("x", "https://é"))
     with pytest.raises(UsageError):
-        server("//x")
+        create_client("//x")

@@ -60,7 +60,7 @@ def test_no_other_run_can_stage_while_azure_swaps(staged: DeploymentFixture) -> 
 
 
 def test_a_failed_swap_command_is_reverted_and_the_run_can_retry(staged: DeploymentFixture) -> None:
-    staged.fake_azure.fault("swap", code=3, times=1)
+    staged.fake_azure.set_fault("swap", exit_code=3, call_count=1)
     result = staged.run(staged.swap())
     assert_exit(result, 1, "ended with exit code 3", "watching Azure for 1 s", "The record is reverted")
     assert staged.is_unswapped()
@@ -73,7 +73,7 @@ def test_a_failed_swap_command_is_reverted_and_the_run_can_retry(staged: Deploym
 def test_a_command_that_fails_after_azure_has_swapped_is_reported_and_the_swap_is_confirmed(
     staged: DeploymentFixture,
 ) -> None:
-    staged.fake_azure.fault("swap", done=True, times=1)
+    staged.fake_azure.set_fault("swap", takes_effect=True, call_count=1)
     assert_exit(staged.run(staged.swap()), 1, f"production has task hub {staged.new}: the swap is done and on record")
     assert staged.is_swapped()
     assert_exit(staged.run(staged.swap()), 0, "in production already")
@@ -147,7 +147,7 @@ def test_an_unregistered_production_is_refused_by_stage_and_swap(staged: Deploym
 
 
 def test_no_swap_starts_if_azure_does_not_answer(staged: DeploymentFixture) -> None:
-    staged.fake_azure.fault("appsettings list")
+    staged.fake_azure.set_fault("appsettings list")
     assert_exit(staged.run(staged.swap()), 1, "az failed")
     staged.fake_azure.clear_faults()
     assert staged.is_unswapped()
@@ -162,7 +162,7 @@ def test_a_failure_without_an_answer_of_azure_leaves_the_swap_pending_with_a_com
     state = shlex.quote(str(staged.fake_azure.path))
     breaks = (
         "import json,sys;p=sys.argv[1];s=json.load(open(p));"
-        "s['faults']['appsettings list']={'exit':1};f=open(p,'w');json.dump(s,f);f.close()"
+        "s['faults']['appsettings list']={'exit_code':1};f=open(p,'w');json.dump(s,f);f.close()"
     )
     swap = f"{shlex.join(staged.az_swap)};" if azure_swapped else ""
     command = f"{swap} {sys.executable} -W ignore -c {shlex.quote(breaks)} {state}; exit 4"
@@ -331,7 +331,7 @@ def test_the_pending_swap_of_another_run_is_not_resumed(staged: DeploymentFixtur
 def test_only_one_of_two_concurrent_runs_reaches_azure(staged: DeploymentFixture) -> None:
     """Azure swaps once one of the runs has given up. A run that starts after the swap would find it completed."""
     may_swap = staged.folder / "may-swap"
-    staged.fake_azure.fault("swap", code=None, until=str(may_swap))
+    staged.fake_azure.set_fault("swap", exit_code=None, wait_for_file=str(may_swap))
     runs = [staged.start(staged.swap(), run_url=url) for url in ("https://ci.example/a", "https://ci.example/b")]
     wait_until(lambda: any(running.has_ended() for running in runs), "one of the runs gives up")
     may_swap.touch()
@@ -345,14 +345,14 @@ def test_a_swap_that_another_run_confirms_meanwhile_is_not_repeated(
 ) -> None:
     staged.report_swap(staged.new, "Pending")
 
-    def confirm(number: int, request: Request) -> bool:
-        if number == 2:
-            # The interrupted run is still active: it swaps and confirms.
+    def swap_and_confirm_before_second_request(request_number: int, request: Request) -> bool:
+        if request_number == 2:
+            # The run that seemed to be interrupted is still active. It swaps and confirms.
             subprocess.run([staged.path / "az", *staged.az_swap[1:]], check=True)
             staged.report_swap(staged.new, "Done")
         return False
 
-    connection_proxy.cut_before_request = confirm
+    connection_proxy.cut_before_request = swap_and_confirm_before_second_request
     assert_exit(staged.run(staged.swap()), 0, "in production already")
     assert staged.count_swaps() == 1
     assert staged.is_swapped()
@@ -361,12 +361,12 @@ def test_a_swap_that_another_run_confirms_meanwhile_is_not_repeated(
 def test_an_app_that_changes_meanwhile_is_read_again(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy
 ) -> None:
-    def change(number: int, request: Request) -> bool:
-        if number == 2:
+    def change_app_before_second_request(request_number: int, request: Request) -> bool:
+        if request_number == 2:
             staged.server.put(f"/api/apps/{staged.app}", json={"policy": {"settleSeconds": 7}})
         return False
 
-    connection_proxy.cut_before_request = change
+    connection_proxy.cut_before_request = change_app_before_second_request
     assert_exit(staged.run(staged.swap()), 0)
     assert connection_proxy.requests.count(("GET", f"/api/apps/{staged.app}")) == 2
     assert staged.is_swapped()
@@ -375,29 +375,29 @@ def test_an_app_that_changes_meanwhile_is_read_again(
 def test_an_app_that_keeps_changing_is_a_conflict_and_no_swap_starts(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy
 ) -> None:
-    def change(number: int, request: Request) -> bool:
+    def change_app_before_each_post(request_number: int, request: Request) -> bool:
         if request[0] == "POST":
-            staged.server.put(f"/api/apps/{staged.app}", json={"policy": {"settleSeconds": number}})
+            staged.server.put(f"/api/apps/{staged.app}", json={"policy": {"settleSeconds": request_number}})
         return False
 
-    connection_proxy.cut_before_request = change
+    connection_proxy.cut_before_request = change_app_before_each_post
     assert_exit(staged.run(staged.swap()), 6, "by other callers 3 times")
     assert staged.is_unswapped()
     assert staged.count_swaps() == 0
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("reached", [False, True])
+@pytest.mark.parametrize("cut_request", [1, 2, 3])
+@pytest.mark.parametrize("reaches_server", [False, True])
 def test_a_broken_connection_is_retried(
-    staged: DeploymentFixture, connection_proxy: ConnectionProxy, number: int, *, reached: bool
+    staged: DeploymentFixture, connection_proxy: ConnectionProxy, cut_request: int, *, reaches_server: bool
 ) -> None:
-    def is_selected(request_number: int, request: Request) -> bool:
-        return request_number == number
+    def is_cut(request_number: int, request: Request) -> bool:
+        return request_number == cut_request
 
-    if reached:
-        connection_proxy.cut_before_response = is_selected
+    if reaches_server:
+        connection_proxy.cut_before_response = is_cut
     else:
-        connection_proxy.cut_before_request = is_selected
+        connection_proxy.cut_before_request = is_cut
     assert_exit(staged.run(staged.swap()), 0, "trying again")
     assert staged.is_swapped()
     assert staged.count_swaps() == 1

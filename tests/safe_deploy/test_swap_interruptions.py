@@ -62,12 +62,14 @@ def test_the_outcome_reaches_a_server_that_restarts_during_the_swap(
 def test_an_unavailable_server_leaves_the_swap_pending_with_a_command_to_run(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy, *, swaps: bool
 ) -> None:
-    def is_unavailable(number: int, request: Request) -> bool:
-        return number >= 3
+    first_cut_request = 3
 
-    connection_proxy.cut_before_request = is_unavailable
+    def is_cut(request_number: int, request: Request) -> bool:
+        return request_number >= first_cut_request
+
+    connection_proxy.cut_before_request = is_cut
     if not swaps:
-        staged.fake_azure.fault("swap", times=1)
+        staged.fake_azure.set_fault("swap", call_count=1)
     result = staged.run(staged.swap(), retry_seconds=0.5)
     production_hub = staged.new if swaps else staged.old
     assert_exit(
@@ -82,10 +84,12 @@ def test_an_unavailable_server_leaves_the_swap_pending_with_a_command_to_run(
 def test_no_swap_starts_if_the_server_is_unavailable(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy
 ) -> None:
-    def is_unavailable(number: int, request: Request) -> bool:
-        return number >= 2
+    first_cut_request = 2
 
-    connection_proxy.cut_before_request = is_unavailable
+    def is_cut(request_number: int, request: Request) -> bool:
+        return request_number >= first_cut_request
+
+    connection_proxy.cut_before_request = is_cut
     assert_exit(staged.run(staged.swap(), retry_seconds=0.5), 1, "The command was not run. Run the same command again")
     assert staged.count_swaps() == 0
     assert staged.is_unswapped()
@@ -98,7 +102,7 @@ def test_no_swap_starts_if_the_server_is_unavailable(
 def test_a_signal_before_the_command_leaves_the_record_unchanged(
     staged: DeploymentFixture, number: signal.Signals
 ) -> None:
-    staged.fake_azure.fault("appsettings list", code=None, delay=0.4, times=1)
+    staged.fake_azure.set_fault("appsettings list", exit_code=None, delay_before_seconds=0.4, call_count=1)
     running = staged.start(staged.swap())
     wait_until(lambda: staged.fake_azure.count_calls(LIST_SETTINGS_COMMAND) == 1, "safe-deploy queries Azure")
     running.send(number)
@@ -109,7 +113,7 @@ def test_a_signal_before_the_command_leaves_the_record_unchanged(
 
 def test_a_signal_before_an_interrupted_swap_resumes_leaves_it_pending(staged: DeploymentFixture) -> None:
     staged.report_swap(staged.new, "Pending")
-    staged.fake_azure.fault("appsettings list", code=None, delay=0.4, times=1)
+    staged.fake_azure.set_fault("appsettings list", exit_code=None, delay_before_seconds=0.4, call_count=1)
     running = staged.start(staged.swap())
     wait_until(lambda: staged.fake_azure.count_calls(LIST_SETTINGS_COMMAND) == 1, "safe-deploy queries Azure")
     running.send(signal.SIGTERM)
@@ -120,7 +124,7 @@ def test_a_signal_before_an_interrupted_swap_resumes_leaves_it_pending(staged: D
 
 @SIGNALS
 def test_a_signal_during_the_swap_in_azure_leaves_it_pending(staged: DeploymentFixture, number: signal.Signals) -> None:
-    staged.fake_azure.fault("swap", code=None, delay=60, times=1)
+    staged.fake_azure.set_fault("swap", exit_code=None, delay_before_seconds=60, call_count=1)
     running = staged.start(staged.swap())
     wait_until(lambda: staged.count_swaps() == 1, "Azure swaps")
     running.send(number)
@@ -132,7 +136,7 @@ def test_a_signal_during_the_swap_in_azure_leaves_it_pending(staged: DeploymentF
 
 
 def test_a_signal_after_azure_has_swapped_confirms_the_swap(staged: DeploymentFixture) -> None:
-    staged.fake_azure.fault("swap", code=None, delay_after=60, times=1)
+    staged.fake_azure.set_fault("swap", exit_code=None, delay_after_seconds=60, call_count=1)
     running = staged.start(staged.swap())
     wait_until(lambda: staged.azure_hubs() == (staged.new, staged.old), "Azure has swapped")
     running.send(signal.SIGTERM)

@@ -38,31 +38,39 @@ from tests.safe_deploy.wait_scenario import SOON, WaitScenario, is_ready, nothin
 
 @pytest.fixture
 def connection_proxy(served: ServerProcess) -> Iterator[ConnectionProxy]:
+    """A proxy in front of the server that cuts connections."""
     with run_connection_proxy(served.url) as proxy:
         yield proxy
 
 
-def test_a_command_in_this_process_restores_its_surroundings(wait_scenario: WaitScenario) -> None:
-    """Variables, arguments, streams and signal handlers are restored. All other tests rely on it."""
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+def test_a_command_that_runs_in_this_process_restores_the_state_of_the_process(wait_scenario: WaitScenario) -> None:
+    """Variables, arguments, streams and signal handlers are restored. All other tests of this module rely on that."""
+    handled_signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def read_surroundings() -> list[object]:
+    def read_process_state() -> list[object]:
         streams = [(stream, os.fstat(number)) for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr))]
-        return [dict(os.environ), [*sys.argv], sys.argv, *streams, *map(signal.getsignal, handled), warnings.filters[:]]
+        return [
+            dict(os.environ),
+            [*sys.argv],
+            sys.argv,
+            *streams,
+            *map(signal.getsignal, handled_signals),
+            warnings.filters[:],
+        ]
 
-    before = read_surroundings()
+    state_before = read_process_state()
     swap = ["swap", "--task-hub", "none", "--", "sh", "-c", "echo swapped; echo failed >&2"]
     assert run_in_process(swap, wait_scenario.app_client.build_environment()).code == ExitCode.CONFLICT
     assert wait_scenario.wait_through(wait_scenario.app_client.url, "--timeout", "0").code == ExitCode.TIMED_OUT
     assert run_in_process(["--help"], {}).out.startswith("Usage: safe-deploy ")
-    assert read_surroundings() == before
+    assert read_process_state() == state_before
 
 
 # --- the verdict ---
 
 
 def test_a_ready_slot_ends_the_wait_at_once(wait_scenario: WaitScenario, proxy: FaultProxy) -> None:
-    """There is one request, and one line is reported."""
+    """The wait sends one request and reports one line."""
     wait_scenario.end()
     result = wait_scenario.wait_through(proxy.url, *SOON)
     assert is_ready(result, wait_scenario)
@@ -80,24 +88,24 @@ def test_the_wait_ends_when_the_last_instance_ends(wait_scenario: WaitScenario, 
 def test_one_request_waits_at_the_server_until_the_slot_is_ready(
     wait_scenario: WaitScenario, proxy: FaultProxy
 ) -> None:
-    """The end of an instance needs no further request."""
+    """The server answers the waiting request when the instance ends, so no further request is sent."""
 
-    def end() -> None:
+    def end_orders_during_request() -> None:
         wait_until(lambda: len(proxy.received) == 1, "a request arrives")
         wait_scenario.end()
 
-    late = threading.Thread(target=end)
-    late.start()
+    ending = threading.Thread(target=end_orders_during_request)
+    ending.start()
     began = time.monotonic()
     result = wait_scenario.wait_through(proxy.url, "--interval", "60", "--timeout", "60")
-    late.join()
+    ending.join()
     assert is_ready(result, wait_scenario)
     assert time.monotonic() - began < 30
     assert len(proxy.received) == 1
 
 
 def test_a_timeout_prints_the_last_verdict(wait_scenario: WaitScenario, proxy: FaultProxy) -> None:
-    """The exit code is 5. Stdout shows the instances that are active at the end."""
+    """The exit code is 5, and stdout shows the instances that are active at the end of the wait."""
     wait_scenario.script(proxy, nothing, lambda: wait_scenario.begin("order-2"), nothing, nothing)
     began = time.monotonic()
     result = wait_scenario.wait_through(proxy.url, "--interval", "1", "--timeout", "2.5")
@@ -119,7 +127,7 @@ def test_a_timeout_of_zero_sends_one_request(wait_scenario: WaitScenario, proxy:
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_json_output_of_a_wait_is_one_document(wait_scenario: WaitScenario, proxy: FaultProxy, *, ready: bool) -> None:
-    """Reported polls go to stderr."""
+    """Stdout has one JSON document, because the wait reports its polls on stderr."""
     wait_scenario.script(proxy, TruncatedResponse(), *([] if ready else [nothing] * 9))
     result = wait_scenario.wait_through(
         proxy.url, "--interval", "1", "--timeout", "30" if ready else "1.8", "--output=json"
@@ -166,27 +174,27 @@ def test_blocking_instances_are_shown_with_their_age(wait_scenario: WaitScenario
 
 @pytest.mark.long
 def test_the_wait_continues_through_restarts_of_the_server(storage: StorageSettings, tmp_path: Path) -> None:
-    """A server that stops answers its pending requests. One that is killed does not."""
+    """A server that is stopped answers its pending requests, and a server that is killed does not."""
     port = free_port()
     with ExitStack() as servers:
 
-        def start() -> ServerProcess:
+        def start_server() -> ServerProcess:
             return servers.enter_context(state_server(storage, tmp_path, server_key_entries(), port))
 
-        first = start()
-        wait_scenario = WaitScenario(AppClient(first.url))
-        with run_fault_proxy(first.url) as proxy:
+        first_server = start_server()
+        wait_scenario = WaitScenario(AppClient(first_server.url))
+        with run_fault_proxy(first_server.url) as proxy:
 
-            def restart() -> None:
+            def restart_server_twice() -> None:
                 wait_until(lambda: len(proxy.received) == 1, "a request arrives")
-                first.stop()
-                second, asked = start(), len(proxy.received)
-                wait_until(lambda: len(proxy.received) > asked, "another request arrives")
-                second.stop(signal.SIGKILL)
-                start()
+                first_server.stop()
+                second_server, request_count = start_server(), len(proxy.received)
+                wait_until(lambda: len(proxy.received) > request_count, "another request arrives")
+                second_server.stop(signal.SIGKILL)
+                start_server()
                 wait_scenario.end()
 
-            restarting = threading.Thread(target=restart)
+            restarting = threading.Thread(target=restart_server_twice)
             restarting.start()
             result = wait_scenario.wait_through(proxy.url, "--interval", "2", "--timeout", "60")
             restarting.join()
@@ -219,7 +227,7 @@ def test_an_invalid_retry_after_is_ignored(wait_scenario: WaitScenario, proxy: F
 def test_a_broken_connection_is_retried_by_the_wait(
     wait_scenario: WaitScenario, connection_proxy: ConnectionProxy
 ) -> None:
-    """It breaks before the request reaches the server, and before the response arrives."""
+    """The connection breaks before a request reaches the server, and before a response arrives."""
 
     def cut_before_request(number: int, request: Request) -> bool:
         if number == 3:
@@ -248,7 +256,7 @@ def test_a_truncated_response_is_retried(wait_scenario: WaitScenario, proxy: Fau
 def test_a_response_that_hangs_does_not_delay_the_timeout(
     wait_scenario: WaitScenario, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: Fault, expected_error: str
 ) -> None:
-    """The exit code is 5, shortly after the timeout."""
+    """The command ends with exit code 5 shortly after the timeout."""
     assert waiting._GRACE_SECONDS <= 10
     monkeypatch.setattr(waiting, "_GRACE_SECONDS", 1)
     proxy.always_inject(fault)
@@ -261,7 +269,7 @@ def test_a_response_that_hangs_does_not_delay_the_timeout(
 
 
 def test_an_unreachable_server_does_not_delay_the_timeout(wait_scenario: WaitScenario) -> None:
-    """No earlier verdict is printed as the result."""
+    """The command prints no earlier verdict as its result."""
     with run_fault_proxy(wait_scenario.app_client.url) as proxy:
         url = proxy.url
         wait_scenario.script(proxy, nothing, *([CannedResponse(503)] * 9))
@@ -309,7 +317,7 @@ def test_an_error_that_waiting_does_not_resolve_ends_the_wait(
 
 
 def test_a_key_that_is_revoked_ends_the_wait(wait_scenario: WaitScenario, proxy: FaultProxy) -> None:
-    """The error may come after the first verdict."""
+    """The server may refuse the key only after the first verdict."""
     wait_scenario.script(proxy, nothing, CannedResponse(401))
     result = wait_scenario.wait_through(proxy.url, *SOON)
     assert (result.code, result.out) == (ExitCode.NOT_ALLOWED, "")

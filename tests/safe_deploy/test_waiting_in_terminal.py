@@ -49,13 +49,13 @@ def run_in_terminal(arguments: list[str], variables: dict[str, str], *, terminal
         os.close(theirs)
         started = TerminalRun(process)
 
-        def read() -> None:
+        def read_terminal_output() -> None:
             # Reading fails when the process has closed the terminal.
             with suppress(OSError):
                 while output_part := os.read(ours, 65536):
                     started.output.extend(output_part)
 
-        reader = threading.Thread(target=read)
+        reader = threading.Thread(target=read_terminal_output)
         reader.start()
         try:
             yield started
@@ -75,7 +75,7 @@ ERASE_LINE = b"\x1b[2K"
 def test_a_terminal_shows_a_table_of_the_blockers_that_is_kept_up_to_date(
     wait_scenario: WaitScenario, proxy: FaultProxy
 ) -> None:
-    """The table is below the reported polls, and is erased at the end. The result is on stdout."""
+    """The table is below the reported polls, and the command erases it at the end. Stdout has the result."""
 
     def wait_until_drawn(name: bytes) -> None:
         # The table is drawn after a response, before the next request.
@@ -108,7 +108,7 @@ def test_a_terminal_shows_a_table_of_the_blockers_that_is_kept_up_to_date(
     "variables", [{"NO_COLOR": "1"}, {"CI": "true"}, {"GITHUB_ACTIONS": "true"}, {"TERM": "dumb"}], ids=str
 )
 def test_no_live_table_in_ci_or_without_color(wait_scenario: WaitScenario, variables: dict[str, str]) -> None:
-    """A terminal gets plain lines, as a pipe does."""
+    """Such a terminal gets plain lines, as a pipe does."""
     wait_scenario.end()
     with run_in_terminal([*WAIT, *SOON], wait_scenario.app_client.build_environment() | variables) as window:
         assert window.wait() == 0

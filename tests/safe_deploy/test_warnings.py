@@ -53,6 +53,7 @@ def build_verdict_response(
 def run_status(
     app_client: AppClient, proxy: FaultProxy, response: CannedResponse, *options: str, **variables: str
 ) -> Any:
+    """Run `safe-deploy status` against a proxy that answers every request with this response."""
     proxy.always_inject(response)
     return app_client.run_cli("status", "--slot", "production", *options, SAFE_DEPLOY_SERVER=proxy.url, **variables)
 
@@ -104,7 +105,7 @@ def test_a_warning_with_a_hostile_message_is_printed_once_and_sanitized(app_clie
 
 
 def test_a_verdict_without_warnings_is_accepted(app_client: AppClient) -> None:
-    """Older servers send none."""
+    """Older servers send verdicts without the member `warnings`."""
     app_client.register()
     verdict_json: dict[str, Any] = app_client.request_json("GET", "/staging")
     del verdict_json["warnings"]

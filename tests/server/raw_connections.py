@@ -7,22 +7,22 @@ from contextlib import ExitStack, contextmanager
 from harness.state_server import HOST, ServerProcess
 
 
-def connect(server: ServerProcess, request: bytes = b"", timeout: float = 60) -> socket.socket:
-    """Connect to the server and send these bytes."""
-    connection = socket.create_connection((HOST, int(server.url.rpartition(":")[2])), timeout)
+def connect(server: ServerProcess, request: bytes = b"", *, timeout_seconds: float = 60) -> socket.socket:
+    """Connect to the server and send the bytes of `request`."""
+    connection = socket.create_connection((HOST, int(server.url.rpartition(":")[2])), timeout_seconds)
     connection.sendall(request)
     return connection
 
 
 @contextmanager
 def open_raw_connections(server: ServerProcess, request: bytes, count: int) -> Iterator[list[socket.socket]]:
-    """Open `count` connections that have each sent these bytes; closes them at the end."""
+    """Open `count` connections, send the bytes of `request` over each, and close them when the block ends."""
     with ExitStack() as stack:
         yield [stack.enter_context(connect(server, request)) for _ in range(count)]
 
 
 def read_until_closed(connection: socket.socket) -> bytes:
-    """Everything that the server sends until it closes the connection."""
+    """Return everything that the server sends until it closes the connection."""
     parts = []
     try:
         while part := connection.recv(65_536):
@@ -33,7 +33,7 @@ def read_until_closed(connection: socket.socket) -> bytes:
 
 
 def partial_delivery(*, content_length: int, sent_length: int) -> bytes:
-    """A delivery of events whose head declares `content_length` bytes, followed by only `sent_length` bytes."""
+    """The first bytes of a delivery: its head, which declares `content_length` bytes, and `sent_length` of them."""
     head = (
         "POST /api/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {content_length}\r\n\r\n"

@@ -23,22 +23,22 @@ from tests.conftest import new_hub_name
 from tests.keys import key_entry
 from tests.server.raw_connections import connect, open_raw_connections, partial_delivery, read_until_closed
 
-OPEN_FILES = 700
+OPEN_FILE_LIMIT = 700
 """The limit on open files of a server. The tests open more connections, so the server needs a limit on connections."""
 SERVER_WITH_FEW_FILES = (
     "-c",
     f"""
 import resource, sys, state_api.__main__ as main
-resource.setrlimit(resource.RLIMIT_NOFILE, ({OPEN_FILES}, {OPEN_FILES}))
+resource.setrlimit(resource.RLIMIT_NOFILE, ({OPEN_FILE_LIMIT}, {OPEN_FILE_LIMIT}))
 sys.exit(main.main())""",
 )
-IDLE_CONNECTIONS = 2000
-CONNECTIONS = 20
+IDLE_CONNECTION_COUNT = 2000
+MAX_CONNECTIONS = 20
 SERVER_WITH_FEW_CONNECTIONS = (
     "-c",
     f"""
 import sys, state_api.__main__ as main
-main.raise_open_file_limit = lambda: {CONNECTIONS}
+main.raise_open_file_limit = lambda: {MAX_CONNECTIONS}
 sys.exit(main.main())""",
 )
 SERVER_WITH_WEB_SOCKETS = (
@@ -57,21 +57,23 @@ KEY = "a-key-of-an-administrator-0123456789"
 
 @pytest.fixture
 def raised_file_limit() -> Iterator[None]:
-    """Raises the limit on open files of this process to what the test needs."""
+    """Raises the limit on open files of this process, so that a test can open IDLE_CONNECTION_COUNT connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, IDLE_CONNECTIONS + 500)), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, IDLE_CONNECTION_COUNT + 500)), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_callers_of_a_busy_server_wait_and_get_responses(storage: StorageSettings, tmp_path: Path) -> None:
-    """The server is paused while more callers than it accepts at once connect and send a request. The system would
-    reset connections if the backlog overflowed for seconds."""
+    """While the server is paused, more callers than it accepts at once connect and send a request.
+
+    The operating system would reset connections if the backlog overflowed for seconds.
+    """
     with run_server(storage, tmp_path) as server, ExitStack() as stack:
         server.process.send_signal(signal.SIGSTOP)
         try:
             callers = [
-                stack.enter_context(connect(server, GET_HEALTH, timeout=HANDSHAKE_TIMEOUT_SECONDS))
+                stack.enter_context(connect(server, GET_HEALTH, timeout_seconds=HANDSHAKE_TIMEOUT_SECONDS))
                 for _ in range(3 * connections.ACCEPT_BATCH)
             ]
         finally:
@@ -88,17 +90,17 @@ def test_a_connection_is_closed_if_its_request_head_is_not_complete_in_time(
         silent, slow = connect(server), connect(server, b"GET /api/health HTTP/1.1\r\n")
         reused = connect(server, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         began_at = time.monotonic()
-        # This connection gets a response, and then sends another head byte by byte.
+        # The reused connection gets a response, and then sends another head byte by byte.
         assert b"200" in reused.recv(65_536)
         seconds_open = {silent: 0.0, slow: 0.0, reused: 0.0}
         stop_sending = threading.Event()
 
-        def trickle() -> None:
+        def send_bytes_slowly() -> None:
             while not stop_sending.wait(0.5):
                 for connection in (slow, reused):
                     send_unless_closed(connection, b"X")
 
-        sender = threading.Thread(target=trickle)
+        sender = threading.Thread(target=send_bytes_slowly)
         sender.start()
         try:
             for connection in seconds_open:
@@ -108,9 +110,8 @@ def test_a_connection_is_closed_if_its_request_head_is_not_complete_in_time(
         finally:
             stop_sending.set()
             sender.join()
-        assert all(
-            HEAD_TIMEOUT_SECONDS - 1 < duration < HEAD_TIMEOUT_SECONDS + 5 for duration in seconds_open.values()
-        ), seconds_open
+        shortest, longest = HEAD_TIMEOUT_SECONDS - 1, HEAD_TIMEOUT_SECONDS + 5
+        assert all(shortest < duration < longest for duration in seconds_open.values()), seconds_open
         with server.client() as http:
             assert http.get("/api/health").status_code == 200
         assert "its request head is not complete after 10 s" in server.read_log()
@@ -128,7 +129,7 @@ def test_two_incomplete_bodies_do_not_prevent_other_deliveries(storage: StorageS
         senders = [threading.Thread(target=send_unless_closed, args=(connection, body)) for connection in incomplete]
         for sender in senders:
             sender.start()
-        # The server reads the bodies meanwhile.
+        # The server responds to other callers while it reads the bodies.
         for _ in range(300):
             assert http.get("/api/health").status_code == 200
         for number in range(20):
@@ -144,15 +145,15 @@ def test_two_incomplete_bodies_do_not_prevent_other_deliveries(storage: StorageS
 def test_bodies_of_callers_without_a_key_do_not_prevent_deliveries(
     request_line: str, storage: StorageSettings, tmp_path: Path
 ) -> None:
-    """The callers occupy all connections of the server, and open a new one for each that is closed."""
+    """The callers occupy all connections of the server, and replace each connection that the server closes."""
     hub = new_hub_name()
     head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n".encode()
     with run_server(storage, tmp_path, [key_entry(KEY, "admin")], command=SERVER_WITH_FEW_CONNECTIONS) as server:
         stop_sending = threading.Event()
-        with open_raw_connections(server, head, CONNECTIONS) as attackers:
+        with open_raw_connections(server, head, MAX_CONNECTIONS) as attackers:
             responses = [attacker.recv(65_536) for attacker in attackers]
             assert not any(b" 408 " in response for response in responses), "a response waited for the body"
-            sender = threading.Thread(target=trickle_bodies, args=(server, head, attackers, stop_sending))
+            sender = threading.Thread(target=send_bodies_slowly, args=(server, head, attackers, stop_sending))
             sender.start()
             try:
                 for number in range(20):
@@ -166,10 +167,10 @@ def test_bodies_of_callers_without_a_key_do_not_prevent_deliveries(
                 sender.join()
 
 
-def trickle_bodies(
+def send_bodies_slowly(
     server: ServerProcess, head: bytes, attackers: list[socket.socket], stop_sending: threading.Event
 ) -> None:
-    """Send one byte of each body every second. Replace connections that the server has closed."""
+    """Send one byte of each body every second, and replace connections that the server has closed."""
     with ExitStack() as stack:
         while not stop_sending.wait(1):
             for number, attacker in enumerate(attackers):
@@ -180,13 +181,13 @@ def trickle_bodies(
 
 
 def send_unless_closed(connection: socket.socket, data: bytes) -> None:
-    """Send the bytes. Does nothing if the server has closed the connection."""
+    """Send the bytes, or do nothing if the server has closed the connection."""
     with suppress(OSError):
         connection.sendall(data)
 
 
 def test_no_connection_becomes_a_web_socket(storage: StorageSettings, tmp_path: Path) -> None:
-    """Holds even with a WebSocket package installed, whose protocol would have none of the limits."""
+    """The server refuses the upgrade even where a WebSocket package is installed, which would apply no limits."""
     upgrade = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
     with (
         run_server(storage, tmp_path, command=SERVER_WITH_WEB_SOCKETS) as server,
@@ -197,23 +198,21 @@ def test_no_connection_becomes_a_web_socket(storage: StorageSettings, tmp_path: 
 
 @pytest.mark.usefixtures("raised_file_limit")
 def test_idle_connections_do_not_block_other_callers(storage: StorageSettings, tmp_path: Path) -> None:
-    """There are more of them than the server may open files, and they do not fill the log either."""
+    """The connections outnumber the files that the server may open. They do not fill the log either."""
+    max_log_characters = 50_000
     with run_server(storage, tmp_path, command=SERVER_WITH_FEW_FILES) as server, server.client() as http:
-        with open_raw_connections(server, b"", IDLE_CONNECTIONS):
+        with open_raw_connections(server, b"", IDLE_CONNECTION_COUNT):
             for number in range(5):
                 response = http.post("/api/events", json=[event(new_hub_name(), f"order-{number}")])
                 assert response.status_code == 200
-            # A new connection works too.
-            with connect(
-                server, b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            ) as new_connection:
+            with connect(server, GET_HEALTH) as new_connection:
                 assert read_until_closed(new_connection).startswith(b"HTTP/1.1 200")
         assert server.stop() == 0
-        assert len(server.read_log()) < 50_000
+        assert len(server.read_log()) < max_log_characters
 
 
 @pytest.mark.parametrize(
-    ("flood", "logged"),
+    ("flooding_request", "log_line"),
     [
         (b"this is no request\r\n\r\n", "Invalid HTTP request received."),
         (
@@ -228,26 +227,27 @@ def test_idle_connections_do_not_block_other_callers(storage: StorageSettings, t
     ],
 )
 def test_a_flood_of_requests_does_not_fill_the_log(
-    flood: bytes, logged: str, storage: StorageSettings, tmp_path: Path
+    flooding_request: bytes, log_line: str, storage: StorageSettings, tmp_path: Path
 ) -> None:
-    count = MAX_MESSAGES_PER_WINDOW + 400
+    max_log_characters = 40_000
+    request_count = MAX_MESSAGES_PER_WINDOW + 400
     with run_server(storage, tmp_path) as server:
-        for _ in range(count):
-            with connect(server, flood) as connection:
+        for _ in range(request_count):
+            with connect(server, flooding_request) as connection:
                 connection.recv(65_536)
         assert server.stop() == 0
         log = server.read_log()
-    assert len(log) < 40_000
-    assert log.count(logged) <= MAX_MESSAGES_PER_WINDOW + 1
-    (dropped,) = re.findall(rf"(\d+) more messages of \S+ in \d+ s are not shown, such as: {logged}", log)
-    assert int(dropped) == count - MAX_MESSAGES_PER_WINDOW
+    assert len(log) < max_log_characters
+    assert log.count(log_line) <= MAX_MESSAGES_PER_WINDOW + 1
+    (dropped_count,) = re.findall(rf"(\d+) more messages of \S+ in \d+ s are not shown, such as: {log_line}", log)
+    assert int(dropped_count) == request_count - MAX_MESSAGES_PER_WINDOW
 
 
 def test_quarantined_events_do_not_fill_the_log(storage: StorageSettings, tmp_path: Path) -> None:
-    count = MAX_MESSAGES_PER_WINDOW + 20
+    dropped_count = 20
     with run_server(storage, tmp_path) as server, server.client() as http:
-        for number in range(count):
+        for number in range(MAX_MESSAGES_PER_WINDOW + dropped_count):
             assert http.post("/api/events", json=[{"odd": number}]).json()["quarantined"] == 1
         assert server.stop() == 0
-        assert "20 more messages of state_api.services.recording" in server.read_log()
-        assert "20 more messages of state_api.requests" in server.read_log()
+        assert f"{dropped_count} more messages of state_api.services.recording" in server.read_log()
+        assert f"{dropped_count} more messages of state_api.requests" in server.read_log()

@@ -25,13 +25,14 @@ VALID_REQUESTS, INVALID_REQUESTS = schemathesis.GenerationMode.POSITIVE, schemat
 
 @pytest.fixture(scope="module")
 def server_process(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A running server without keys, for all tests of this module."""
     with run_server(storage, tmp_path_factory.mktemp("live")) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def schema(server_process: ServerProcess) -> Any:
-    """The OpenAPI document of the server."""
+    """The operations of the running server, as its OpenAPI document describes them."""
     return schemathesis.openapi.from_url(f"{server_process.url}/api/openapi.json")
 
 
@@ -43,7 +44,7 @@ def schema(server_process: ServerProcess) -> Any:
 def test_openapi_describes_every_response(
     schema: Any, mode: schemathesis.GenerationMode, method: str, path: str
 ) -> None:
-    """Sends requests that OpenAPI allows, and requests that it does not."""
+    """The generated requests are those that OpenAPI allows, or those that it does not allow."""
     operation = schema[path][method.upper()]
     response_count = 0
 
@@ -55,7 +56,7 @@ def test_openapi_describes_every_response(
         phases=(Phase.explicit, Phase.generate),
         suppress_health_check=list(HealthCheck),
     )
-    def send_case(case: schemathesis.Case[Any]) -> None:
+    def send_generated_request(case: schemathesis.Case[Any]) -> None:
         nonlocal response_count
         if isinstance((case.query or {}).get("wait"), int):
             # Each of these requests could wait up to two minutes.
@@ -64,5 +65,5 @@ def test_openapi_describes_every_response(
         case.call_and_validate(timeout=60, excluded_checks=[positive_data_acceptance])
         response_count += 1
 
-    send_case()
+    send_generated_request()
     assert response_count

@@ -1,8 +1,7 @@
-"""No secret reaches a log, even at the level DEBUG. Servers and the CLI run as separate processes with every logger at
-DEBUG, handle valid and invalid requests, and their output is searched for secrets."""
+"""No secret reaches a log, even at the level DEBUG. Servers and the CLI run as processes in which every logger is at
+DEBUG, and the tests search their output for secrets."""
 
 import base64
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,10 +13,12 @@ import pytest
 from harness.processes import free_port
 from harness.state_server import HOST, ServerProcess, build_server_environment, run_server
 from state_api.settings import StorageSettings, emulator_connection_string
+from tests.backends.storage_account import connection_string_of
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.http.test_keys_and_roles import OPERATIONS
 from tests.keys import key_entries, key_entry
+from tests.server.raw_connections import connect
 
 ROLES = ("reader", "deployer", "publisher", "admin")
 KEYS = {role: f"k3y-of-the-{role}-0123456789" for role in ROLES}
@@ -27,23 +28,26 @@ SIGNATURE = "s1gnature/of+a+shared+access+0123456789abcdef="
 SYSTEM_KEY = "syst3m-key-of-the-durable-extension"
 UNSTRUCTURED_SECRET = "x-a-secret-without-any-form-at-all"
 
-LOG_EVERYTHING = """
+SET_EVERY_LOGGER_TO_DEBUG = """
 import logging, sys
 set_level = logging.Logger.setLevel
 logging.Logger.setLevel = lambda logger, level: set_level(logger, logging.DEBUG)
 """
-"""Code that sets every logger to DEBUG, regardless of the requested level. TRACE, a lower level of uvicorn, cannot be
-enabled."""
-SERVER = (
+"""Python code that sets every logger to DEBUG, even if the program requests another level. TRACE, the lower level of
+uvicorn, cannot be enabled."""
+DEBUG_SERVER_COMMAND = (
     "-c",
-    f"""{LOG_EVERYTHING}
+    f"""{SET_EVERY_LOGGER_TO_DEBUG}
 import state_api.serving.log_limit as log_limit
 log_limit.MAX_MESSAGES_PER_WINDOW = 10**9
 import state_api.__main__ as main
 sys.exit(main.main())""",
 )
-CLI = ("-c", f"{LOG_EVERYTHING}\nlogging.basicConfig(level=0)\nimport safe_deploy.cli as cli; sys.exit(cli.main())")
-DEVELOPMENT = {"STATE_STORAGE": "UseDevelopmentStorage=true"}
+DEBUG_CLI_COMMAND = (
+    "-c",
+    f"{SET_EVERY_LOGGER_TO_DEBUG}\nlogging.basicConfig(level=0)\nimport safe_deploy.cli as cli; sys.exit(cli.main())",
+)
+DEVELOPMENT_SETTINGS = {"STATE_STORAGE": "UseDevelopmentStorage=true"}
 
 
 def sas_connection(port: int) -> str:
@@ -60,18 +64,14 @@ def with_wrong_key(connection: str) -> str:
     return ";".join(parts)
 
 
-def connection_string_of(storage: StorageSettings) -> str:
-    assert storage.connection_string is not None
-    return storage.connection_string.get_secret_value()
-
-
 def table_port(connection: str) -> int:
+    """The port of the table service in a connection string."""
     (endpoint,) = [part for part in connection.split(";") if part.startswith("TableEndpoint=")]
     return int(endpoint.rpartition(":")[2].partition("/")[0])
 
 
-def secrets(connection: str) -> set[str]:
-    """All secrets of these tests, also as they look in a URL, and the first part of each."""
+def list_secrets(connection: str) -> set[str]:
+    """The secrets of these tests and of the emulator's connection string: plain, escaped for a URL, and the start."""
     (emulator_key,) = [part.partition("=")[2] for part in connection.split(";") if part.startswith("AccountKey=")]
     plain = {
         *KEYS.values(),
@@ -84,12 +84,13 @@ def secrets(connection: str) -> set[str]:
         "SharedAccessSignature=",
         "AccountKey=",
     }
-    # The first 20 characters of a secret are too much already.
+    # A log must not show even the first 20 characters of a secret.
     return plain | {quote(secret, safe="") for secret in plain} | {unquote(secret)[:20] for secret in plain}
 
 
 def assert_no_secrets(text: str, connection: str) -> None:
-    leaked = {secret for secret in secrets(connection) if secret in text}
+    """Assert that the text contains no secret of these tests, and none of this connection string."""
+    leaked = {secret for secret in list_secrets(connection) if secret in text}
     assert not leaked, [line for line in text.splitlines() if any(secret in line for secret in leaked)][:5]
 
 
@@ -107,7 +108,7 @@ def state_connection(request: pytest.FixtureRequest, storage: StorageSettings) -
 
 @pytest.fixture
 def debug_server(state_connection: str, storage: StorageSettings, tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that logs everything. Of its settings for task hub connections, only STATE_STORAGE works."""
+    """A server whose loggers are all at DEBUG. Of its connections to task hubs, only STATE_STORAGE works."""
     valid = connection_string_of(storage)
     settings = {
         "STATE_STORAGE": state_connection,
@@ -122,7 +123,7 @@ def debug_server(state_connection: str, storage: StorageSettings, tmp_path: Path
         "STATE_TASKHUBS_SCHEDULER": f"Endpoint=http://{HOST}:{free_port()};Authentication=None;Secret={UNSTRUCTURED_SECRET}",
     }
     keys = key_entries(KEYS)
-    with run_server(None, tmp_path, keys, settings, SERVER) as server:
+    with run_server(None, tmp_path, keys, settings, DEBUG_SERVER_COMMAND) as server:
         yield server
 
 
@@ -145,11 +146,11 @@ def test_no_secret_reaches_the_log_or_a_response_of_a_server(
     responses, verdict_count = [], 0
     with debug_server.client() as http:
         for method, path, _ in OPERATIONS:
-            address = path.format(app="shop-loud", hub=new_hub_name())
-            responses.append(http.request(method, address, headers={"x-functions-key": KEYS["admin"]}))
-            responses.append(http.request(method, address, params={"code": KEYS["publisher"]}))
-            responses.append(http.request(method, address, params={"code": WRONG_KEY, "taskHub": "x", "wait": "y"}))
-            responses.append(http.request(method, address, headers={"aeg-sas-key": WRONG_KEY}, content=b'{"odd": 1'))
+            url = path.format(app="shop-loud", hub=new_hub_name())
+            responses.append(http.request(method, url, headers={"x-functions-key": KEYS["admin"]}))
+            responses.append(http.request(method, url, params={"code": KEYS["publisher"]}))
+            responses.append(http.request(method, url, params={"code": WRONG_KEY, "taskHub": "x", "wait": "y"}))
+            responses.append(http.request(method, url, headers={"aeg-sas-key": WRONG_KEY}, content=b'{"odd": 1'))
         admin = {"x-functions-key": KEYS["admin"]}
         for provider, connection in PROVIDER_CONFIGS:
             app = f"shop-{new_hub_name()}"
@@ -168,24 +169,30 @@ def test_no_secret_reaches_the_log_or_a_response_of_a_server(
                 verdict_count += 1
                 responses.append(verdict)
                 responses.append(http.post(path, json={"taskHub": new_hub_name()}, headers=admin))
-        # PutApp refuses the two invalid connections, and STATE_STORAGE is skipped because it works.
-        assert verdict_count == (len(PROVIDER_CONFIGS) - 3 if state_connection == connection_string_of(storage) else 0)
+        # PutApp refuses two connections as invalid, and no verdict is requested for STATE_STORAGE, which works.
+        failing_connection_count = len(PROVIDER_CONFIGS) - 3
+        assert verdict_count == (failing_connection_count if state_connection == connection_string_of(storage) else 0)
         delivery = [event(new_hub_name()), {"not": "an event"}]
         responses.append(http.post("/api/events", json=delivery, params={"code": KEYS["publisher"]}))
         ready = http.get(f"/api/health/ready?code={WRONG_KEY}")
         assert ready.status_code == (200 if state_connection == connection_string_of(storage) else 503)
         responses.append(ready)
-    for line in (f"GET /api/apps?code={KEYS['admin']} HTTP/9.9", f"NO/api x\x00 {KEYS['admin']}", f"{KEYS['admin']}"):
-        with socket.create_connection((HOST, int(debug_server.url.rpartition(":")[2])), 10) as raw:
-            raw.sendall(f"{line}\r\nx-functions-key: {KEYS['admin']}\r\n\r\n".encode())
-            raw.recv(1000)
+    invalid_request_lines = (
+        f"GET /api/apps?code={KEYS['admin']} HTTP/9.9",
+        f"NO/api x\x00 {KEYS['admin']}",
+        f"{KEYS['admin']}",
+    )
+    for request_line in invalid_request_lines:
+        request = f"{request_line}\r\nx-functions-key: {KEYS['admin']}\r\n\r\n".encode()
+        with connect(debug_server, request, timeout_seconds=10) as connection_to_server:
+            connection_to_server.recv(1000)
     assert debug_server.stop() == 0
-    logged = debug_server.read_log()
+    log = debug_server.read_log()
     # The log has messages of the parts that log most at DEBUG.
-    assert " DEBUG " in logged
-    assert "azure.core.pipeline" in logged
-    assert "state_api.requests: GET /api/apps 401" in logged
-    assert_no_secrets(logged, connection_string_of(storage))
+    assert " DEBUG " in log
+    assert "azure.core.pipeline" in log
+    assert "state_api.requests: GET /api/apps 401" in log
+    assert_no_secrets(log, connection_string_of(storage))
     for response in responses:
         assert_no_secrets(response.text + str(response.headers), connection_string_of(storage))
 
@@ -201,13 +208,13 @@ def test_no_secret_reaches_the_log_or_a_response_of_a_server(
             "STATE_STORAGE": "UseDevelopmentStorage=true",
             "STATE_KEYS": f'[{{"name": "x", "role": "reader", "key": "{UNSTRUCTURED_SECRET}',
         },
-        DEVELOPMENT | {"STATE_KEYS": f'[{{"name": "{UNSTRUCTURED_SECRET} ", "key": "{WRONG_KEY}"}}]'},
-        DEVELOPMENT | {"STATE_KEYS": f'{{"{UNSTRUCTURED_SECRET}": "{WRONG_KEY}"}}'},
+        DEVELOPMENT_SETTINGS | {"STATE_KEYS": f'[{{"name": "{UNSTRUCTURED_SECRET} ", "key": "{WRONG_KEY}"}}]'},
+        DEVELOPMENT_SETTINGS | {"STATE_KEYS": f'{{"{UNSTRUCTURED_SECRET}": "{WRONG_KEY}"}}'},
     ],
 )
 def test_a_server_that_does_not_start_prints_no_secret(settings: dict[str, str], tmp_path: Path) -> None:
     process = subprocess.run(
-        [sys.executable, *SERVER, "serve", "--port", str(free_port())],
+        [sys.executable, *DEBUG_SERVER_COMMAND, "serve", "--port", str(free_port())],
         env=build_server_environment(None) | settings,
         cwd=tmp_path,
         capture_output=True,
@@ -231,7 +238,7 @@ def test_no_key_reaches_the_log_of_the_cli(storage: StorageSettings, tmp_path: P
             (["status"], wrong_key),
         ):
             process = subprocess.run(
-                [sys.executable, *CLI, *arguments],
+                [sys.executable, *DEBUG_CLI_COMMAND, *arguments],
                 env=build_server_environment(None) | environment,
                 cwd=tmp_path,
                 capture_output=True,
@@ -243,7 +250,7 @@ def test_no_key_reaches_the_log_of_the_cli(storage: StorageSettings, tmp_path: P
             assert_no_secrets(process.stdout + process.stderr, connection_string_of(storage))
 
 
-def test_the_search_for_secrets_finds_each_kind() -> None:
+def test_assert_no_secrets_finds_each_kind_of_secret() -> None:
     connection = f"AccountKey={ACCOUNT_KEY}"
     for secret in (
         KEYS["reader"],

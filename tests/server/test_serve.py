@@ -29,19 +29,19 @@ from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.keys import key_entry
 
-SERVE = [sys.executable, "-m", "state_api", "serve"]
+SERVE_COMMAND = [sys.executable, "-m", "state_api", "serve"]
 
 
 def run_to_end(command: list[str], settings: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command that ends by itself; returns its exit code and output."""
+    """Run a command until it ends by itself, and return its exit code and output."""
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
 
 
-def code_with_emulator_ports(emulator: list[int]) -> str:
-    """Code that moves the emulator away from its default ports, where a developer's own emulator may listen."""
+def code_that_sets_emulator_ports(ports: list[int]) -> str:
+    """Python code that sets the emulator's ports, because a developer's own emulator may use the default ports."""
     names = ("EMULATOR_TABLE_PORT", "EMULATOR_QUEUE_PORT", "EMULATOR_BLOB_PORT")
-    moves = (f"settings.{name} = main.{name} = {port};" for name, port in zip(names, emulator, strict=True))
-    return "import sys, state_api.settings.storage_accounts as settings, state_api.__main__ as main;" + "".join(moves)
+    assignments = "".join(f"settings.{name} = main.{name} = {port};" for name, port in zip(names, ports, strict=True))
+    return f"import sys, state_api.settings.storage_accounts as settings, state_api.__main__ as main;{assignments}"
 
 
 def test_a_server_starts_responds_and_stops(storage: StorageSettings, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_server_starts_responds_and_stops(storage: StorageSettings, tmp_path: 
         assert "GET /api/health/ready 200" in server.read_log()
 
 
-_REFUSING_SERVER = """
+_RUN_SERVERS_IN_CHILD_PROCESSES = """
 import json, os, sys
 import state_api.__main__
 
@@ -70,17 +70,17 @@ for line in sys.stdin:
         text = stderr.read()
     print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text]), flush=True)
 """
-"""Imports the server once, then runs it in a child process for each line of input. A new process for each test would
-take seconds."""
+"""Python code that imports the server once, and runs it in a child process for each line of input. Importing the server
+for each test would take seconds."""
 
-RunRefused = Callable[[list[str], dict[str, str]], tuple[int, str]]
+RunServer = Callable[[list[str], dict[str, str]], tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
-def run_refused() -> Iterator[RunRefused]:
-    """A function that runs a server with these arguments and settings; returns its exit code and output."""
+def run_refusing_server() -> Iterator[RunServer]:
+    """A function that runs a server with arguments and settings until it ends, and returns its exit code and output."""
     with subprocess.Popen(
-        [sys.executable, "-c", _REFUSING_SERVER],
+        [sys.executable, "-c", _RUN_SERVERS_IN_CHILD_PROCESSES],
         env=build_server_environment(None),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -90,13 +90,13 @@ def run_refused() -> Iterator[RunRefused]:
         assert process.stdout is not None
         stdin, stdout = process.stdin, process.stdout
 
-        def run(arguments: list[str], settings: dict[str, str]) -> tuple[int, str]:
+        def run_in_child_process(arguments: list[str], settings: dict[str, str]) -> tuple[int, str]:
             stdin.write(json.dumps([arguments, settings]) + "\n")
             stdin.flush()
             exit_code, output = json.loads(stdout.readline())
             return exit_code, output
 
-        yield run
+        yield run_in_child_process
 
 
 @pytest.mark.parametrize(
@@ -111,27 +111,28 @@ def run_refused() -> Iterator[RunRefused]:
         ([], {"STATE_STORAGE": "UseDevelopmentStorage=true", "STATE_KEYS": "{}"}, "STATE_KEYS must be a JSON list"),
     ],
 )
-def test_a_server_with_a_wrong_setting_or_argument_does_not_start_and_says_why(
-    run_refused: RunRefused, arguments: list[str], settings: dict[str, str], message: str
+def test_a_server_with_a_wrong_setting_or_argument_reports_the_reason_and_does_not_start(
+    run_refusing_server: RunServer, arguments: list[str], settings: dict[str, str], message: str
 ) -> None:
-    exit_code, output = run_refused(arguments, build_server_environment(None) | settings)
+    exit_code, output = run_refusing_server(arguments, build_server_environment(None) | settings)
     assert exit_code == 2
     assert message in output
     assert "Traceback" not in output
 
 
 def test_the_process_ends_with_the_exit_code_of_main(tmp_path: Path) -> None:
-    process = run_to_end(SERVE, build_server_environment(None), tmp_path)
+    process = run_to_end(SERVE_COMMAND, build_server_environment(None), tmp_path)
     assert process.returncode == 2
     assert "no state storage is set: set STATE_STORAGE" in process.stderr
     assert "Traceback" not in process.stderr
 
 
 def test_the_emulator_starts_and_stops_with_the_server(tmp_path: Path) -> None:
-    *emulator, port = free_ports(4)
-    # Under nohup, the server would ignore SIGHUP.
-    handle_hang_up = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
-    code = f"{handle_hang_up}{code_with_emulator_ports(emulator)}sys.exit(main.main(['serve', '--port', '{port}']))"
+    *emulator_ports, port = free_ports(4)
+    # If these tests run under nohup, a server that they start would ignore SIGHUP.
+    restore_hang_up = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+    set_ports = code_that_sets_emulator_ports(emulator_ports)
+    code = f"{restore_hang_up}{set_ports}sys.exit(main.main(['serve', '--port', '{port}']))"
     settings = build_server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
     hub = new_hub_name()
     for stop_signal in (signal.SIGINT, signal.SIGHUP):
@@ -140,35 +141,32 @@ def test_the_emulator_starts_and_stops_with_the_server(tmp_path: Path) -> None:
         )
         with stop_after(process):
             wait_until(lambda: is_listening(HOST, port), "the server listens")
-            assert all(is_listening(HOST, service) for service in emulator)
+            assert all(is_listening(HOST, emulator_port) for emulator_port in emulator_ports)
             delivery = httpx.post(f"http://{HOST}:{port}/api/events", json=[event(hub)], timeout=30).json()
             assert delivery["quarantined"] == 0
             task_hub = httpx.get(f"http://{HOST}:{port}/api/taskhubs/{hub}", timeout=30).json()
-            # The second server still has the record: the emulator stores its data in a folder.
+            # The emulator stores its data in a folder, so the second server still has the record.
             assert task_hub["activeCount"] == 1
             process.send_signal(stop_signal)
             assert process.wait(60) == 0
-        assert not any(is_listening(HOST, service) for service in emulator)
+        assert not any(is_listening(HOST, emulator_port) for emulator_port in emulator_ports)
 
 
 @pytest.mark.parametrize(("service", "index"), [("queue", 1), ("blob", 2)])
 def test_the_emulator_does_not_start_if_one_of_its_ports_is_occupied(service: str, index: int, tmp_path: Path) -> None:
-    emulator = free_ports(3)
+    ports = free_ports(3)
     settings = build_server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
-    with socket.create_server((HOST, emulator[index])):
-        process = run_to_end(
-            [sys.executable, "-c", f"{code_with_emulator_ports(emulator)}sys.exit(main.main(['serve']))"],
-            settings,
-            tmp_path,
-        )
+    code = f"{code_that_sets_emulator_ports(ports)}sys.exit(main.main(['serve']))"
+    with socket.create_server((HOST, ports[index])):
+        process = run_to_end([sys.executable, "-c", code], settings, tmp_path)
     assert process.returncode == 1
-    assert f"another process listens on port {emulator[index]}, which its {service} service needs" in process.stderr
-    assert not any(is_listening(HOST, port) for port in emulator)
+    assert f"another process listens on port {ports[index]}, which its {service} service needs" in process.stderr
+    assert not any(is_listening(HOST, port) for port in ports)
 
 
-def test_a_server_without_an_installed_emulator_says_how_to_install_it(tmp_path: Path) -> None:
+def test_a_server_reports_how_to_install_the_emulator_if_it_is_missing(tmp_path: Path) -> None:
     code = (
-        f"{code_with_emulator_ports(free_ports(3))}"
+        f"{code_that_sets_emulator_ports(free_ports(3))}"
         "import state_api.emulator as emulator;"
         "emulator.__file__ = '/nowhere/state_api/emulator.py';"
         "sys.exit(main.main(['serve']))"
@@ -184,34 +182,34 @@ async def test_a_stopping_server_finishes_its_requests_and_ends_long_polls(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
     hub, app = new_hub_name(), f"shop-{new_hub_name()}"
-    is_writing, continue_writing = threading.Event(), asyncio.Event()
+    write_has_begun, write_may_continue = threading.Event(), asyncio.Event()
     async with run_storage_proxy(storage) as proxy:
         with run_server(proxy.settings, tmp_path) as server:
             async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
                 await http.post(f"/api/apps/{app}/staging", json={"taskHub": hub})
                 await http.post("/api/events", json=[event(hub, "first")])
 
-                async def delay_batches(method: str, path: str) -> None:
+                async def hold_transactions(method: str, path: str) -> None:
                     if path.endswith("$batch"):
-                        is_writing.set()
-                        await continue_writing.wait()
+                        write_has_begun.set()
+                        await write_may_continue.wait()
 
-                proxy.before_request = delay_batches
-                polling = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params={"wait": 120}))
-                posting = asyncio.create_task(http.post("/api/events", json=[event(hub, "second")]))
-                await asyncio.to_thread(is_writing.wait, 30)
+                proxy.before_request = hold_transactions
+                long_poll = asyncio.create_task(http.get(f"/api/apps/{app}/staging", params={"wait": 120}))
+                unfinished_delivery = asyncio.create_task(http.post("/api/events", json=[event(hub, "second")]))
+                await asyncio.to_thread(write_has_begun.wait, 30)
                 server.process.send_signal(signal.SIGTERM)
-                verdict = await polling
+                verdict = await long_poll
                 assert (verdict.status_code, verdict.json()["hasRunning"]) == (200, True)
-                continue_writing.set()
-                delivery = await posting
+                write_may_continue.set()
+                delivery = await unfinished_delivery
                 assert (delivery.status_code, delivery.json()["recorded"]) == (200, 1)
             assert await asyncio.to_thread(server.process.wait, 60) == 0
         with run_server(storage, tmp_path) as server, server.client() as http_client:
             assert http_client.get(f"/api/taskhubs/{hub}").json()["activeCount"] == 2
 
 
-def test_two_servers_with_one_storage_agree(storage: StorageSettings, tmp_path: Path) -> None:
+def test_two_servers_on_one_storage_return_the_same_state(storage: StorageSettings, tmp_path: Path) -> None:
     app, hubs = f"shop-{new_hub_name()}", [new_hub_name() for _ in range(20)]
     with (
         run_server(storage, tmp_path) as first_server,
@@ -222,12 +220,12 @@ def test_two_servers_with_one_storage_agree(storage: StorageSettings, tmp_path: 
     ):
         clients = [first, second]
 
-        def stage(number: int) -> httpx.Response:
+        def stage_hub(number: int) -> httpx.Response:
             headers = {"X-Run-Url": f"https://ci.example/{number}"}
             body = {"taskHub": hubs[number]}
             return clients[number % 2].post(f"/api/apps/{app}/staging", json=body, headers=headers)
 
-        responses = list(executor.map(stage, range(20)))
+        responses = list(executor.map(stage_hub, range(20)))
         assert sorted(response.status_code for response in responses) == [200] + [409] * 19
         winner = next(response.json() for response in responses if response.status_code == 200)
         for response in responses:
@@ -265,16 +263,16 @@ def test_two_servers_with_one_storage_agree(storage: StorageSettings, tmp_path: 
 def test_a_server_whose_port_is_occupied_ends_with_exit_code_1(storage: StorageSettings, tmp_path: Path) -> None:
     with run_server(storage, tmp_path) as server:
         port = server.url.rpartition(":")[2]
-        process = run_to_end([*SERVE, "--port", port], build_server_environment(storage), tmp_path)
+        process = run_to_end([*SERVE_COMMAND, "--port", port], build_server_environment(storage), tmp_path)
     assert process.returncode == 1
     assert "address already in use" in process.stderr
     assert "Traceback" not in process.stderr
 
 
 def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: Path) -> None:
-    *emulator, port = free_ports(4)
+    *emulator_ports, port = free_ports(4)
     code = (
-        f"{code_with_emulator_ports(emulator)}print('starting', flush=True);"
+        f"{code_that_sets_emulator_ports(emulator_ports)}print('starting', flush=True);"
         f"sys.exit(main.main(['serve', '--port', '{port}']))"
     )
     settings = build_server_environment(None) | {"STATE_STORAGE": "UseDevelopmentStorage=true"}
@@ -289,12 +287,14 @@ def test_a_server_that_is_stopped_while_it_starts_leaves_no_emulator(tmp_path: P
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 0
         assert b"Traceback" not in stderr
-    wait_until(lambda: not any(is_listening(HOST, service) for service in emulator), "the emulator is gone")
+    wait_until(
+        lambda: not any(is_listening(HOST, emulator_port) for emulator_port in emulator_ports), "the emulator has ended"
+    )
 
 
 @pytest.fixture(scope="module")
 def open_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server without keys, for tests that change nothing."""
+    """A server without keys, for all tests of this module that change nothing in its storage."""
     with run_server(storage, tmp_path_factory.mktemp("open")) as server:
         yield server
 
@@ -371,7 +371,7 @@ def test_a_server_without_keys_accepts_every_loopback_host(storage: StorageSetti
 async def test_a_server_outside_azure_probes_in_the_background(
     storage: StorageSettings, tmp_path: Path, app: str, hub: str, anyio_backend: str
 ) -> None:
-    """It probes at its start and every 30 s, so that a verdict is verified without a new probe."""
+    """The server probes when it starts and every 30 s, so a request without a new probe gets a verified verdict."""
     async with ProviderTaskHub(storage, hub) as provider:
         await provider.create()
     provider_config = {"provider": "azureStorage", "connection": "STATE_STORAGE"}
@@ -380,13 +380,13 @@ async def test_a_server_outside_azure_probes_in_the_background(
         assert http.put(f"/api/apps/{app}", json={"slots": slots, "taskHubs": provider_config}).status_code == 200
     with run_server(storage, tmp_path) as server:
         with server.client() as http:
-            path = f"/api/apps/{app}/staging?verify=none"
+            status_url = f"/api/apps/{app}/staging?verify=none"
 
             def is_ready() -> bool:
-                # The probe takes about ten seconds. Polling more often would slow down the server.
+                # The probe takes about ten seconds, and more requests would slow down the server.
                 time.sleep(0.3)
-                return bool(http.get(path).json()["ready"])
+                return bool(http.get(status_url).json()["ready"])
 
             wait_until(is_ready, "the background probe has completed", 30)
-            assert http.get(path).json()["assurance"] == "verified"
+            assert http.get(status_url).json()["assurance"] == "verified"
         assert server.stop() == 0

@@ -27,6 +27,7 @@ NOON = parse_instant("2026-11-20T12:00:00.0000001Z")
 
 
 def noon_plus(offset_seconds: float) -> Instant:
+    """The instant this many seconds after noon of the example day."""
     return Instant(NOON + seconds(offset_seconds))
 
 

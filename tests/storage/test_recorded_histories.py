@@ -28,25 +28,30 @@ ENDS = ("Canceled", "Completed", "Failed", "Terminated")
 
 
 @dataclass
-class Model:
+class RecordModel:
     """What the records must show, computed from all events of each instance id."""
 
     events_by_id: dict[str, set[tuple[int, str]]] = field(default_factory=dict)
 
-    def add(self, instance_id: str, tick: int, status: str) -> None:
+    def add_event(self, instance_id: str, tick: int, status: str) -> None:
+        """Add an event. Its time is the base time plus this many ticks."""
         self.events_by_id.setdefault(instance_id, set()).add((tick, status))
 
     def last_start(self, instance_id: str) -> int | None:
+        """The tick of the last start event."""
         return max((tick for tick, status in self.events_by_id[instance_id] if status == RUNNING), default=None)
 
     def last_end(self, instance_id: str) -> tuple[int, str] | None:
+        """The tick and the status of the last end event."""
         return max(
             ((tick, status) for tick, status in self.events_by_id[instance_id] if status != RUNNING), default=None
         )
 
-    def active(self) -> list[str]:
-        """The instances that have started and not ended since. An end at the time of a start counts as later. Entities
-        are never active."""
+    def active_ids(self) -> list[str]:
+        """The ids of the instances that have started and not ended since then.
+
+        An end at the time of a start counts as later. Entities are never active.
+        """
         return sorted(
             instance_id
             for instance_id in self.events_by_id
@@ -57,30 +62,30 @@ class Model:
 
 
 class RecordedHistories(RuleBasedStateMachine):
-    """Two servers record events of the same task hub; each can be restarted at any time."""
+    """Two servers record events of the same task hub. Each server can be restarted at any time."""
 
     storage: StorageSettings
-    """Set by the test."""
+    """The storage of both servers, which the test sets before the machine runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.hub = new_hub_name()
-        self.model = Model()
+        self.model = RecordModel()
         self.sent: list[dict[str, Any]] = []
         self.servers = [self._start_server(), self._start_server()]
 
     def _start_server(self) -> StateServer:
-        async def start() -> StateServer:
+        async def create_server() -> StateServer:
             return StateServer(Settings(storage=self.storage))
 
-        return self.runner.run(start())
+        return self.runner.run(create_server())
 
     def _record(self, events: list[dict[str, Any]], server_index: int) -> None:
         self.runner.run(self.servers[server_index].services.recorder.record(events, "webhook"))
 
     def _new_event(self, instance_id: str, tick: int, status: str) -> dict[str, Any]:
-        self.model.add(instance_id, tick, status)
+        self.model.add_event(instance_id, tick, status)
         new_event = event(self.hub, instance_id, status, time=format_instant(Instant(BASE + tick)))
         self.sent.append(new_event)
         return new_event
@@ -103,13 +108,13 @@ class RecordedHistories(RuleBasedStateMachine):
 
     @rule(tick=TICKS, swapped=st.booleans(), ticks_apart=st.integers(0, 2), server_index=SERVER_INDEXES)
     def continue_as_new(self, *, tick: int, swapped: bool, ticks_apart: int, server_index: int) -> None:
-        """Completed and then Running of the same id, sometimes delivered in the other order or at the same time."""
-        pair = [
+        """Deliver Completed and then Running of the same id, in either order, with times that may be equal."""
+        end_and_start = [
             self._new_event("monitor", tick, "Completed"),
             self._new_event("monitor", tick + ticks_apart, RUNNING),
         ]
-        for delivered in reversed(pair) if swapped else pair:
-            self._record([delivered], server_index)
+        for new_event in reversed(end_and_start) if swapped else end_and_start:
+            self._record([new_event], server_index)
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data(), server_index=SERVER_INDEXES)
@@ -140,12 +145,12 @@ class RecordedHistories(RuleBasedStateMachine):
     @invariant()
     def the_records_agree_with_the_model(self) -> None:
         if self.model.events_by_id:
-            self.runner.run(self._compare())
+            self.runner.run(self._compare_records())
 
-    async def _compare(self) -> None:
+    async def _compare_records(self) -> None:
         server = self.servers[0]
         store, record = instance_store(server), await task_hub_record(server, self.hub)
-        expected = self.model.active()
+        expected = self.model.active_ids()
         assert await active_instance_ids(server, self.hub) == expected
         activity = (await store.read_records(record.name, Exemptions())).activity
         assert sorted(instance.instance_id for instance in activity.active) == expected
@@ -157,12 +162,12 @@ class RecordedHistories(RuleBasedStateMachine):
             assert ((stored.finished.at - BASE, stored.finished.outcome) if stored.finished else None) == end
 
     def teardown(self) -> None:
-        async def close() -> None:
+        async def delete_table_and_close_servers() -> None:
             await self.servers[0].tables.delete_table(instance_table_name(self.hub))
             for server in self.servers:
                 await server.close()
 
-        self.runner.run(close())
+        self.runner.run(delete_table_and_close_servers())
         self.runner.close()
 
 

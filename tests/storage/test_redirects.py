@@ -37,28 +37,30 @@ class RedirectingServer:
 
     @property
     def settings(self) -> StorageSettings:
+        """Settings of a state storage whose tables, queues and blobs are all at this server."""
         connection = EmulatorPorts(self.port, self.port, self.port).connection_string(HOST)
         return StorageSettings.model_validate({"connection_string": connection})
 
 
 @pytest.fixture(params=[301, 302, 307, 308])
 async def redirecting_server(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncIterator[RedirectingServer]:
+    """A server that redirects requests to the server `requests_at_target` with one of the redirect statuses."""
     requests: list[str] = []
     requests_at_target: list[str] = []
 
-    async def collect(request: web.Request) -> web.StreamResponse:
+    async def answer_at_target(request: web.Request) -> web.StreamResponse:
         requests_at_target.append(f"{request.method} {request.path} {request.headers.get('Authorization')}")
         return web.json_response({"value": []})
 
     async with AsyncExitStack() as stack:
-        (target_port,) = await stack.enter_async_context(run_http_server(collect))
+        (target_port,) = await stack.enter_async_context(run_http_server(answer_at_target))
 
-        async def redirect(redirected: web.Request) -> web.StreamResponse:
+        async def redirect_to_target(redirected: web.Request) -> web.StreamResponse:
             requests.append(f"{redirected.method} {redirected.path}")
             location = f"http://{HOST}:{target_port}{redirected.rel_url}"
             return web.Response(status=request.param, headers={"Location": location})
 
-        (port,) = await stack.enter_async_context(run_http_server(redirect))
+        (port,) = await stack.enter_async_context(run_http_server(redirect_to_target))
         yield RedirectingServer(port, requests, requests_at_target)
 
 

@@ -73,21 +73,22 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     raise AssertionError(f"no values for {hint}")
 
 
-def build(kind: Any) -> Any:
+def build_values(kind: Any) -> Any:
+    """A strategy for values of a class."""
     return st.deferred(lambda: values_of(kind))
 
 
-@given(build(App))
+@given(build_values(App))
 def test_an_app_survives_a_round_trip(app: App) -> None:
     assert app_from_row(app_row(app)) == app
 
 
-@given(build(AuditRecord))
+@given(build_values(AuditRecord))
 def test_an_audit_record_survives_a_round_trip(record: AuditRecord) -> None:
     assert audit_record_from_row(audit_row("shop", record)) == record
 
 
-@given(build(ProbeResult), build(Scan), build(MessageState), INSTANTS)
+@given(build_values(ProbeResult), build_values(Scan), build_values(MessageState), INSTANTS)
 def test_a_probe_record_survives_a_round_trip(
     result: ProbeResult, scan: Scan, message_state: MessageState, leased_until: Instant
 ) -> None:
@@ -99,13 +100,13 @@ def test_a_probe_record_survives_a_round_trip(
     assert probe_record_from_rows(rows) == ProbeRecord(result, scan, leased_until, "owner", message_state)
 
 
-@given(build(TaskHubState))
+@given(build_values(TaskHubState))
 def test_the_state_of_a_task_hub_survives_a_round_trip(state: TaskHubState) -> None:
     stored = {name: value for name, value in task_hub_state_row(state).items() if value is not None}
     assert task_hub_state_from_row(stored) == state
 
 
-@given(build(TaskHubRecord))
+@given(build_values(TaskHubRecord))
 def test_a_registered_task_hub_survives_a_round_trip(record: TaskHubRecord) -> None:
     stored = {name: value for name, value in task_hub_row(record).items() if value is not None}
     assert task_hub_record_from_row(stored) == record

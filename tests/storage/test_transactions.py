@@ -68,7 +68,7 @@ async def recorded_wire(storage: StorageSettings) -> AsyncIterator[tuple[Request
     recorder = RequestRecorder()
     tasks: set[asyncio.Task[None]] = set()
 
-    async def pump(
+    async def forward_bytes(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, observe: Callable[[bytes], None]
     ) -> None:
         while data := await reader.read(65536):
@@ -77,12 +77,12 @@ async def recorded_wire(storage: StorageSettings) -> AsyncIterator[tuple[Request
             await writer.drain()
         writer.close()
 
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         storage_reader, storage_writer = await asyncio.open_connection("127.0.0.1", port)
-        tasks.add(asyncio.create_task(pump(storage_reader, writer, lambda data: None)))
-        await pump(reader, storage_writer, recorder.sent.append)
+        tasks.add(asyncio.create_task(forward_bytes(storage_reader, writer, lambda data: None)))
+        await forward_bytes(reader, storage_writer, recorder.sent.append)
 
-    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    server = await asyncio.start_server(relay_connection, "127.0.0.1", 0)
     relayed_connection = connection.replace(f":{port}/", f":{server.sockets[0].getsockname()[1]}/")
     async with (
         TableServiceClient.from_connection_string(connection) as direct,
@@ -96,6 +96,7 @@ async def recorded_wire(storage: StorageSettings) -> AsyncIterator[tuple[Request
 
 
 def entity(key: str, **columns: Any) -> dict[str, Any]:
+    """A row with values of several types, and these columns."""
     return {
         "PartitionKey": "00",
         "RowKey": key,
@@ -253,6 +254,7 @@ CREATED_PART = (
 
 
 def batch_response(status: int = 202) -> Any:
+    """The head of a response to a transaction, without the parts that `parse_etags` gets separately."""
     return SimpleNamespace(status_code=status, reason="", headers={}, request=None, content_type=None)
 
 

@@ -1,4 +1,4 @@
-"""What a verdict rests on: recorded events, a probe of the task hub's own storage, and deployments of other runs."""
+"""The evidence of a verdict: recorded events, a probe of the task hub's own storage, and deployments of other runs."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -69,7 +69,7 @@ class VersionCount:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a read of the task hub's own storage found.
+    """The result of a read of the task hub's own storage.
 
     - `began_at`: the moment that a complete probe describes.
     - `ended_at`: when reading stopped.
@@ -147,7 +147,7 @@ class OpenSwap:
 
 @dataclass(frozen=True, slots=True)
 class InstanceActivity:
-    """What the recorded events show of one task hub.
+    """The activity of one task hub by its recorded events.
 
     - `active`: the oldest active instances, at most ACTIVE_LIMIT.
     - `has_more`: True if there are further active instances.

@@ -1,4 +1,4 @@
-"""What may stay active without blocking a deployment: functions that the policy ignores, and what a waiver exempts."""
+"""Exemptions, which do not block: functions that the policy ignores, and instances and messages with a waiver."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Look-ups: reading only those instances that the records hold active, and what their absence proves.
+"""Look-ups: reads of only those instances that the records hold active.
 
 The instances are looked up in batches. If the task hub does not show a start, the start is either still a message or
 was purged. Such instances are looked up a second time, after the control queues were read. A start that has left the
@@ -16,7 +16,7 @@ from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.domain.task_hubs.reconciliation import ObservedState, is_recent_start, observe_state, reconcile_end
 
 LOOKUP_BATCH_SIZE = 16
-"""Active instances in the first batch, the oldest ones. A single one that is still active decides the verdict."""
+"""Active instances in the first batch, the oldest ones. One instance that is still active decides the verdict."""
 
 _MAX_LOOKUP_BATCH_SIZE = 128
 
@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchAssessment:
-    """What a batch proves.
+    """The assessment of a batch after its look-ups.
 
     - `ended`: the ends to record.
     - `pending`: starts that the task hub does not show while its control queues hold messages.

@@ -1,5 +1,4 @@
-"""Starts that are only messages: an orchestration that is about to start can be nothing but a message in a control
-queue.
+"""Starts that exist only as messages in the control queues, before the orchestration has a row.
 
 A backend reads a `QueueSnapshot`. This module decides which of its messages can still start an orchestration.
 docs/correctness.md has the argument.
@@ -84,7 +83,7 @@ class QueueSnapshot:
 
     @property
     def invisible(self) -> int:
-        """The number of invisible messages; never fewer than were invisible all the time."""
+        """The number of invisible messages. It includes every message that was invisible during the whole snapshot."""
         return max(0, self.message_count - self.peeked_twice)
 
 
@@ -133,7 +132,7 @@ class KnownTimers:
 
 @dataclass(frozen=True, slots=True)
 class QuietPeriod:
-    """The time since which invisible messages that nothing explains have been there without any change.
+    """A period in which unexplained invisible messages have been in the queues without any change.
 
     The quiet period ends when one of these changes:
 
@@ -154,8 +153,9 @@ class QuietPeriod:
 
 @dataclass(frozen=True, slots=True)
 class MessageState:
-    """What is remembered of a task hub's messages between two probes. `backend_id` identifies the storage account: what
-    was seen in another account proves nothing."""
+    """The state of a task hub's messages that is stored between two probes.
+
+    `backend_id` identifies the storage account, because a state of another account proves nothing."""
 
     backend_id: str = ""
     timers: KnownTimers = KnownTimers()
@@ -234,7 +234,7 @@ class ObservedQueues:
 
     @property
     def min_unexplained_count(self) -> int:
-        """The same number if all timers that are firing still have their message."""
+        """The number of unexplained invisible messages if all timers that are firing still have their message."""
         return max(0, self.snapshot.invisible - self.possibly_pending_timers)
 
 
@@ -279,7 +279,7 @@ def track_quiet_period(
 def assess_messages(
     observed: ObservedQueues, quiet_period: QuietPeriod | None, exemptions: Exemptions, *, max_hidden_seconds: int
 ) -> MessageEvidence:
-    """What these queues prove.
+    """The evidence that these queues give.
 
     Unexplained messages block until they are waived, or were seen unchanged for `max_hidden_seconds`. Only the time
     until the queues were read counts, because later changes are unknown.

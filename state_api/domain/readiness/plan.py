@@ -69,11 +69,13 @@ class RecordedState:
 
     - `seen_before`: events or a probe have shown the task hub.
     - `change_token`: the same in two reads if no event and no correction has changed anything between them.
+    - `probe_version`: the same in two reads if nothing was stored of a probe between them.
     """
 
     activity: InstanceActivity
     seen_before: bool
     change_token: str = ""
+    probe_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,7 @@ def plan_read(state: ReadState, now: Instant) -> Step:
     if state.scan_result is not None:
         return _plan_after_scan(state, state.scan_result)
     if must_wait(state.last_result, now):
-        return _done(state, state.last_result)
+        return _done(state, state.last_result, records=state.records)
     if requirements.for_verdict and requirements.mode is VerificationMode.NONE:
         return _plan_without_reading(state, now)
     if state.records is None:

@@ -1,4 +1,4 @@
-"""The codes of reasons and warnings, what each means, and how the message of each is made."""
+"""The codes of reasons and warnings, with the description and the message of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ REASON_DESCRIPTIONS: dict[ReasonCode, str] = {
 
 
 class WarningCode(StrEnum):
-    """What a verdict cannot know. A warning does not make a verdict NotReady."""
+    """What a verdict does not cover. A warning does not make a verdict NotReady."""
 
     EVENTS_ONLY = "EventsOnly"
     MESSAGES_UNSEEN = "MessagesUnseen"
@@ -96,7 +96,7 @@ PROBE_FAILURE_CODES = {
 def instances_active_reason(
     task_hub: str, active: Sequence[ActiveInstance], *, count: int, is_lower_bound: bool, now: Instant
 ) -> ReadinessReason:
-    """`active` are the instances that block, oldest first. `count` may be more than are listed."""
+    """The reason InstancesActive. `active` are the instances that block, oldest first. `count` can be larger."""
     number = f"at least {count}" if is_lower_bound else str(count)
     noun = "orchestration instance is" if number == "1" else "orchestration instances are"
     message = f"{number} {noun} active on task hub {task_hub}"
@@ -108,7 +108,7 @@ def instances_active_reason(
 
 
 def settling_reason(task_hub: str, policy: Policy, remaining_ticks: int) -> ReadinessReason:
-    """`remaining_ticks` are those until the settle window ends."""
+    """The reason Settling. `remaining_ticks`: ticks of 100 ns until the settle window ends."""
     return ReadinessReason(
         ReasonCode.SETTLING,
         f"the last event of task hub {task_hub} was recorded less than {policy.settle_seconds} s ago; the task hub "
@@ -117,7 +117,7 @@ def settling_reason(task_hub: str, policy: Policy, remaining_ticks: int) -> Read
 
 
 def starts_pending_reason(task_hub: str, messages: MessageEvidence, now: Instant) -> ReadinessReason:
-    """The message names a start that can be seen, or else says how long invisible messages will block."""
+    """The reason StartsPending. Its message names a visible start, or says how long invisible messages will block."""
     if messages.start_count or messages.more_visible:
         message = _visible_starts_message(task_hub, messages)
     else:
@@ -154,7 +154,7 @@ def _invisible_messages_message(task_hub: str, messages: MessageEvidence, now: I
 
 
 def deployment_in_progress_reason(deployment: OpenDeployment, now: Instant) -> ReadinessReason:
-    """The message names the run that deploys, and since when."""
+    """The reason DeploymentInProgress. Its message names the run that deploys, and for how long it has."""
     run = f", run {deployment.run_url}" if deployment.run_url else ""
     return ReadinessReason(
         ReasonCode.DEPLOYMENT_IN_PROGRESS,
@@ -164,7 +164,7 @@ def deployment_in_progress_reason(deployment: OpenDeployment, now: Instant) -> R
 
 
 def swap_pending_reason(swap: OpenSwap, now: Instant) -> ReadinessReason:
-    """The message names the run that began the swap, and since when."""
+    """The reason SwapPending. Its message names the run that began the swap, and how long ago."""
     run = f", run {swap.run_url}," if swap.run_url else ""
     return ReadinessReason(
         ReasonCode.SWAP_PENDING,
@@ -175,7 +175,7 @@ def swap_pending_reason(swap: OpenSwap, now: Instant) -> ReadinessReason:
 
 
 def verification_required_reason() -> ReadinessReason:
-    """The policy requires a probe, and no provider is configured."""
+    """The reason VerificationRequired: the policy requires a probe, and no provider is configured."""
     return ReadinessReason(
         ReasonCode.VERIFICATION_REQUIRED,
         "the app's policy requires verification, but no probe of its task hubs is configured; "
@@ -184,7 +184,7 @@ def verification_required_reason() -> ReadinessReason:
 
 
 def probe_pending_reason(task_hub: str, provider: str) -> ReadinessReason:
-    """No probe has a result yet."""
+    """The reason ProbePending: the configured probe has no result yet."""
     return ReadinessReason(ReasonCode.PROBE_PENDING, f"task hub {task_hub} has not been verified by {provider} yet")
 
 
@@ -201,7 +201,7 @@ def probe_failed_reason(task_hub: str, probe: ProbeResult, *, suggests_missing_i
 
 
 def probe_incomplete_reason(task_hub: str, probe: ProbeResult) -> ReadinessReason:
-    """The message says how far the probe came."""
+    """The reason ProbeIncomplete. Its message says how far the probe came."""
     return ReadinessReason(
         ReasonCode.PROBE_INCOMPLETE, f"the probe of task hub {task_hub} is not complete: {probe.message}"
     )
@@ -210,7 +210,9 @@ def probe_incomplete_reason(task_hub: str, probe: ProbeResult) -> ReadinessReaso
 def probe_stale_reason(
     task_hub: str, probe: ProbeResult, activity: InstanceActivity, policy: Policy
 ) -> ReadinessReason:
-    """The message says when the probe began, and what to change if probes take longer than the freshness."""
+    """The reason ProbeStale. Its message says when the probe began.
+
+    If probes take longer than the freshness, the message also says what to change."""
     message = (
         f"the last complete probe of task hub {task_hub} began at {format_instant(probe.began_at)}; "
         f"it must be younger than {policy.freshness_seconds} s and have begun after the last event"
@@ -226,7 +228,7 @@ def probe_stale_reason(
 
 
 def events_only_warning(task_hub: str) -> ReadinessWarning:
-    """No provider is configured."""
+    """The warning EventsOnly: no provider is configured."""
     return ReadinessWarning(
         WarningCode.EVENTS_ONLY,
         f"the verdict on task hub {task_hub} rests on lifecycle events alone, and events get lost: an instance whose "
@@ -236,7 +238,7 @@ def events_only_warning(task_hub: str) -> ReadinessWarning:
 
 
 def messages_unseen_warning(task_hub: str, cause: str) -> ReadinessWarning:
-    """`cause` says why the control queues are not read."""
+    """The warning MessagesUnseen. `cause` says why the control queues are not read."""
     return ReadinessWarning(
         WarningCode.MESSAGES_UNSEEN,
         f"the messages of task hub {task_hub} are not read, because {cause}: an orchestration whose start is still a "

@@ -1,4 +1,4 @@
-"""A scan of a task hub: what its pages add up to, when it is complete, and what it proves then.
+"""A scan of a task hub: it counts the instances of all pages, knows when it is complete, and gives the result.
 
 A scan is plain data between two pages, so that another worker can resume it.
 """
@@ -39,12 +39,12 @@ _DIGEST_MODULUS = 2**64
 class Scan:
     """A scan that is under way. `began_at` is by the state storage's clock, `changed_since` by the backend's.
 
-    A pass that returns nothing active proves that nothing is active only if nothing changed while it read. An instance
-    can start another instance and end. A pass that reads the two in the wrong order sees neither. So passes are
-    repeated until a pass returns exactly the changes that the pass before it returned. If nothing changes, one pass is
-    enough.
+    A pass that returns no active instance proves that none is active only if nothing changed while it read. An instance
+    can start another instance and end. A pass that reads the row of the second before its start, and the row of the
+    first after its end, returns neither as active. So passes are repeated until a pass returns exactly the changes that
+    the pass before it returned. If nothing changes, one pass is enough.
 
-    A start can be nothing but a message. So the control queues are read before each pass, and the pass that completes
+    A start may exist only as a message. So the control queues are read before each pass, and the pass that completes
     the scan shows no change since then. The field `observed_queues` is None where the backend does not show messages.
     """
 
@@ -107,10 +107,11 @@ class Scan:
         self.stamp_count += 1
 
     def _is_counted(self, instance: ObservedInstance, *, exempt: bool) -> bool:
-        """Whether an active instance is not counted now, because it was counted before or does not matter any more.
+        """Whether an active instance is counted already, or need not be counted.
 
-        Passes after the first one only look for instances that block. An instance id can be exempt under one function
-        name and block under another, so until something blocks, a known id is counted again.
+        Passes after the first only look for instances that block, so they do not count exempt instances. An instance id
+        can be exempt under one function name and block under another. So until an instance blocks, an id that does not
+        block is counted again under its new name.
         """
         if self.pass_number > 1:
             is_known = any(listed.instance_id == instance.instance_id for listed in self.listed_blocking)
@@ -134,8 +135,9 @@ class Scan:
         self.versions[instance.version or ""] = (count + 1, min(oldest, instance.created_at))
 
     def finish_pass(self) -> bool:
-        """Whether the scan is complete. If this pass has read everything and another pass is needed, the next pass
-        begins."""
+        """End the pass if it has read everything. Returns whether the scan is complete.
+
+        If another pass is needed, that pass begins."""
         if self.cursors:
             return False
         if self.blocking_count or self.stamp_digest in (0, self.previous_stamp_digest):
@@ -146,7 +148,7 @@ class Scan:
         return False
 
     def to_incomplete_result(self, provider: str, now: Instant) -> ProbeResult:
-        """What the scan has found so far. The message says how far it came."""
+        """The result of an incomplete scan. Its message says how far the scan came."""
         message = (
             f"{self.page_count} pages are read, {len(self.cursors)} ranges are left in pass {self.pass_number}; the "
             "next request continues the scan"
@@ -162,7 +164,7 @@ class Scan:
         message: str = "",
         messages: MessageEvidence | None = None,
     ) -> ProbeResult:
-        """What the scan has found so far, or in all."""
+        """The result of what the scan has found so far."""
         return ProbeResult(
             status,
             provider,
@@ -194,7 +196,7 @@ def assess_scan_messages(
     message_visibility_seconds: int,
     last_recorded_at: Instant | None,
 ) -> tuple[MessageEvidence | None, MessageState]:
-    """What a complete scan proves about messages, and what to remember until the next probe.
+    """The evidence of messages after a complete scan, and the state to remember until the next probe.
 
     `state` is what was remembered of the same storage account. The evidence is None if the control queues were not
     read.

@@ -39,7 +39,7 @@ from state_api.domain.readiness.reasons import (
 from state_api.domain.readiness.validity import has_settled, is_probe_valid, remaining_settle_ticks
 
 DEFAULT_RETRY_AFTER_SECONDS = 10
-"""What `retryAfterSeconds` says where nothing more precise is known."""
+"""The value of `retryAfterSeconds` if the evidence gives no more precise one."""
 
 _OMITTED_UNTIL_SETTLED = frozenset({ReasonCode.PROBE_PENDING, ReasonCode.PROBE_INCOMPLETE, ReasonCode.PROBE_STALE})
 """Reasons that are not reported while instances are active or events arrive: the task hub is scanned after that."""
@@ -90,7 +90,7 @@ def assess_readiness(evidence: Evidence, policy: Policy, now: Instant) -> Verdic
 
 
 class _Assessment:
-    """What one piece of evidence shows at one moment."""
+    """The assessment of one evidence at one moment."""
 
     def __init__(self, evidence: Evidence, policy: Policy, now: Instant) -> None:
         self._evidence = evidence
@@ -200,7 +200,7 @@ class _Assessment:
     # The probe
 
     def _is_probe_stale(self) -> bool:
-        """Whether a complete probe is too old or superseded. What it found does not count, and it is a reason."""
+        """Whether a complete probe is too old or superseded. Its instances do not count, and ProbeStale is a reason."""
         probe = self._evidence.probe
         return (
             self._evidence.provider is not None

@@ -9,16 +9,11 @@ from dataclasses import dataclass
 from state_api.domain.instants import TICKS_PER_SECOND, Instant
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.plan import RecordedState
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.reasons import ReasonCode
 from state_api.domain.readiness.validity import remaining_settle_ticks, remaining_supersession_ticks
 from state_api.domain.readiness.verdict import Verdict
-
-LOOK_UP_INTERVAL_SECONDS = 5.0
-"""How long after a verification active instances are looked up again."""
-
-MAX_VERIFICATION_INTERVAL_SECONDS = 30.0
-"""How long after a verification a task hub is read again at the latest, if it has shown the same several times."""
 
 _NOT_ABOUT_THE_TASK_HUB = frozenset({ReasonCode.DEPLOYMENT_IN_PROGRESS, ReasonCode.SWAP_PENDING})
 """Reasons that reading the task hub again cannot remove."""
@@ -55,6 +50,8 @@ class KnownActivity:
     def __init__(self) -> None:
         self.version = 0
         """Counts the changes of what is known."""
+        self.recorded_count = 0
+        """Counts what this process has recorded."""
         self.is_exact = False
         """Whether the settle window is known from a read, and not only from the time at which a change was recorded."""
         self._exemptions = Exemptions()
@@ -81,29 +78,22 @@ class KnownActivity:
         self._changes_during_reads[self._begun_read_count] = []
         return self._begun_read_count
 
-    def end_read(
-        self,
-        number: int,
-        activity: InstanceActivity | None,
-        exemptions: Exemptions,
-        *,
-        probe_version: str | None = None,
-    ) -> None:
-        """Know what a read has shown; None if it has failed.
+    def end_read(self, number: int, state: RecordedState | None, exemptions: Exemptions) -> None:
+        """Know what a read has shown under these exemptions; None if it has failed.
 
         Changes that were recorded during the read are added, because the read may not contain them. A read that began
-        before another one whose result is known already is left out. `probe_version`: changes with the stored result
-        of a probe.
+        before another one whose result is known already is left out.
         """
         changes = self._changes_during_reads.pop(number)
-        if activity is None or number < self._applied_read_number:
+        if state is None or number < self._applied_read_number:
             return
         self._applied_read_number = number
         self._exemptions = exemptions
-        self._active_ids = {instance.instance_id for instance in activity.active}
-        self._last_recorded_at = activity.last_recorded_at
+        self._active_ids = {instance.instance_id for instance in state.activity.active}
+        self._last_recorded_at = state.activity.last_recorded_at
         self.is_exact = True
-        if self._last_read != (read := (activity, probe_version)):
+        read = (state.change_token, state.probe_version, exemptions)
+        if self._last_read != read:
             self._last_read = read
             self.version += 1
         for change in changes:
@@ -111,6 +101,7 @@ class KnownActivity:
 
     def add_changes(self, changes: RecordedChanges) -> None:
         """Know what this process has recorded."""
+        self.recorded_count += 1
         for changes_during_read in self._changes_during_reads.values():
             changes_during_read.append(changes)
         self._apply(changes)
@@ -146,6 +137,18 @@ def earliest_ready_at(
 
 
 @dataclass(frozen=True, slots=True)
+class VerificationIntervals:
+    """How long after a verification a task hub is read again, in seconds.
+
+    - `look_up`: while it shows something active, or something new.
+    - `longest`: if it has shown the same several times.
+    """
+
+    look_up: float = 5.0
+    longest: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class NextVerification:
     """How long after a verification the task hub is to be read again. `observation`: what the
     verification has shown."""
@@ -155,7 +158,7 @@ class NextVerification:
 
 
 def plan_next_verification(
-    verdict: Verdict, previous: NextVerification | None, *, read_seconds: float
+    verdict: Verdict, previous: NextVerification | None, intervals: VerificationIntervals, *, read_seconds: float
 ) -> NextVerification | None:
     """When to read the task hub again after this verdict; None if that cannot change the verdict.
 
@@ -164,17 +167,17 @@ def plan_next_verification(
     """
     codes = {reason.code for reason in verdict.reasons} - _NOT_ABOUT_THE_TASK_HUB
     if verdict.active_count:
-        return NextVerification(LOOK_UP_INTERVAL_SECONDS)
+        return NextVerification(intervals.look_up)
     if not codes or ReasonCode.SETTLING in codes:
         return None
     probe = verdict.evidence.probe
     if probe is not None and probe.status is ProbeStatus.INCOMPLETE:
-        return NextVerification(max(LOOK_UP_INTERVAL_SECONDS, read_seconds))
+        return NextVerification(max(intervals.look_up, read_seconds))
     messages = probe.messages if probe is not None else None
     observation = (codes, (messages.visible, messages.invisible) if messages is not None else None)
-    interval = LOOK_UP_INTERVAL_SECONDS
+    interval = intervals.look_up
     if previous is not None and previous.observation == observation:
-        interval = min(max(interval, 2 * previous.interval_seconds), MAX_VERIFICATION_INTERVAL_SECONDS)
+        interval = min(max(interval, 2 * previous.interval_seconds), intervals.longest)
     if messages is not None and messages.unblocks_at is not None:
         interval = min(interval, max(0, messages.unblocks_at - verdict.checked_at) / TICKS_PER_SECOND)
     return NextVerification(max(interval, read_seconds), observation)

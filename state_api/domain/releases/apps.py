@@ -17,8 +17,9 @@ from state_api.domain.task_hubs.ownership import OwnershipProof
 
 @dataclass(frozen=True, slots=True)
 class PriorHub:
-    """A task hub that another one replaced on record, and that the platform's slot may still carry. `promoted`: it has
-    been in production."""
+    """A task hub that another one replaced on record, although the slot in Azure may still run on it.
+
+    `promoted`: the task hub has been in production."""
 
     task_hub: str
     promoted: bool
@@ -115,8 +116,9 @@ class RetiredHub:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """Where the app's task hubs live: the provider, and the name of the setting that holds the connection. The
-    connection itself is never stored. A separate tracking store has its own setting and table prefix."""
+    """The provider of the app's task hubs, and the name of the setting with its connection.
+
+    The connection itself is never stored. A separate tracking store has its own setting and table prefix."""
 
     provider: str
     connection: str
@@ -153,8 +155,9 @@ class App:
         return self.registered_slot_name(name) in self.slots
 
     def slot(self, name: str) -> Slot | None:
-        """What the slot holds; None if it is empty. Raises KeyError if the app has no such slot, because a misspelt
-        slot must not pass for an empty one."""
+        """The slot with this name; None if it is empty.
+
+        Raises KeyError if the app has no such slot, so that a misspelt name does not look like an empty slot."""
         return self.slots[self.registered_slot_name(name)]
 
     def registered_slot_name(self, name: str) -> str:

@@ -11,7 +11,7 @@ from state_api.domain.releases.transition_checks import check_no_pending_swap
 
 
 def check_app_deletable(app: App, now: Instant) -> Refusal | None:
-    """What refuses a deletion without a verdict: SwapPending, DeploymentInProgress, CleanupRequired."""
+    """Make the checks that need no verdict. Refusals: SwapPending, DeploymentInProgress, CleanupRequired."""
     if refusal := check_no_pending_swap(app):
         return refusal
     deployment = app.get_open_deployment(now)
@@ -23,8 +23,10 @@ def check_app_deletable(app: App, now: Instant) -> Refusal | None:
 
 
 def delete_app(app: App, verdicts: Mapping[str, Verdict], now: Instant) -> Transition | Refusal:
-    """Delete the app. `verdicts` has one for each slot that holds a task hub, on all that the slot may carry. The task
-    hubs stay claimed. Refusals: those of `check_app_deletable`, AppNotDrained."""
+    """Delete the app. Its task hubs stay claimed.
+
+    `verdicts`: one for each slot that holds a task hub, on all task hubs that the slot may carry. Refusals: those of
+    `check_app_deletable`, AppNotDrained."""
     if refusal := check_app_deletable(app, now):
         return refusal
     slots = {name: slot for name, slot in app.slots.items() if slot is not None}

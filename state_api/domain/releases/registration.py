@@ -1,5 +1,6 @@
-"""PutApp: register or correct what each slot holds, the policy, and where the task hubs live. A slot loses its task hub
-only if that has drained."""
+"""PutApp: register or correct the task hub of each slot, the policy, and the provider of the task hubs.
+
+A slot loses its task hub only if that has drained."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -82,7 +83,7 @@ def register_app(app: App, command: RegisterCommand, evidence: RegisterEvidence,
 
 
 def _check_pending_swap(app: App, command: RegisterCommand) -> Refusal | None:
-    """While a swap is pending, slots can only be registered as they are."""
+    """Refuse to change a slot while a swap is pending."""
     if app.pending_swap is None or all(_is_slot_unchanged(app, name, slot) for name, slot in command.slots.items()):
         return None
     return other_run_refusals.swap_pending(app, app.pending_swap)
@@ -97,7 +98,7 @@ def _is_slot_unchanged(app: App, requested_name: str, assignment: SlotAssignment
 
 
 def _check_slots(app: App, command: RegisterCommand, evidence: RegisterEvidence, now: Instant) -> Refusal | None:
-    """Every task hub that leaves a slot has drained, and every one that enters a slot is new."""
+    """Refuse to replace a task hub that has not drained, and to put a task hub into a slot that is not new."""
     new_hub_keys: set[HubKey] = set()
     for name, assignment in _reassigned_slots(app, command):
         if app.slots.get(name) is not None and (refusal := _check_replaceable(app, name, evidence.verdicts[name], now)):
@@ -114,7 +115,7 @@ def _check_slots(app: App, command: RegisterCommand, evidence: RegisterEvidence,
 
 
 def _check_replaceable(app: App, name: str, verdict: Verdict, now: Instant) -> Refusal | None:
-    """A task hub leaves its slot only after it has drained, and not while a run deploys it."""
+    """Refuse to take a task hub out of its slot before it has drained, or while a run deploys it."""
     slot, deployment = app.slot(name), app.get_open_deployment(now)
     if slot is not None and deployment is not None and same_hub(deployment.task_hub, slot.task_hub):
         return other_run_refusals.deployment_in_progress(app, deployment, now)
@@ -162,7 +163,7 @@ def _task_hubs_by_key(app: App) -> dict[HubKey, str]:
 
 
 def _check_adoption(app: App, command: RegisterCommand) -> Refusal | None:
-    """An app adopts only task hubs that it has."""
+    """Refuse to adopt a task hub that is neither in a slot nor retired."""
     known_keys = _task_hubs_by_key(app).keys()
     unknown = next((task_hub for task_hub in command.adopt_task_hubs if hub_key(task_hub) not in known_keys), None)
     return None if unknown is None else refusals.not_adoptable(app, unknown)

@@ -46,7 +46,7 @@ def _check_not_production(command: SwapCommand) -> Refusal | None:
 
 
 def _check_pending_swap(app: App, command: SwapCommand) -> Refusal | None:
-    """Refuse what is not about the pending swap."""
+    """Refuse a command that is about another swap than the pending one."""
     pending = app.pending_swap
     if pending is None:
         return None
@@ -74,10 +74,12 @@ def _begin_swap(app: App, command: SwapCommand, now: Instant) -> Transition | Re
 
 
 def _repeat_begin(app: App, pending: PendingSwap, command: SwapCommand) -> Transition | Refusal:
-    """The run that began the swap may begin it again. Callers without a run URL are not known to be the same run."""
+    """Allow only the run that began the swap to begin it again.
+
+    A caller without a run URL cannot prove to be that run."""
     if command.caller.run_url and pending.run_id == command.caller.run_id(command.task_hub):
         return Transition(app, "PostSwap", changed=False)
-    # If two runs both let the platform swap, the slots would end as they began.
+    # If two runs both let the platform swap, the second swap would undo the first.
     return other_run_refusals.swap_pending(app, pending)
 
 
@@ -100,7 +102,7 @@ def _build_pending_swap(app: App, command: SwapCommand, slot: Slot, now: Instant
 
 
 def _confirm_swap(app: App, command: SwapCommand, now: Instant) -> Transition | Refusal:
-    """The platform has swapped.
+    """Record that the platform has swapped.
 
     Without a pending swap, only a rollback promotes a task hub that was in production before. A report may arrive late,
     or again from an old pipeline, after the platform has swapped back.
@@ -119,7 +121,7 @@ def _confirm_swap(app: App, command: SwapCommand, now: Instant) -> Transition | 
 
 
 def _revert_swap(app: App, command: SwapCommand) -> Transition | Refusal:
-    """The platform has not swapped: slots and deployment become what they were before the swap was begun."""
+    """Record that the platform has not swapped: restore the slots and the deployment from before the swap."""
     pending = app.pending_swap
     if pending is None:
         slot = app.slot(command.slot)
@@ -181,8 +183,10 @@ class _PriorHubRollback:
 
 
 def _roll_back_to_prior_hub(app: App, name: str, rollback: _PriorHubRollback, now: Instant) -> Transition:
-    """Production goes back to a task hub that others replaced on record. Those were not deployed so far, but their
-    pipelines may still do it: the newest is retired like the others, and the platform's slot may still carry them."""
+    """Put a task hub back into production that newer ones replaced on record.
+
+    The newer ones were never deployed, but their pipelines may still deploy them. So the newest is retired like the
+    others, and the slot may still carry all of them."""
     slot, production, prior_hub = rollback.slot, rollback.production, rollback.prior_hub
     returning = next((retired for retired in app.retired if same_hub(retired.task_hub, prior_hub.task_hub)), None)
     retired = (*(hub for hub in app.retired if hub is not returning), RetiredHub(slot.task_hub, slot.version, now))

@@ -8,16 +8,17 @@ from state_api.domain.releases.refusals import Refusal
 
 
 def check_no_pending_swap(app: App) -> Refusal | None:
+    """Refuse the transition while a swap is pending."""
     return other_run_refusals.swap_pending(app, app.pending_swap) if app.pending_swap is not None else None
 
 
 def check_slot_exists(app: App, slot: str) -> Refusal | None:
-    """A misspelt slot must not pass for an empty one."""
+    """Refuse a slot that the app does not have, so that a misspelt name does not look like an empty slot."""
     return None if app.has_slot(slot) else slot_refusals.slot_not_found(app, slot)
 
 
 def check_name_is_new(app: App, task_hub: str, *, used_before: bool) -> Refusal | None:
-    """A task hub enters a slot only once. `used_before`: this server knows the name, from any app or from events."""
+    """Refuse a task hub that was in a slot before. `used_before`: any app or event has used its name before."""
     slot = app.slot_holding(task_hub)
     if slot is not None:
         return refusals.task_hub_in_use(app.name, slot, task_hub)

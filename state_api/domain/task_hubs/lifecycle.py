@@ -1,4 +1,4 @@
-"""What lifecycle events say about one orchestration instance, and how they merge.
+"""Lifecycle events of orchestration instances, and how the events of one instance merge into its record.
 
 Events can be lost, late, duplicated and out of order. So merging keeps the latest start and the latest end. It takes
 maxima over total orders, and is therefore commutative, associative and idempotent.

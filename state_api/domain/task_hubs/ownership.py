@@ -19,8 +19,9 @@ class ProofBasis(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExistingArtifacts:
-    """What a provider has under the name of a task hub. `artifacts` are named as in Azure. `addresses` are those of the
-    services that were asked, without secrets."""
+    """The artifacts that a provider has under the name of a task hub.
+
+    `artifacts` are named as in Azure. `addresses` are those of the services that were asked, without secrets."""
 
     artifacts: tuple[str, ...]
     addresses: tuple[str, ...]

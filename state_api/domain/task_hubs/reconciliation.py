@@ -20,7 +20,7 @@ START_GRACE_PERIOD = seconds(600)
 message whose worker died returns after five minutes (the provider's `ControlQueueVisibilityTimeout`)."""
 
 PURGED_REASON = "not in the task hub any more"
-"""The recorded reason of an end that shows only because the instance is gone: it was purged."""
+"""The recorded reason of the end of an instance that the task hub does not show any more, because it was purged."""
 
 
 class ObservedState(StrEnum):
@@ -29,8 +29,10 @@ class ObservedState(StrEnum):
     ACTIVE = "active"
     ENDED = "ended"
     UNCONFIRMED = "unconfirmed"
-    """The published start is later than all that the task hub shows of the instance. Either it is not written yet,
-    because the extension publishes before it checkpoints, or the instance was purged."""
+    """The published start is later than everything that the task hub shows of the instance.
+
+    Either the start is not written yet, because the extension publishes before it checkpoints, or the instance was
+    purged."""
 
 
 def observe_state(started: Started, observed: ObservedInstance | None, backend_id: str = "") -> ObservedState:
@@ -74,8 +76,9 @@ def is_recent_start(started: Started, now: Instant) -> bool:
 
 
 def reconcile_end(instance: Instance, observed: ObservedInstance | None) -> Instance:
-    """The end that the task hub shows of an instance that the records hold active. It ends this start and no later
-    one."""
+    """The end to record of an instance that the records hold active and the task hub does not.
+
+    It ends the recorded start and no later one."""
     assert instance.started is not None, "only a started instance ends"
     at, outcome, reason = instance.started.at, RuntimeStatus.CANCELED, PURGED_REASON
     if observed is not None:
@@ -86,7 +89,7 @@ def reconcile_end(instance: Instance, observed: ObservedInstance | None) -> Inst
 
 
 def reconcile_start(recorded: Instance | None, observed: ObservedInstance, now: Instant) -> Instance | None:
-    """The start that the records lack of an instance that the task hub shows active.
+    """The start to record of an instance that the task hub shows active.
 
     None if the records hold it active under the same function name. Another name counts as missing, because the policy
     may ignore the recorded name.

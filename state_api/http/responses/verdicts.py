@@ -12,7 +12,7 @@ from state_api.domain.readiness.reasons import ReasonCode, WarningCode
 from state_api.domain.readiness.verdict import WaivedInstance
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
 from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
-from state_api.services.readiness import SlotStatus
+from state_api.services.slot_status import SlotStatus
 
 MAX_LISTED_INSTANCES = 20
 """Active instances that a verdict lists, the oldest first; ListInstances lists all."""

@@ -1,7 +1,7 @@
-"""Runs orchestrators as Microsoft documents it for tests: drive the generator and send results to its tasks.
+"""Runs orchestrators without a host, as Microsoft documents it for tests: results of tasks are sent to the generator.
 
-The context is the library's own. Activities, entities and sub-orchestrations are the app's own unless a test replaces
-them."""
+The context is that of the library. Activities, entities and sub-orchestrations are those of the app, unless a test
+replaces them."""
 
 import functools
 import json
@@ -38,17 +38,18 @@ def app_functions(version: str) -> dict[str, Any]:
 
 
 def user_function(name: str, version: str = "v2") -> Any:
-    """The app's Python function, without the library's decorators."""
+    """The app's Python function, without the decorators of the library."""
     function = app_functions(version)[name].get_user_function()
-    for wrapped in ("orchestrator_function", "client_function"):
-        function = getattr(function, wrapped, function)
+    for attribute in ("orchestrator_function", "client_function"):
+        function = getattr(function, attribute, function)
     return function
 
 
 def run_entity_operation(state: Any, operation: str, input_value: Any = None) -> tuple[Any, Any]:
-    """Run one operation on a stock entity, through its handler. Returns its state and the result.
+    """Run an operation on a stock entity with this state, and return the new state and the result of the operation.
 
-    Raises RuntimeError with the entity's error."""
+    Raises RuntimeError with the error of the entity.
+    """
     batch = {
         "self": {"name": "stock", "key": "apple"},
         "exists": state is not None,
@@ -64,7 +65,13 @@ def run_entity_operation(state: Any, operation: str, input_value: Any = None) ->
 
 @dataclass
 class ReplayResult:
-    """The result of an orchestration, and the activities that it called."""
+    """What an orchestration has done.
+
+    - `result` or `error`: what it returned or raised.
+    - `calls`: the names of its activities and sub-orchestrations, and `timer` for each timer, in order.
+    - `signals`: entity id, operation and input of each signal to an entity.
+    - `continued_with`: the input of continue-as-new.
+    """
 
     result: Any = None
     error: Exception | None = None
@@ -75,7 +82,12 @@ class ReplayResult:
 
 
 class OrchestratorReplay:
-    """The environment of one orchestration: its version, its external events, replaced activities, and the stock."""
+    """Runs an orchestration of one version of the app.
+
+    - `events`: the data of each external event, by name. Other events never arrive.
+    - `activities`: functions that replace activities of the app, by name.
+    - `stock_levels`: the pieces of each item in stock. The orchestration changes them.
+    """
 
     def __init__(
         self,
@@ -91,14 +103,15 @@ class OrchestratorReplay:
         self.calls: list[str] = []
 
     def run(self, name: str, input_value: Any, instance_id: str = "order-1") -> ReplayResult:
-        started = {
+        """Run the orchestrator `name` to its end."""
+        first_event = {
             "EventType": _ORCHESTRATOR_STARTED,
             "EventId": -1,
             "IsPlayed": False,
             "Timestamp": START_TIME.isoformat(),
         }
         context = DurableOrchestrationContext(
-            [started],
+            [first_event],
             instance_id,
             isReplaying=False,
             parentInstanceId="",
@@ -106,24 +119,24 @@ class OrchestratorReplay:
             upperSchemaVersion=ReplaySchema.V3.value,
         )
         generator = user_function(name, self.version)(context)
-        played = ReplayResult(calls=self.calls)
+        replay_result = ReplayResult(calls=self.calls)
         try:
             task = next(generator)
             while True:
                 self._complete_task(context, task)
-                failed = task.state is TaskState.FAILED
-                task = generator.throw(task.result) if failed else generator.send(task.result)
+                has_failed = task.state is TaskState.FAILED
+                task = generator.throw(task.result) if has_failed else generator.send(task.result)
         except StopIteration as end:
-            played.result = end.value
+            replay_result.result = end.value
         except Exception as error:  # noqa: BLE001  # any exception makes the orchestration fail
-            played.error = error
+            replay_result.error = error
         for action in context._actions[0]:
             if isinstance(action, SignalEntityAction):
-                played.signals.append((action.instance_id, action.operation, json.loads(action.input_)))
+                replay_result.signals.append((action.instance_id, action.operation, json.loads(action.input_)))
             if isinstance(action, ContinueAsNewAction):
-                played.continued_with = json.loads(action.input_)
-        played.elapsed_seconds = (context.current_utc_datetime - START_TIME).total_seconds()
-        return played
+                replay_result.continued_with = json.loads(action.input_)
+        replay_result.elapsed_seconds = (context.current_utc_datetime - START_TIME).total_seconds()
+        return replay_result
 
     def _complete_task(self, context: DurableOrchestrationContext, task: TaskBase) -> None:
         """Complete a task, as the extension does when a result arrives."""
@@ -148,13 +161,14 @@ class OrchestratorReplay:
             self._complete_single_task(context, task, task.action_repr)
 
     def _complete_single_task(self, context: DurableOrchestrationContext, task: TaskBase, action: Any) -> None:
+        """Complete a task that consists of one action."""
         match action:
             case CallActivityAction():
                 self._run_activity(task, action.function_name, json.loads(action.input_))
             case CallSubOrchestratorAction():
                 self.calls.append(action.function_name)
-                inner = self.run(action.function_name, json.loads(action._input), action.instance_id)
-                task.set_value(is_error=inner.error is not None, value=inner.error or inner.result)
+                child = self.run(action.function_name, json.loads(action._input), action.instance_id)
+                task.set_value(is_error=child.error is not None, value=child.error or child.result)
             case CallEntityAction():
                 item = action.instance_id.rpartition("@")[2]
                 self.stock_levels[item], result = run_entity_operation(self.stock_levels.get(item), action.operation)
@@ -166,13 +180,14 @@ class OrchestratorReplay:
                 context.current_utc_datetime = action.fire_at
                 task.set_value(is_error=False, value=None)
             case other:
-                raise AssertionError(f"the play does not know {other}")
+                raise AssertionError(f"this replay does not support {other}")
 
     def _run_activity(self, task: TaskBase, name: str, input_value: Any) -> None:
+        """Run an activity, and complete the task with its result or error."""
         self.calls.append(name)
         activity = self.activities.get(name, user_function(name, self.version))
         try:
-            # Encode and decode, as the host does.
+            # The host passes results as JSON.
             result = json.loads(json.dumps(activity(input_value)))
         except Exception as error:  # noqa: BLE001  # the host catches every exception of an activity
             task.set_value(is_error=True, value=error)

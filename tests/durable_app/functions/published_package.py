@@ -11,8 +11,9 @@ ROOT = Path(__file__).parent.parent.parent.parent
 APP = ROOT / "durable_app"
 
 
-def publish(to: Path) -> Path:
-    return copy_deployed_app(APP, to)
+def publish_app(folder: Path) -> Path:
+    """Copy the files of the app that are deployed into a folder, and return the folder."""
+    return copy_deployed_app(APP, folder)
 
 
 def run_python(

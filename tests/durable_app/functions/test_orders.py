@@ -12,35 +12,38 @@ LAST_STEPS = ["ChargePayment", "timer", "ShipOrder", "PackParcel", "BookCarrier"
 FIRST_STEPS = {"v1": ["PriceItem", "PriceItem"], "v2": ["ScreenOrder", "PriceItem", "PriceItem"]}
 
 
-def completed_order(**more: Any) -> dict[str, Any]:
-    return parse_order({"orderId": "order-1", "items": ["apple", "pear"]} | more, {})
+def parse_sample_order(**members: Any) -> dict[str, Any]:
+    """The input of ProcessOrder for an order with two items, to which `members` are added."""
+    return parse_order({"orderId": "order-1", "items": ["apple", "pear"]} | members, {})
 
 
 @BOTH_VERSIONS
 def test_an_order_is_priced_item_by_item_charged_packed_and_shipped(version: str) -> None:
-    played = OrchestratorReplay(version).run("ProcessOrder", completed_order(packingSeconds=7))
-    assert played.error is None
-    assert played.result["status"] == "Shipped"
-    assert played.result["tracking"] == "TRACK-order-1-2"
-    assert played.calls == FIRST_STEPS[version] + LAST_STEPS
-    assert played.signals == [("@stock@apple", "take", 1), ("@stock@pear", "take", 1)]
-    assert played.elapsed_seconds == 7
+    replay_result = OrchestratorReplay(version).run("ProcessOrder", parse_sample_order(packingSeconds=7))
+    assert replay_result.error is None
+    assert replay_result.result["status"] == "Shipped"
+    assert replay_result.result["tracking"] == "TRACK-order-1-2"
+    assert replay_result.calls == FIRST_STEPS[version] + LAST_STEPS
+    assert replay_result.signals == [("@stock@apple", "take", 1), ("@stock@pear", "take", 1)]
+    assert replay_result.elapsed_seconds == 7
 
 
 @BOTH_VERSIONS
-def test_the_price_is_the_sum_of_what_the_items_cost(version: str) -> None:
-    play = OrchestratorReplay(version, activities={"PriceItem": {"apple": 30, "pear": 12}.__getitem__})
-    assert play.run("ProcessOrder", completed_order()).result["cents"] == 42
+def test_the_price_of_an_order_is_the_sum_of_the_prices_of_its_items(version: str) -> None:
+    replay = OrchestratorReplay(version, activities={"PriceItem": {"apple": 30, "pear": 12}.__getitem__})
+    assert replay.run("ProcessOrder", parse_sample_order()).result["cents"] == 42
 
 
-AS_TEXT = "what the client of azure-functions-durable sends arrives as text"
+AS_TEXT = "as text, which the client of azure-functions-durable sends"
 
 
 @BOTH_VERSIONS
 @pytest.mark.parametrize("data", [True, "true"], ids=["as JSON", AS_TEXT])
 def test_an_approved_order_is_shipped(version: str, data: Any) -> None:
-    played = OrchestratorReplay(version, {"Approval": data}).run("ProcessOrder", completed_order(approvalNeeded=True))
-    assert played.result["status"] == "Shipped"
+    replay_result = OrchestratorReplay(version, {"Approval": data}).run(
+        "ProcessOrder", parse_sample_order(approvalNeeded=True)
+    )
+    assert replay_result.result["status"] == "Shipped"
 
 
 @BOTH_VERSIONS
@@ -49,89 +52,99 @@ def test_an_approved_order_is_shipped(version: str, data: Any) -> None:
 )
 def test_a_rejected_order_ends_without_a_charge(version: str, data: Any) -> None:
     """Regression: the text `false` is true in Python, so rejected orders were shipped on the real host."""
-    played = OrchestratorReplay(version, {"Approval": data}).run("ProcessOrder", completed_order(approvalNeeded=True))
-    assert played.result["status"] == "Rejected"
-    assert played.calls == FIRST_STEPS[version]
-    assert played.signals == []
+    replay_result = OrchestratorReplay(version, {"Approval": data}).run(
+        "ProcessOrder", parse_sample_order(approvalNeeded=True)
+    )
+    assert replay_result.result["status"] == "Rejected"
+    assert replay_result.calls == FIRST_STEPS[version]
+    assert replay_result.signals == []
 
 
 @BOTH_VERSIONS
 def test_an_order_without_an_approval_expires(version: str) -> None:
-    """The default deadline is 72 hours."""
-    played = OrchestratorReplay(version).run("ProcessOrder", completed_order(approvalNeeded=True))
-    assert played.result["status"] == "Expired"
-    assert played.elapsed_seconds == 72 * 3600
-    assert "ChargePayment" not in played.calls
+    """The default deadline of an approval is 72 hours."""
+    default_timeout_seconds = 72 * 3600
+    replay_result = OrchestratorReplay(version).run("ProcessOrder", parse_sample_order(approvalNeeded=True))
+    assert replay_result.result["status"] == "Expired"
+    assert replay_result.elapsed_seconds == default_timeout_seconds
+    assert "ChargePayment" not in replay_result.calls
 
 
 @BOTH_VERSIONS
 def test_a_charge_that_fails_is_tried_again(version: str) -> None:
     failures = [OSError("the bank does not answer"), OSError("still not")]
 
-    def flaky(_: dict[str, Any]) -> str:
+    def fail_twice(_: dict[str, Any]) -> str:
         if failures:
             raise failures.pop()
         return "receipt"
 
-    played = OrchestratorReplay(version, activities={"ChargePayment": flaky}).run("ProcessOrder", completed_order())
-    assert played.result["receipt"] == "receipt"
-    assert played.calls.count("ChargePayment") == 3
+    replay_result = OrchestratorReplay(version, activities={"ChargePayment": fail_twice}).run(
+        "ProcessOrder", parse_sample_order()
+    )
+    assert replay_result.result["receipt"] == "receipt"
+    assert replay_result.calls.count("ChargePayment") == 3
 
 
 @BOTH_VERSIONS
 def test_an_order_fails_once_the_charge_has_failed_three_times(version: str) -> None:
-    played = OrchestratorReplay(version).run("ProcessOrder", completed_order(card="declined"))
-    assert str(played.error) == "the card for order order-1 was declined"
-    assert played.calls.count("ChargePayment") == 3
-    assert "ShipOrder" not in played.calls
+    replay_result = OrchestratorReplay(version).run("ProcessOrder", parse_sample_order(card="declined"))
+    assert str(replay_result.error) == "the card for order order-1 was declined"
+    assert replay_result.calls.count("ChargePayment") == 3
+    assert "ShipOrder" not in replay_result.calls
 
 
 @BOTH_VERSIONS
 def test_an_order_fails_if_its_shipping_fails(version: str) -> None:
-    def no_carrier(_: str) -> str:
+    def fail_to_book(_: str) -> str:
         raise OSError("no carrier")
 
-    played = OrchestratorReplay(version, activities={"BookCarrier": no_carrier}).run("ProcessOrder", completed_order())
-    assert str(played.error) == "no carrier"
+    replay_result = OrchestratorReplay(version, activities={"BookCarrier": fail_to_book}).run(
+        "ProcessOrder", parse_sample_order()
+    )
+    assert str(replay_result.error) == "no carrier"
 
 
 @pytest.mark.parametrize(
-    ("more", "reason"),
+    ("suspicious_members", "reason"),
     [({"card": "stolen"}, "the card is reported stolen"), ({"items": ["apple"] * 51}, "too many items at once")],
 )
-def test_version_2_refuses_suspected_fraud_before_any_other_step(more: dict[str, Any], reason: str) -> None:
-    played = OrchestratorReplay("v2").run("ProcessOrder", completed_order(**more))
-    assert played.result == {"status": "Refused", "reason": reason}
-    assert played.calls == ["ScreenOrder"]
+def test_version_2_refuses_suspected_fraud_before_any_other_step(
+    suspicious_members: dict[str, Any], reason: str
+) -> None:
+    replay_result = OrchestratorReplay("v2").run("ProcessOrder", parse_sample_order(**suspicious_members))
+    assert replay_result.result == {"status": "Refused", "reason": reason}
+    assert replay_result.calls == ["ScreenOrder"]
 
 
-def test_the_first_activity_is_another_in_version_2() -> None:
-    """A history that began on version 1 does not fit version 2."""
-    firsts = {
-        version: OrchestratorReplay(version).run("ProcessOrder", completed_order()).calls[0] for version in ("v1", "v2")
+def test_the_two_versions_begin_with_different_activities() -> None:
+    """The history of an order that began on version 1 therefore does not fit version 2."""
+    first_activities = {
+        version: OrchestratorReplay(version).run("ProcessOrder", parse_sample_order()).calls[0]
+        for version in ("v1", "v2")
     }
-    assert firsts == {"v1": "PriceItem", "v2": "ScreenOrder"}
+    assert first_activities == {"v1": "PriceItem", "v2": "ScreenOrder"}
 
 
-def test_durations_come_from_the_order_else_from_the_settings() -> None:
-    """The starter puts them into the input, because orchestrators must not read settings."""
+def test_the_durations_of_an_order_come_from_its_request_or_else_from_the_settings() -> None:
+    """The HTTP function puts the durations into the input, because orchestrators must not read settings."""
     settings = {"APPROVAL_TIMEOUT_SECONDS": "60", "PACKING_SECONDS": ""}
-    sent = {"orderId": "order-1", "items": ["apple"], "retryMilliseconds": 0.5}
-    order = parse_order(sent | {"approvalTimeoutSeconds": 5}, settings)
+    request_body = {"orderId": "order-1", "items": ["apple"], "retryMilliseconds": 0.5}
+    order = parse_order(request_body | {"approvalTimeoutSeconds": 5}, settings)
     assert (order["approvalTimeoutSeconds"], order["packingSeconds"], order["retryMilliseconds"]) == (5, 60, 1)
-    assert parse_order(sent, settings)["approvalTimeoutSeconds"] == 60
+    assert parse_order(request_body, settings)["approvalTimeoutSeconds"] == 60
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid_members",
     [{"orderId": None}, {"items": "apple"}, {"approvalNeeded": 1}, {"card": 1}, {"packingSeconds": "nan"}],
 )
-def test_an_invalid_order_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_order_is_refused(invalid_members: dict[str, Any]) -> None:
     with pytest.raises(InvalidOrder):
-        parse_order({"orderId": "order-1", "items": ["apple"]} | wrong, {})
+        parse_order({"orderId": "order-1", "items": ["apple"]} | invalid_members, {})
 
 
-def test_the_same_charge_gives_the_same_receipt() -> None:
-    """An activity may run twice."""
-    receipts = {OrchestratorReplay().run("ProcessOrder", completed_order()).result["receipt"] for _ in range(2)}
+def test_charging_an_order_twice_gives_the_same_receipt() -> None:
+    """An activity may run twice, so charging the same order again must give the same receipt."""
+    receipts = {OrchestratorReplay().run("ProcessOrder", parse_sample_order()).result["receipt"] for _ in range(2)}
     assert len(receipts) == 1

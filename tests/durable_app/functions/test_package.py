@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from harness.dependency_groups import read_pinned_versions
-from tests.durable_app.functions.published_package import APP, publish, run_python
+from tests.durable_app.functions.published_package import APP, publish_app, run_python
 
 INDEX_SCRIPT = """
 import json, sys, function_app
-found = {f.get_function_name(): f for f in function_app.app.get_functions()}
-shown = {name: (f.get_trigger().type, getattr(f.get_trigger(), "route", None)) for name, f in found.items()}
-ours = sorted(name for name in sys.modules if name.partition(".")[0] in ("durable_app", "state_api", "safe_deploy"))
-print(json.dumps([function_app.__file__, shown, ours]))
+triggers = {function.get_function_name(): function.get_trigger() for function in function_app.app.get_functions()}
+functions = {name: (trigger.type, getattr(trigger, "route", None)) for name, trigger in triggers.items()}
+project_packages = ("durable_app", "state_api", "safe_deploy")
+project_modules = sorted(name for name in sys.modules if name.partition(".")[0] in project_packages)
+print(json.dumps([function_app.__file__, functions, project_modules]))
 """
 
 SHARED_FUNCTIONS = {
@@ -40,34 +41,33 @@ EXTRA_FUNCTIONS = {"v1": {}, "v2": {"ScreenOrder": ["activityTrigger", None]}}
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_the_published_app_indexes_by_itself(tmp_path: Path, version: str) -> None:
-    """The app is indexed from its own folder, without this project on the path."""
-    folder = publish(tmp_path / "app")
+def test_the_published_app_can_be_indexed_without_this_project(tmp_path: Path, version: str) -> None:
+    folder = publish_app(tmp_path / "app")
     done = run_python(INDEX_SCRIPT, folder, ORDERS_VERSION=version)
     assert (done.returncode, done.stderr) == (0, "")
-    file, functions, ours = json.loads(done.stdout)
+    file, functions, project_modules = json.loads(done.stdout)
     assert file == str(folder / "function_app.py")
     assert functions == SHARED_FUNCTIONS | EXTRA_FUNCTIONS[version]
-    assert ours == []
+    assert project_modules == []
 
 
-def test_the_app_is_version_2_unless_a_setting_says_otherwise() -> None:
+def test_the_app_is_version_2_unless_orders_version_names_another() -> None:
     done = run_python("import function_app; print(function_app.VERSION)", APP)
     assert done.stdout == "v2\n"
 
 
-def test_an_unknown_version_stops_the_app() -> None:
+def test_the_app_does_not_start_with_an_unknown_version() -> None:
     done = run_python("import function_app", APP, ORDERS_VERSION="v9")
     assert "ORDERS_VERSION must be one of v1, v2, not v9" in done.stderr
 
 
 def test_the_package_has_no_files_of_the_development_host(tmp_path: Path) -> None:
-    names = {path.name for path in publish(tmp_path / "app").iterdir()}
+    names = {path.name for path in publish_app(tmp_path / "app").iterdir()}
     assert names == {"function_app.py", "host.json", "requirements.txt", "orders"}
 
 
 def test_task_hub_and_topic_come_from_settings_and_publishing_is_retried() -> None:
-    """Without publishRetryCount an event whose publication fails once is lost."""
+    """Without `publishRetryCount`, an event is lost if its publication fails once."""
     durable = json.loads((APP / "host.json").read_text())["extensions"]["durableTask"]
     assert durable["hubName"] == "%TASK_HUB%"
     grid = durable["notifications"]["eventGrid"]
@@ -79,15 +79,16 @@ def test_task_hub_and_topic_come_from_settings_and_publishing_is_retried() -> No
 
 
 def test_a_failing_topic_delays_an_orchestration_by_less_than_two_seconds_an_event() -> None:
-    """The extension waits after every attempt, the last one included (docs/platform.md)."""
+    """The extension waits after every attempt, also after the last (docs/platform.md)."""
+    max_delay_seconds = 2
     grid = json.loads((APP / "host.json").read_text())["extensions"]["durableTask"]["notifications"]["eventGrid"]
     hours, minutes, seconds = map(float, grid["publishRetryInterval"].split(":"))
     assert (hours, minutes) == (0, 0)
-    assert 0 < seconds * (grid["publishRetryCount"] + 1) < 2
+    assert 0 < seconds * (grid["publishRetryCount"] + 1) < max_delay_seconds
 
 
 def test_the_requirements_are_pinned_installed_and_agree_with_the_servers() -> None:
-    """Both apps are tested in one environment."""
+    """The tests of the sample app and of the server run in the same environment."""
     pinned = read_pinned_versions("sample-app")
     assert pinned == {name: f"=={importlib.metadata.version(name)}" for name in pinned}
     assert pinned.items() <= (read_pinned_versions("server") | {"azure-functions-durable": "==1.7.0"}).items()

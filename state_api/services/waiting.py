@@ -1,0 +1,94 @@
+"""Requests that wait until their slot is Ready. They ask when a verdict can be Ready, and once more at the end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
+
+from state_api.domain.instants import Instant
+from state_api.domain.names import AppKey, app_key
+from state_api.services.app_watch import AppWatch, WaitingGroup, WatchContext
+from state_api.services.slot_status import SlotStatus, StatusQuestion
+from state_api.services.verdict_reads import VerdictReads
+from state_api.services.waiting_reads import SharedVerdictReads
+
+
+class Ask(Protocol):
+    """Answers one question. Returns the status and the time of the request, which is `requested_at` unless that is
+    None."""
+
+    async def __call__(
+        self, question: StatusQuestion, reads: VerdictReads, requested_at: Instant | None
+    ) -> tuple[SlotStatus, Instant]: ...
+
+
+class WaitingRequests:
+    """The requests of this process that wait, by app."""
+
+    def __init__(self, context: WatchContext) -> None:
+        self._context = context
+        self._watches: dict[AppKey, AppWatch] = {}
+
+    async def wait_for_ready(
+        self,
+        question: StatusQuestion,
+        ask: Ask,
+        *,
+        wait_seconds: float,
+        is_disconnected: Callable[[], Awaitable[bool]],
+    ) -> SlotStatus:
+        """The answer to the question. While it is NotReady, waits for up to `wait_seconds` until it turns Ready.
+
+        Raises the errors of `ask`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_seconds
+        requested_at: Instant | None = None
+        is_last = False
+        async with self._join(question) as (watch, group):
+            while True:
+                # Each request may ask a first and a last time. What it asks in between is subject to the budget.
+                is_counted = requested_at is not None and not is_last
+                began, number, status = loop.time(), watch.begin_question(group), None
+                try:
+                    status, requested_at = await ask(
+                        question, SharedVerdictReads(watch.reads, is_counted), requested_at
+                    )
+                finally:
+                    watch.end_question(group, number, status, duration_seconds=loop.time() - began)
+                if status.verdict.ready or is_last or loop.time() >= deadline:
+                    return status
+                if not await self._wait_until_woken(group, number, deadline, is_disconnected):
+                    return status
+                is_last = group.wake_count <= number
+
+    async def _wait_until_woken(
+        self, group: WaitingGroup, number: int, deadline: float, is_disconnected: Callable[[], Awaitable[bool]]
+    ) -> bool:
+        """Wait until the group was woken more than `number` times, or until the deadline. False if the request is to
+        end, because the server stops or the caller has gone."""
+        loop = asyncio.get_running_loop()
+        while not self._context.stopping.is_set() and not await is_disconnected():
+            remaining = deadline - loop.time()
+            if group.wake_count > number or remaining <= 0:
+                return True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(remaining, self._context.intervals.connection_check)):
+                    await group.wait_for_wake(number)
+        return False
+
+    @asynccontextmanager
+    async def _join(self, question: StatusQuestion) -> AsyncIterator[tuple[AppWatch, WaitingGroup]]:
+        """Watch the app of the question, together with all requests that wait for it. The last one ends the watch."""
+        key = app_key(question.app_name)
+        if key not in self._watches:
+            self._watches[key] = AppWatch(question.app_name, self._context)
+        watch = self._watches[key]
+        group = watch.join(question)
+        try:
+            yield watch, group
+        finally:
+            watch.leave(group)
+            if watch.is_empty:
+                del self._watches[key]
+                await watch.close()
