@@ -174,6 +174,28 @@ async def test_a_thousand_requests_that_wait_for_one_app_cost_no_more_than_one(
         assert await measure_cost_of_waiting(counted, app, caller_count, 20 * SCALE) <= 1
 
 
+async def test_requests_that_come_within_two_seconds_share_their_first_and_last_questions(
+    storage: StorageSettings, app: str, hub: str
+) -> None:
+    async with counted_server(storage) as counted:
+        await put_active_app(counted.http, app, hub)
+        question_cost = await counted.count_requests_of_question(app)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        first = await counted.start_waiting(app, wait_seconds=20 * SCALE)
+        first_arrival_seconds = loop.time() - began
+        others = []
+        for _ in range(50):
+            others.append(asyncio.create_task(counted.wait_for_ready(app, 20 * SCALE)))
+            await asyncio.sleep(SHORT_INTERVALS.per_request / 100)
+        arrival_seconds = loop.time() - began
+        await asyncio.gather(first, *others)
+        budget = (loop.time() - began) / SHORT_INTERVALS.per_request
+        first_questions = 1 + (arrival_seconds + first_arrival_seconds) / SHORT_INTERVALS.per_request
+        last_questions = 2 + arrival_seconds / SHORT_INTERVALS.deadline_step
+        assert counted.count_requests() <= budget + question_cost * (first_questions + last_questions)
+
+
 async def test_requests_of_different_runs_that_come_one_after_the_other_share_the_budget(
     storage: StorageSettings, app: str, hub: str
 ) -> None:
