@@ -34,8 +34,7 @@ ReasonText = Annotated[str, StringConstraints(max_length=1000, strip_whitespace=
 class _RequestModel(BaseModel):
     """A request body, or a part of one. Its members are camelCase in JSON. Types are strict: `1` is no boolean."""
 
-    # A cold start leaves building the validator to the first use.
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True, defer_build=True)
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 
 
 class StagingRequest(_RequestModel):
