@@ -111,6 +111,12 @@ async def count_status_by_events_with_an_active_instance(server: CountedServer) 
     return await server.count(get_staging(server.http, app))
 
 
+async def count_status_after_a_change_of_the_app(server: CountedServer) -> int:
+    app, _ = await server.register_and_ask(verified=False)
+    await put_app(server.http, app, policy={"freshnessSeconds": 60})
+    return await server.count(get_staging(server.http, app))
+
+
 async def count_fresh_status(server: CountedServer) -> int:
     app, _ = await server.register_and_ask(verified=True)
     return await server.count(get_staging(server.http, app, verify="fresh"))
@@ -228,6 +234,7 @@ async def count_cleanup(server: CountedServer) -> int:
 OPERATIONS: dict[str, Callable[[CountedServer], Awaitable[int]]] = {
     "GetStagingStatus by events": count_status_by_events,
     "GetStagingStatus by events, an instance is active": count_status_by_events_with_an_active_instance,
+    "GetStagingStatus by events, the first after the app has changed": count_status_after_a_change_of_the_app,
     "GetStagingStatus, verify=fresh": count_fresh_status,
     "GetStagingStatus, verify=fresh, instances have ended within 5 s": count_fresh_status_after_a_recent_end,
     "GetStagingStatus, verify=fresh, one invisible message, explained before": count_status_with_explained_messages,
