@@ -29,9 +29,11 @@ from state_api.storage.schema import (
     INSTANCE_SCHEMA,
     PROBE_SCHEMA,
     QUARANTINE_SCHEMA,
+    ROUTER_SCHEMA,
     SCHEMA_PROPERTY,
     TASK_HUB_SCHEMA,
     TASK_HUB_STATE_SCHEMA,
+    VERSION_SCHEMA,
     RowSchema,
 )
 from state_api.storage.tables import APPS_TABLE, QUARANTINE_TABLE, TASK_HUBS_TABLE, instance_table_name
@@ -40,6 +42,13 @@ from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
 from tests.http.operations import PROVIDER_CONFIG, assert_problem, get_staging, post_events, post_staging, put_app
+from tests.http.release_operations import (
+    delete_release,
+    get_routing,
+    post_release,
+    put_side_by_side_app,
+    register_and_promote,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -453,6 +462,31 @@ async def test_a_waiting_event_of_another_schema(
         assert (await http.get(f"/api/taskhubs/{hub}")).json()["activeCount"] == 1
 
 
+async def test_rows_of_releases_of_another_schema(server: StateServer, http: httpx.AsyncClient, app: str) -> None:
+    """A version that may have been used, and a router that may be behind, are not taken for what they are not."""
+    await put_side_by_side_app(http, app)
+    await register_and_promote(http, app, "1", "2")
+    await get_routing(http, app, router="envoy-1")
+    stored = StoredApp(server, app)
+    router = stored.with_schema_number(APPS_TABLE, lambda row: row["RowKey"] == "router|envoy-1", NEWER_SCHEMA)
+    async with router as new_http:
+        for response in (
+            await new_http.get(f"/api/apps/{app}/releases/1/status"),
+            await new_http.get(f"/api/apps/{app}/releases"),
+            await delete_release(new_http, app, "1", "Pending"),
+            await get_routing(new_http, app, router="envoy-1"),
+        ):
+            assert "acknowledgements of routers" in assert_problem(response, 503, "UnsupportedSchema")["detail"]
+        assert (await get_routing(new_http, app)).status_code == 200, "it needs no such row"
+    assert (await http.get(f"/api/apps/{app}/releases/1/status")).status_code == 200
+    version = stored.with_schema_number(APPS_TABLE, lambda row: row["RowKey"] == "version|3", NEWER_SCHEMA)
+    assert (await post_release(http, app, "3")).status_code == 200
+    assert (await delete_release(http, app, "3", "Done")).status_code == 200
+    async with version as new_http:
+        refused = await post_release(new_http, app, "3")
+        assert "used versions" in assert_problem(refused, 503, "UnsupportedSchema")["detail"]
+
+
 SCHEMAS = [value for value in vars(schema).values() if isinstance(value, RowSchema)]
 
 
@@ -487,7 +521,8 @@ def expected_schema(table: str, row: Row) -> RowSchema:
     """The schema of the kind of row that the keys identify."""
     partition, key = row["PartitionKey"], row["RowKey"]
     if table == APPS_TABLE:
-        return APP_INDEX_SCHEMA if partition == "|apps" else AUDIT_SCHEMA if key.startswith("audit|") else APP_SCHEMA
+        kinds = {"audit": AUDIT_SCHEMA, "version": VERSION_SCHEMA, "router": ROUTER_SCHEMA}
+        return APP_INDEX_SCHEMA if partition == "|apps" else kinds.get(key.split("|")[0], APP_SCHEMA)
     if table == TASK_HUBS_TABLE:
         return TASK_HUB_SCHEMA
     if table == QUARANTINE_TABLE:
