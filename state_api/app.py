@@ -100,9 +100,9 @@ class StateServer:
                 releases=releases,
                 routers=routers,
                 readiness=readiness,
-                signals=signals,
+                reads=reads,
+                waiting=waiting,
                 clock=time,
-                stopping=self.stopping,
             ),
             routing=RoutingReader(
                 releases=releases,

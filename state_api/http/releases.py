@@ -28,6 +28,7 @@ from state_api.http.requests import AppName, ReleaseVersion
 from state_api.http.responses.apps import AppResponse
 from state_api.http.responses.releases import ReleasesResponse, RoutingDocumentResponse
 from state_api.http.responses.verdicts import ReleaseVerdictResponse
+from state_api.services.release_status import ReleaseQuestion
 from state_api.services.releases import Precondition
 
 router = APIRouter(prefix="/api/apps", tags=["releases"])
@@ -166,8 +167,9 @@ async def get_release_status(
     ] = VerificationMode.CACHED,
 ) -> ReleaseVerdictResponse:
     """Report whether this release may be removed. The status is 200 in either case; `ready` has the verdict."""
+    question = ReleaseQuestion(app, version, caller, verify)
     status = await services.release_statuses.wait_for_status(
-        app, version, caller, wait_seconds=wait, mode=verify, is_disconnected=request.is_disconnected
+        question, wait_seconds=wait, is_disconnected=request.is_disconnected
     )
     return ReleaseVerdictResponse.of(status)
 

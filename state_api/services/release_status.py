@@ -1,14 +1,16 @@
 """GetReleaseStatus and ListReleases: may a release be removed, and what state is each one in?"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import partial
 
+from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, app_key
 from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller
+from state_api.domain.releases.refusals import app_not_found
 from state_api.domain.releases.side_by_side import refusals
 from state_api.domain.releases.side_by_side.releases import (
     Model,
@@ -20,22 +22,18 @@ from state_api.domain.releases.side_by_side.verdicts import (
     ReleaseUse,
     assess_release,
     find_assessed_state,
+    find_blocked_until,
     find_blocking_release_deployment,
     find_closing_change,
     find_quiet_since,
 )
 from state_api.domain.releases.transition_checks import check_model
-from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Clock, Routers
-from state_api.services.readiness import Readiness
+from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Releases
 from state_api.services.shared_reads import SharedReads
-
-_ASK_INTERVAL_SECONDS = 5.0
-"""How often waiting requests ask again. A change of the app in this process wakes them sooner."""
-_CONNECTION_CHECK_SECONDS = 1.0
-
-_Question = tuple[AppKey, str, Caller, VerificationMode]
+from state_api.services.verdict_reads import VerdictReads
+from state_api.services.waiting import WaitingRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +48,28 @@ class ReleaseStatus:
 
 @dataclass(frozen=True, slots=True)
 class AssessedRelease(ReleaseStatus):
-    """A release that was assessed."""
+    """A release that was assessed. `blocked_until`: when something else than its task hub stops to prevent a Ready."""
 
     verdict: Verdict
+    blocked_until: Instant | None
+
+    @property
+    def task_hubs(self) -> tuple[str, ...]:
+        return (self.release.task_hub,)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseQuestion:
+    """May this release be removed? `mode`: how to verify the verdict."""
+
+    app_name: str
+    version: str
+    caller: Caller
+    mode: VerificationMode
+
+    @property
+    def key(self) -> Hashable:
+        return "release", self.version, self.mode, self.caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,7 @@ class ReleaseList:
 
 
 class ReleaseStatuses:
-    """Assesses releases. `stopping` ends waits early when the server shuts down."""
+    """Assesses releases."""
 
     def __init__(
         self,
@@ -73,17 +90,17 @@ class ReleaseStatuses:
         releases: Releases,
         routers: Routers,
         readiness: Readiness,
-        signals: ChangeSignals,
+        reads: VerdictReads,
+        waiting: WaitingRequests,
         clock: Clock,
-        stopping: asyncio.Event,
     ) -> None:
         self._releases = releases
         self._routers = routers
         self._readiness = readiness
-        self._signals = signals
+        self._reads = reads
+        self._waiting = waiting
         self._clock = clock
-        self._stopping = stopping
-        self._answers = SharedReads[_Question, AssessedRelease]()
+        self._acknowledgement_reads = SharedReads[AppKey, tuple[RouterAcknowledgement, ...]]()
 
     async def list_releases(self, name: str) -> ReleaseList:
         """The releases of an app, by what the server knows: no task hub is read. Raises AppNotFound, WrongModel."""
@@ -94,61 +111,48 @@ class ReleaseStatuses:
             state = find_assessed_state(app, release, None)
             if state is not ReleaseState.DRAINING:
                 return ReleaseStatus(app, release, state, None)
-            return await self._assess(app, release, acknowledgements, None, VerificationMode.NONE)
+            verification = self._readiness.start_verification(VerificationMode.NONE)
+            return await self._assess(app, release, acknowledgements, None, verification)
 
         statuses = await asyncio.gather(*map(get_status, app.releases.values()))
         return ReleaseList(app, tuple(statuses), acknowledgements)
 
     async def wait_for_status(
-        self,
-        name: str,
-        version: str,
-        caller: Caller,
-        *,
-        wait_seconds: float,
-        mode: VerificationMode,
-        is_disconnected: Callable[[], Awaitable[bool]],
+        self, question: ReleaseQuestion, *, wait_seconds: float, is_disconnected: Callable[[], Awaitable[bool]]
     ) -> AssessedRelease:
         """The status of a release. While it is NotReady, waits for up to `wait_seconds` until it turns Ready.
 
         Raises AppNotFound, WrongModel, ReleaseNotFound.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait_seconds
-        question = (app_key(name), version, caller, mode)
-        changed = asyncio.Event()
-        with self._signals.listen_to_app(name, lambda app: changed.set()):
-            while True:
-                changed.clear()
-                # Requests that ask the same at once share the answer, which is read after all of them have asked.
-                status = await self._answers.read(question, lambda: self._get_status(name, version, caller, mode))
-                if status.verdict.ready or loop.time() >= deadline:
-                    return status
-                # At multiples of the interval, so that all requests that wait in this process share the answer.
-                next_time = (loop.time() // _ASK_INTERVAL_SECONDS + 1) * _ASK_INTERVAL_SECONDS
-                if not await self._wait(changed, min(deadline, next_time), is_disconnected):
-                    return status
+        if wait_seconds <= 0:
+            return (await self._get_status(question, self._reads, None))[0]
+        return await self._waiting.wait_for_ready(
+            question, self._get_status, wait_seconds=wait_seconds, is_disconnected=is_disconnected
+        )
 
-    async def _wait(self, changed: asyncio.Event, until: float, is_disconnected: Callable[[], Awaitable[bool]]) -> bool:
-        """Wait for a change of the app. False if the request is to end."""
-        loop = asyncio.get_running_loop()
-        while not self._stopping.is_set() and not await is_disconnected():
-            remaining = until - loop.time()
-            if changed.is_set() or remaining <= 0:
-                return True
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), min(remaining, _CONNECTION_CHECK_SECONDS))
-        return False
-
-    async def _get_status(self, name: str, version: str, caller: Caller, mode: VerificationMode) -> AssessedRelease:
-        app = await self._get_app(name)
-        release = app.releases.get(version)
+    async def _get_status(
+        self, question: ReleaseQuestion, reads: VerdictReads, requested_at: Instant | None
+    ) -> tuple[AssessedRelease, Instant]:
+        """The status of a release, and the time of the request. `requested_at` is that time if the request has asked
+        before: it accepts what was read for earlier questions."""
+        app = await reads.read_app(question.app_name)
+        if app is None:
+            raise app_not_found(question.app_name).to_error()
+        if refusal := check_model(app, Model.SIDE_BY_SIDE):
+            raise refusal.to_error()
+        release = app.releases.get(question.version)
         if release is None:
-            raise refusals.release_not_found(app, version).to_error()
+            raise refusals.release_not_found(app, question.version).to_error()
         acknowledgements: tuple[RouterAcknowledgement, ...] = ()
         if find_closing_change(release) is not None:
-            acknowledgements = await self._routers.list_acknowledgements(app.name)
-        return await self._assess(app, release, acknowledgements, caller, mode)
+            # Requests that ask at the same time share the read, which begins after all of them have asked.
+            read = partial(self._routers.list_acknowledgements, app.name)
+            acknowledgements = await self._acknowledgement_reads.read(app_key(app.name), read)
+        verification = self._readiness.start_verification(question.mode, reads=reads)
+        if requested_at is not None:
+            verification = replace(verification, requested_at=requested_at)
+        status = await self._assess(app, release, acknowledgements, question.caller, verification)
+        return status, verification.requested_at
 
     async def _assess(
         self,
@@ -156,23 +160,25 @@ class ReleaseStatuses:
         release: Release,
         acknowledgements: tuple[RouterAcknowledgement, ...],
         caller: Caller | None,
-        mode: VerificationMode,
+        verification: Verification,
     ) -> AssessedRelease:
         """The verdict by what the task hub shows from now on. Call this after the app and the acknowledgements were
         read. Without a `caller`, the open deployment of any run blocks."""
         now = self._clock.now()
-        verification = self._readiness.start_verification(mode)
         quiet_since = find_quiet_since(release, acknowledgements)
-        if mode is VerificationMode.CACHED and quiet_since is not None and quiet_since <= now:
+        if verification.mode is not VerificationMode.NONE and quiet_since is not None and quiet_since <= now:
             # A probe from before then may have missed what a router sent afterwards.
-            verification = replace(verification, mode=VerificationMode.FRESH, requested_at=quiet_since)
+            is_fresh = verification.mode is VerificationMode.FRESH
+            requested_at = max(quiet_since, verification.requested_at) if is_fresh else quiet_since
+            verification = replace(verification, mode=VerificationMode.FRESH, requested_at=requested_at)
         task_hub_verdict = await self._readiness.assess_task_hub(
             app, release.task_hub, verification, promoted=release.had_traffic
         )
         run_id = None if caller is None else caller.run_id(release.task_hub)
-        deployment = find_blocking_release_deployment(app, release, run_id, now)
-        verdict = assess_release(app, release, ReleaseUse(acknowledgements, deployment, now), task_hub_verdict)
-        return AssessedRelease(app, release, find_assessed_state(app, release, verdict), verdict)
+        use = ReleaseUse(acknowledgements, find_blocking_release_deployment(app, release, run_id, now), now)
+        verdict = assess_release(app, release, use, task_hub_verdict)
+        state = find_assessed_state(app, release, verdict)
+        return AssessedRelease(app, release, state, verdict, find_blocked_until(app, release, use))
 
     async def _get_app(self, name: str) -> App:
         """Raises AppNotFound, WrongModel."""

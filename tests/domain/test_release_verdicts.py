@@ -8,6 +8,7 @@ import pytest
 from state_api.domain.instants import format_instant
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
+from state_api.domain.readiness.waiting import NO_END
 from state_api.domain.releases.apps import App
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome
 from state_api.domain.releases.side_by_side.releases import (
@@ -19,6 +20,7 @@ from state_api.domain.releases.side_by_side.verdicts import (
     ReleaseUse,
     assess_release,
     find_assessed_state,
+    find_blocked_until,
     find_blocking_release_deployment,
     find_closing_change,
     find_quiet_since,
@@ -217,3 +219,32 @@ def test_a_release_is_removing_until_its_removal_ends() -> None:
     assert find_assessed_state(app, app.releases["1.3.0"], build_ready_verdict()) is ReleaseState.REMOVING
     reverted = delete_release(app, "1.3.0", RemovalOutcome.FAILED).app
     assert find_assessed_state(reverted, reverted.releases["1.3.0"], None) is ReleaseState.DRAINING
+
+
+# Waiting
+
+
+@pytest.mark.parametrize(
+    ("app", "version", "acknowledgements", "now", "expected"),
+    [
+        (CANARY, "1.5.0", (), 0, NO_END),
+        (build_shop_app(), "1.5.0", (), 0, None),
+        (PROMOTED, "1.4.0", (), 10, noon_plus(60)),
+        (PROMOTED, "1.4.0", (CURRENT,), 60, None),
+        (PROMOTED, "1.4.0", (BEHIND,), 58, noon_plus(63)),
+        (PROMOTED, "1.4.0", (BEHIND,), 600, noon_plus(605)),
+        (STICKY, "1.4.0", (), 10, noon_plus(3660)),
+        (REMOVING_STAGED, "1.5.0", (CURRENT,), 10, noon_plus(60)),
+    ],
+)
+def test_a_request_that_waits_asks_again_when_something_else_than_the_task_hub_may_have_ended(
+    app: App, version: str, acknowledgements: Sequence[RouterAcknowledgement], now: float, expected: object
+) -> None:
+    use = ReleaseUse(acknowledgements, None, noon_plus(now))
+    assert find_blocked_until(app, app.releases[version], use) == expected
+
+
+def test_a_request_that_waits_for_a_release_of_another_run_asks_again_when_its_deployment_expires() -> None:
+    app = post_release(build_shop_app(), "1.6.0", caller=BEN).app
+    use = ReleaseUse((), app.deployment, noon_plus(10))
+    assert find_blocked_until(app, app.releases["1.6.0"], use) == noon_plus(3600)

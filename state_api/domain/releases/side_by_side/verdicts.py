@@ -9,6 +9,7 @@ from state_api.domain.names import same_hub
 from state_api.domain.readiness.evidence import ProbeStatus
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode, ceil_seconds, deployment_in_progress_reason
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict
+from state_api.domain.readiness.waiting import NO_END
 from state_api.domain.releases.apps import App, Deployment
 from state_api.domain.releases.side_by_side.releases import (
     Release,
@@ -23,6 +24,9 @@ from state_api.domain.releases.transition_checks import find_blocking_deployment
 ROUTER_DELAY_SECONDS = 60
 """How long a router that asks under no name may send requests by an older document. Those in front of API Management
 read it every 15 s."""
+
+_ACKNOWLEDGEMENT_INTERVAL_SECONDS = 5
+"""How often requests that wait look at acknowledgements."""
 
 _MAX_NAMED_ROUTERS = 3
 
@@ -137,6 +141,24 @@ def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict
         reasons=(*reasons, *verdict.reasons),
         retry_after_seconds=max(_retry_after_seconds(release, now), verdict.retry_after_seconds or 0),
     )
+
+
+def find_blocked_until(app: App, release: Release, use: ReleaseUse) -> Instant | None:
+    """Until when something else than its task hub prevents the removal of a release; None if nothing else does.
+
+    Traffic ends with a change of the app. Acknowledgements change without one, so they are looked at again soon.
+    """
+    now, ends = use.known_at, list[Instant]()
+    if app.routing.share_of(release.version):
+        ends.append(NO_END)
+    if use.deployment is not None:
+        ends.append(app.deployment_expires_at(use.deployment))
+    change = find_closing_change(release)
+    if change is not None:
+        ends.append(_find_delay_end(release, change))
+        if any(router.revision < change.revision for router in use.acknowledgements):
+            ends.append(Instant(now + seconds(_ACKNOWLEDGEMENT_INTERVAL_SECONDS)))
+    return max((end for end in ends if end > now), default=None)
 
 
 def _find_early_probe(
