@@ -257,10 +257,12 @@ class AppWatch:
                 continue
             earliest = group.earliest_ready_at(now)
             has_asked = earliest is not None and earliest <= group.asked_at
-            app_blocks = app_blocks or (has_asked and not outlook.is_verified and not outlook.uses_stored_probe)
+            uses_probe = outlook.is_verified or outlook.uses_stored_probe
+            app_blocks = app_blocks or (has_asked and not uses_probe)
             for task_hub in outlook.task_hubs:
                 known = self.reads.known(task_hub)
-                if known.is_active or not known.is_exact or (has_asked and outlook.uses_stored_probe):
+                # A probe that prevents Ready can be over as soon as the records change.
+                if known.is_active or not known.is_exact or (has_asked and uses_probe):
                     task_hubs.add(task_hub)
         return sorted(task_hub for task_hub in task_hubs if hub_key(task_hub) not in busy), app_blocks
 

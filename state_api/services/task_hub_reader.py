@@ -239,9 +239,8 @@ class TaskHubReader:
     def _is_long(self, scan: Scan) -> bool:
         """Whether the scan takes so long that two workers should not do the same."""
         elapsed_seconds = asyncio.get_running_loop().time() - self._scan_began
-        return (
-            len(scan.cursors) > 1 or scan.page_count > _PAGES_WITHOUT_LEASE or elapsed_seconds > _SECONDS_WITHOUT_LEASE
-        )
+        is_slow = scan.page_count > _PAGES_WITHOUT_LEASE or elapsed_seconds > _SECONDS_WITHOUT_LEASE
+        return is_slow or len(scan.cursors) > 1
 
     async def _require_lease(self) -> None:
         """Take the lease for a scan that proves long. Raises _OvertakenError if another worker scans, or has stored
