@@ -9,7 +9,7 @@ from tests.pipelines.workflow_releases import BLUE_GREEN, BLUE_GREEN_ROLLBACK, R
 @pytest.fixture
 def unreleased_app(pipeline_app: PipelineApp) -> PipelineApp:
     """A Function App without orchestrations, before its first release by the workflow."""
-    pipeline_app.reset({}, {})
+    pipeline_app.reset_azure({}, {})
     return pipeline_app
 
 

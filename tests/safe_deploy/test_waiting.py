@@ -237,7 +237,7 @@ def test_a_broken_connection_is_retried_by_the_wait(
     connection_proxy.cut_before_request = cut_before_request
     connection_proxy.cut_before_response = lambda number, request: number == 2
     result = wait_scenario.wait_through(connection_proxy.url, *SOON)
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert "Ready" in reported_lines(result)[-1]
     assert len(reported_lines(result)) in (2, 3)
     assert "cannot be reached" in reported_lines(result)[0]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from safe_deploy.errors import ExitCode
 from tests.builders import event
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.fault_proxy import (
@@ -71,7 +72,7 @@ def reported_lines(result: InProcessResult) -> list[str]:
 
 def is_ready(result: InProcessResult, wait_scenario: WaitScenario) -> bool:
     title = f"Ready: slot production (task hub {wait_scenario.app_client.hub}), by lifecycle events alone"
-    return result.code == 0 and result.out == f"{title}\n" and reported_lines(result)[-1] == title
+    return result.code == ExitCode.DONE and result.out == f"{title}\n" and reported_lines(result)[-1] == title
 
 
 def nothing() -> None:
