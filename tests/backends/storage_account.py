@@ -182,6 +182,7 @@ def abort_connection(request: web.Request) -> NoReturn:
 
 @asynccontextmanager
 async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]:
+    """A proxy before each service of the storage account, at which a test injects faults or acts before a request."""
     connection = dict(part.split("=", 1) for part in connection_string_of(storage).rstrip(";").split(";"))
     services: dict[int, str] = {}
 

@@ -75,6 +75,7 @@ def _create_group(state: State, options: ParsedOptions) -> State:
 
 
 def _create_function_app(state: State, options: ParsedOptions) -> State:
+    """Create a Function App, whose storage account must exist."""
     _get_resource(
         state, build_resource_id(options.resource_group, "Microsoft.Storage/storageAccounts", options.storage_account)
     )
@@ -119,6 +120,7 @@ def _list_app_keys(state: State, options: ParsedOptions) -> State:
 
 
 def _list_function_keys(state: State, options: ParsedOptions) -> State:
+    """The keys of a function by name. A function that no command has changed has one key, `pipeline-shop`."""
     keys: State = state.setdefault("functionKeys", {}).setdefault(
         options.function_name, {"pipeline-shop": "the-key-that-the-function-had"}
     )

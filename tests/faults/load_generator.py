@@ -39,7 +39,8 @@ class LoadPlan:
     timeout: float = 30
 
     def size(self, delivery: int) -> int:
-        """The number of events of a delivery, by its number."""
+        """The number of events of a delivery, by its number: every fourth delivery is a batch, the others are single
+        events."""
         return self.batch if delivery % 4 == 0 else 1
 
 

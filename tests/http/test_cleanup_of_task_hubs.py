@@ -203,7 +203,7 @@ class SimulatedCrash(Exception):
     """Stands for the end of the server process."""
 
 
-@pytest.mark.parametrize("survived", range(CLEANUP_STEPS))
+@pytest.mark.parametrize("completed_steps", range(CLEANUP_STEPS))
 async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
     *,
     http: httpx.AsyncClient,
@@ -212,23 +212,23 @@ async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
     provider_account: ProviderAccount,
     hubs_with_common_prefix: list[str],
     monkeypatch: pytest.MonkeyPatch,
-    survived: int,
+    completed_steps: int,
 ) -> None:
     others = [
         artifact
         for artifact in await provider_account.list_artifacts(hubs_with_common_prefix[0])
         if artifact not in artifacts_of(hubs_with_common_prefix[0])
     ]
-    result: list[str] = []
+    steps_taken: list[str] = []
 
-    def counted(name: str, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def take(*arguments: Any, **named: Any) -> Any:
-            if len(result) == survived:
+    def crash_after_completed_steps(name: str, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def take_step_or_crash(*arguments: Any, **keywords: Any) -> Any:
+            if len(steps_taken) == completed_steps:
                 raise SimulatedCrash(name)
-            result.append(name)
-            return await step(*arguments, **named)
+            steps_taken.append(name)
+            return await step(*arguments, **keywords)
 
-        return take
+        return take_step_or_crash
 
     with monkeypatch.context() as patched:
         for owner, name in (
@@ -238,10 +238,10 @@ async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
             (InstanceStore, "delete_records"),
             (AppStore, "commit"),
         ):
-            patched.setattr(owner, name, counted(name, getattr(owner, name)))
+            patched.setattr(owner, name, crash_after_completed_steps(name, getattr(owner, name)))
         crashed = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
     assert crashed.status_code == 500, "the server must have died before the last step"
-    again = await post_cleanup(http, app, deleteTaskHubs=survived % 2 == 0)
+    again = await post_cleanup(http, app, deleteTaskHubs=completed_steps % 2 == 0)
     assert [result["outcome"] for result in again] == ["Removed"]
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == others
     assert (await http.get(f"/api/apps/{app}")).json()["retired"] == []

@@ -25,6 +25,7 @@ CLOUD_EVENT_BATCH_HEADERS = {"Content-Type": "application/cloudevents-batch+json
 
 
 async def deliver(http: httpx.AsyncClient, body: Any, headers: dict[str, str] | None = None) -> Any:
+    """Post a delivery of Event Grid to the webhook, and return the response's JSON."""
     response = await http.post(
         "/api/events", content=json.dumps(body), headers=headers or {"Content-Type": "application/json"}
     )

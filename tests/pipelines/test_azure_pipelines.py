@@ -126,14 +126,14 @@ def test_an_invalid_parameter_is_refused_before_the_run(parameters: dict[str, An
         bind_parameters(load_yaml(template)["parameters"], {**required, **parameters}, template)
 
 
-def find_scripts(content: Any) -> list[str]:
+def find_scripts(template_part: Any) -> list[str]:
     """Every script in a template, or in a part of one."""
-    if isinstance(content, list):
-        return [script for item in content for script in find_scripts(item)]
-    if not isinstance(content, dict):
+    if isinstance(template_part, list):
+        return [script for item in template_part for script in find_scripts(item)]
+    if not isinstance(template_part, dict):
         return []
-    scripts = [content[key] for key in ("bash", "inlineScript") if key in content]
-    return scripts + [script for value in content.values() for script in find_scripts(value)]
+    scripts = [template_part[key] for key in ("bash", "inlineScript") if key in template_part]
+    return scripts + [script for value in template_part.values() for script in find_scripts(value)]
 
 
 # --- releases ---

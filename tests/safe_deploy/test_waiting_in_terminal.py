@@ -19,7 +19,7 @@ from tests.safe_deploy.fault_proxy import (
     FaultProxy,
 )
 from tests.safe_deploy.processes import build_command_line, environment
-from tests.safe_deploy.wait_scenario import CLOCK, SOON, WAIT, WaitScenario, nothing
+from tests.safe_deploy.wait_scenario import CLOCK, SOON, WAIT, WaitScenario, do_nothing
 
 
 @dataclass
@@ -90,7 +90,7 @@ def test_a_terminal_shows_a_table_of_the_blockers_that_is_kept_up_to_date(
         wait_until_drawn(b"order-2    ProcessOrder ")
         wait_scenario.end()
 
-    wait_scenario.script(proxy, nothing, begin_second_order, end_both_orders)
+    wait_scenario.script(proxy, do_nothing, begin_second_order, end_both_orders)
     with run_in_terminal(
         [*WAIT, *SOON], wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
     ) as window:

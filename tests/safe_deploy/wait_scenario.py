@@ -75,5 +75,5 @@ def is_ready(result: InProcessResult, wait_scenario: WaitScenario) -> bool:
     return result.code == ExitCode.DONE and result.out == f"{title}\n" and reported_lines(result)[-1] == title
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """A step that does nothing."""

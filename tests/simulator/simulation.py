@@ -79,6 +79,8 @@ class SimulatedTaskHub:
         number: int,
         log: list[str],
     ) -> None:
+        """Create the simulated parts of one task hub. `number` is its position in the history, and gives it random
+        numbers of its own."""
         self.hub = storage.hub
         self.storage = storage
         self.timeline = ActivityTimeline()
@@ -98,6 +100,7 @@ class Simulation:
     """One random history. `log` lists its events in order, to find out why a response was wrong."""
 
     def __init__(self, context: SimulationContext, parameters: SimulationParameters) -> None:
+        """Prepare one history. Its random numbers come from the seed alone, so it can be replayed."""
         self._context = context
         self._parameters = parameters
         self._tally = context.tally
@@ -140,6 +143,8 @@ class Simulation:
             self._context.read_hooks.register(hub, self._move_before_read)
 
     async def _register_app(self) -> None:
+        """Register an app whose slot staging has the simulated task hub. Where the history moves during reads, the
+        server reads the task hub through the proxy."""
         self._app = f"app-{self._task_hub.hub}"
         response = await put_app(
             self._context.http,
@@ -227,6 +232,8 @@ class Simulation:
         await self._deliver(task_hub.transport.take_due_batches())
 
     async def _deliver(self, batches: list[list[PublishedEvent]]) -> None:
+        """Post batches of lifecycle events to the server, and tell the checkers of verdicts that they were
+        delivered."""
         task_hub = self._task_hub
         for batch in batches:
             response = await self._context.http.post("/api/events", json=[event.event for event in batch])
@@ -287,6 +294,8 @@ class Simulation:
         return await get_staging(self._context.http, self._app, verify=verify, wait=wait)
 
     def _check_verdict(self, requested_at: int, verdict: Any, *, fresh: bool) -> int | None:
+        """Fail if the verdict is wrong. Returns when its probe began, None without a probe. `requested_at` is in the
+        unit of the storage clock."""
         probe = verdict["evidence"]["probe"]
         self.log.append(f"    → ready={verdict['ready']} {reason_codes(verdict)} probe={probe}")
         probe_began_at = self._task_hub.checker.check_verdict(requested_at, verdict, fresh=fresh)

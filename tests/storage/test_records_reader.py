@@ -52,7 +52,8 @@ class StoredTaskHub:
     async def read(self) -> TaskHubRecords:
         return await self.instances.read_records(self.name, NO_EXEMPTIONS)
 
-    async def registered(self) -> TaskHubRecord:
+    async def get_registry_record(self) -> TaskHubRecord:
+        """What the registry holds about the task hub. Fails if it is not registered."""
         record = await self.task_hubs.get(self.name)
         assert record is not None
         return record
@@ -65,7 +66,9 @@ class StoredTaskHub:
 
     async def record_end_by_probe(self, instance_id: str) -> None:
         finished = Finished(Instant(NOW + 1), RuntimeStatus.COMPLETED, "", "F", EvidenceSource.PROBE)
-        await self.instances.record_corrections(await self.registered(), [Instance(instance_id, finished=finished)])
+        await self.instances.record_corrections(
+            await self.get_registry_record(), [Instance(instance_id, finished=finished)]
+        )
 
     async def store_probe_result(self, result: ProbeResult = RESULT) -> None:
         records = await self.read()
@@ -128,7 +131,7 @@ async def test_one_request_reads_state_probes_and_active_instances(
     assert records.state.seen_before
 
 
-async def test_every_shard_is_read_whatever_number_of_shards_the_reading_server_gives_to_new_task_hubs(
+async def test_every_shard_is_read_even_if_the_reading_server_gives_another_number_to_new_task_hubs(
     server: StateServer, hub: str
 ) -> None:
     writer = StoredTaskHub(hub, server.tables, shards=4)
@@ -144,7 +147,9 @@ async def test_every_spelling_of_a_task_hub_has_the_same_records(task_hub: Store
 
 
 @every_shard_count
-async def test_the_token_stays_while_nothing_is_recorded(server: StateServer, hub: str, shards: int) -> None:
+async def test_a_repeated_event_and_a_probe_result_do_not_change_the_change_token(
+    server: StateServer, hub: str, shards: int
+) -> None:
     task_hub = StoredTaskHub(hub, server.tables, shards)
     await task_hub.record_event("order-1")
     token = (await task_hub.read()).change_token
@@ -196,7 +201,7 @@ async def test_an_unknown_task_hub_has_no_records(task_hub: StoredTaskHub) -> No
 async def test_a_task_hub_that_was_cleaned_up_has_no_records_and_was_seen_before(task_hub: StoredTaskHub) -> None:
     await task_hub.record_event("order-1")
     await task_hub.task_hubs.close(task_hub.name)
-    await task_hub.instances.delete_records(await task_hub.registered())
+    await task_hub.instances.delete_records(await task_hub.get_registry_record())
     assert await task_hub.read() == TaskHubRecords(recording=True)
 
 
@@ -248,7 +253,7 @@ async def test_a_first_event_that_is_recorded_while_the_registry_is_read_counts(
 
 async def test_lost_records_are_an_error_for_reading_and_for_what_a_probe_has_seen(task_hub: StoredTaskHub) -> None:
     await task_hub.record_event("order-1")
-    await task_hub.instances.delete_records(await task_hub.registered())
+    await task_hub.instances.delete_records(await task_hub.get_registry_record())
     with pytest.raises(StorageUnavailable, match="was deleted"):
         await task_hub.read()
     with pytest.raises(StorageUnavailable, match="was deleted"):
@@ -280,7 +285,7 @@ async def test_what_a_probe_has_seen_of_an_unknown_or_removed_task_hub_creates_n
     await task_hub.task_hubs.record_seen(task_hub.name)
     assert await task_hub.task_hubs.get(task_hub.name) is None
     await task_hub.task_hubs.claim(task_hub.name, CLAIM)
-    record = await task_hub.registered()
+    record = await task_hub.get_registry_record()
     await task_hub.task_hubs.close(task_hub.name)
     await task_hub.instances.delete_records(record)
     await task_hub.task_hubs.record_seen(task_hub.name)
