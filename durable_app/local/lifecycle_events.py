@@ -104,6 +104,8 @@ class NotificationSettings:
         )
 
     def publishes(self, runtime_status: str) -> bool:
+        """Whether the app's host.json asks for this event. The extension calls the event of the status Running
+        `Started`."""
         return ("Started" if runtime_status == "Running" else runtime_status) in self.event_types
 
 

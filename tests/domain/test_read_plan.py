@@ -52,6 +52,7 @@ def build_requirements(
     requested: float = 0,
     for_verdict: bool = True,
 ) -> ReadRequirements:
+    """What a request needs to know of the task hub. `requested` is in seconds after noon."""
     return ReadRequirements(
         KEY,
         "azureStorage",
@@ -67,6 +68,7 @@ def build_requirements(
 def build_result(
     *active: ActiveInstance, began: float = -10, status: ProbeStatus = ProbeStatus.COMPLETE
 ) -> ProbeResult:
+    """A probe result for the same settings as the request's. `began` is in seconds after noon."""
     return replace(build_probe_result(*active, began=began, status=status), request_key=KEY)
 
 
@@ -75,6 +77,7 @@ def build_result_with_messages(messages: MessageEvidence, began: float = -10) ->
 
 
 def build_scan(*cursors: str, began: float = -10, queues_read: int = 0, pass_number: int = 1) -> Scan:
+    """A scan that still has to read these cursors. `began` is in seconds after noon."""
     return Scan(
         noon_plus(began),
         noon_plus(began),

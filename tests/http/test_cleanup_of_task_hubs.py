@@ -280,7 +280,7 @@ async def test_a_begun_deletion_waits_until_the_provider_is_set_again(
     provider_account: ProviderAccount,
     hubs_with_common_prefix: list[str],
 ) -> None:
-    await TaskHubStore(server.tables, 4).close(
+    await TaskHubStore(server.tables, shards=4).close(
         hubs_with_common_prefix[0], deleting_from=str(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     )
     await put_app(http, app, taskHubs=None)
@@ -322,6 +322,7 @@ async def test_cleanup_removes_only_the_records_of_a_hub_that_does_not_exist(
 
 
 async def staged_hub(http: httpx.AsyncClient, app: str) -> str:
+    """The task hub in slot staging."""
     app_body = (await http.get(f"/api/apps/{app}")).json()
     hub: str = app_body["slots"]["staging"]["taskHub"]
     return hub

@@ -141,6 +141,7 @@ async def test_the_validation_request_of_cloud_events_is_answered(http: httpx.As
 
 
 def event_without_member(hub: str, *path: str) -> dict[str, Any]:
+    """A lifecycle event without the member at this path of names."""
     changed = event(hub)
     container = changed
     for name in path[:-1]:

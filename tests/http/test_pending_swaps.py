@@ -32,6 +32,7 @@ pytestmark = pytest.mark.anyio
 async def post_swap_outcome(
     http: httpx.AsyncClient, app: str, hub: str, outcome: str, headers: dict[str, str] | None = None, **body: Any
 ) -> httpx.Response:
+    """Call PostSwap with this outcome."""
     sent = {"taskHub": hub, "outcome": outcome, **body}
     return await http.post(f"/api/apps/{app}/swap", json=sent, headers=headers)
 

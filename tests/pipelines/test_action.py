@@ -153,7 +153,7 @@ def test_a_swap_without_a_command_needs_an_outcome(run_action: ActionWorkflow, p
     assert pipeline_app.get_app()["pendingSwap"] is None
 
 
-def test_exit_codes_of_the_command_are_those_of_the_action(
+def test_the_action_fails_with_an_annotation_if_the_slot_is_not_ready(
     run_action: ActionWorkflow, pipeline_app: PipelineApp
 ) -> None:
     hub = new_hub_name()

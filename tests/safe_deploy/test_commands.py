@@ -106,7 +106,7 @@ def test_stage_swap_and_rollback_with_outcomes_update_the_record(app_client: App
 def test_an_external_swap_is_recorded_as_pending_only_once(app_client: AppClient) -> None:
     """Swapping the slots twice would bring the old version back."""
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 1)
+    hub = app_client.stage(new_hub_name(), run_number=1)
     begin = ("swap", "--task-hub", hub, "--outcome", "pending", "--run-url", f"{RUN}1")
     assert app_client.run_cli(*begin, role="deployer").code == ExitCode.DONE
     again = app_client.run_cli(*begin, role="deployer")
@@ -122,7 +122,7 @@ def test_an_external_swap_is_recorded_as_pending_only_once(app_client: AppClient
 @pytest.mark.parametrize("outcome", ["done", "failed", "pending"])
 def test_the_outcome_of_a_rollback_does_not_end_a_pending_swap(app_client: AppClient, outcome: str) -> None:
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 1)
+    hub = app_client.stage(new_hub_name(), run_number=1)
     assert app_client.run_cli("swap", "--task-hub", hub, "--outcome", "pending", role="deployer").code == ExitCode.DONE
     result = app_client.run_cli("rollback", "--outcome", outcome, role="deployer")
     assert result.code == ExitCode.CONFLICT
@@ -131,7 +131,7 @@ def test_the_outcome_of_a_rollback_does_not_end_a_pending_swap(app_client: AppCl
 
 def test_an_abandoned_deployment_lets_the_next_run_stage(app_client: AppClient) -> None:
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 1)
+    hub = app_client.stage(new_hub_name(), run_number=1)
     result = app_client.run_cli("abandon", "--task-hub", hub, "--run-url", f"{RUN}1", role="deployer")
     assert result.code == ExitCode.DONE
     assert table_lines(result.stdout)[0] == f"the deployment of task hub {hub} into app {app_client.app} is closed"
@@ -200,7 +200,7 @@ def test_instances_of_an_empty_slot_is_a_usage_error(app_client: AppClient) -> N
 
 def test_history_is_newest_first_and_limited_by_top(app_client: AppClient) -> None:
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 7)
+    hub = app_client.stage(new_hub_name(), run_number=7)
     table = table_lines(app_client.run_cli("history", role="reader").stdout)
     assert table[0] == "Revision At Operation By Details"
     assert re.search(rf"^2 \S+ PostStaging test {RUN}7 .*{hub}", table[2])

@@ -61,8 +61,8 @@ def test_on_github_a_verdict_becomes_outputs_and_a_failure_an_annotation(app_cli
 
 def test_on_github_cleanup_outputs_what_was_removed_and_kept(app_client: AppClient, tmp_path: Path) -> None:
     app_client.register(policy={"settleSeconds": 0})
-    kept, gone = (app_client.stage(new_hub_name(), 1) for _ in range(2))
-    app_client.swap(app_client.stage(new_hub_name(), 1))
+    kept, gone = (app_client.stage(new_hub_name(), run_number=1) for _ in range(2))
+    app_client.swap(app_client.stage(new_hub_name(), run_number=1))
     app_client.publish(event(kept))
     result = app_client.run_cli("cleanup", **github_environment(tmp_path))
     assert result.code == ExitCode.DONE

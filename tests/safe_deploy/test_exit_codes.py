@@ -15,20 +15,20 @@ from tests.safe_deploy.processes import KEYS
 def stage_and_start_instance(app_client: AppClient) -> None:
     """Stage a task hub, and start an instance on it."""
     app_client.register()
-    app_client.publish(event(app_client.stage(new_hub_name(), 1)))
+    app_client.publish(event(app_client.stage(new_hub_name(), run_number=1)))
 
 
 def open_deployment(app_client: AppClient) -> None:
     """Open a deployment of run 1."""
     app_client.register()
-    app_client.stage(new_hub_name(), 1)
+    app_client.stage(new_hub_name(), run_number=1)
 
 
 def begin_swap(app_client: AppClient) -> None:
     """Record a pending swap of run 1."""
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 1)
-    app_client.swap(hub, 1, "Pending")
+    hub = app_client.stage(new_hub_name(), run_number=1)
+    app_client.swap(hub, run_number=1, outcome="Pending")
 
 
 def use_task_hub_in_other_app(app_client: AppClient) -> None:
@@ -178,8 +178,8 @@ def test_every_refusal_has_its_exit_code(
 
 def test_a_task_hub_that_was_used_before_is_a_conflict(app_client: AppClient) -> None:
     app_client.register()
-    first = app_client.stage(new_hub_name(), 1)
-    app_client.stage(new_hub_name(), 1)
+    first = app_client.stage(new_hub_name(), run_number=1)
+    app_client.stage(new_hub_name(), run_number=1)
     result = app_client.run_cli("stage", "--task-hub", first, "--run-url", f"{RUN}1")
     assert result.code == ExitCode.CONFLICT
     assert first in result.stderr

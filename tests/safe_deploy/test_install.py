@@ -79,6 +79,7 @@ def copy_project(to: Path) -> Path:
 
 
 def list_files(*under: str) -> list[Path]:
+    """The files of this checkout under these paths, apart from those that git ignores."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *under]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout.decode()
     return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]

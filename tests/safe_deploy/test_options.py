@@ -30,7 +30,7 @@ def test_status_reads_its_options_from_variables(app_client: AppClient) -> None:
 
 def test_stage_reads_its_options_from_variables(app_client: AppClient) -> None:
     app_client.register()
-    app_client.publish(event(app_client.stage(new_hub_name(), 1)))
+    app_client.publish(event(app_client.stage(new_hub_name(), run_number=1)))
     hub = new_hub_name()
     many = {
         "TASK_HUB": hub,

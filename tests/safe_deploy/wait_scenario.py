@@ -34,6 +34,7 @@ class WaitScenario:
         self.begin("order-1")
 
     def begin(self, order: str) -> None:
+        """Start an order, which makes the slot NotReady."""
         self.app_client.publish(event(self.app_client.hub, order))
         self.orders.append(order)
 
@@ -71,6 +72,7 @@ def reported_lines(result: InProcessResult) -> list[str]:
 
 
 def is_ready(result: InProcessResult, wait_scenario: WaitScenario) -> bool:
+    """Whether the command has succeeded, and printed and reported a verdict that is Ready."""
     title = f"Ready: slot production (task hub {wait_scenario.app_client.hub}), by lifecycle events alone"
     return result.code == ExitCode.DONE and result.out == f"{title}\n" and reported_lines(result)[-1] == title
 

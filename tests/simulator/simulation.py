@@ -43,6 +43,17 @@ A start must be one second old, and the clock may be another second behind."""
 _FINAL_WAIT_SECONDS = 4
 """Seconds that the last request may wait for Ready: the server's clock has a resolution of one second, and it checks
 every second."""
+MOVES_PROBABILITY = 0.75
+"""How often a step makes moves in the task hub; otherwise it requests a verdict."""
+DELIVERY_PROBABILITY = 0.7
+"""How often the events that are due are delivered after such moves."""
+NEAR_DRAIN_PROBABILITY = 0.5
+"""How often the task hub is nearly drained before a verdict is requested."""
+START_AFTER_DRAIN_PROBABILITY = 0.4
+"""How often an instance starts right after a verdict was Ready."""
+REQUEST_WEIGHTS = {"fresh": 40, "cached": 20, "none": 5, "waiting": 5, "both": 10, "stage": 15}
+"""How often each kind of request for a verdict is made."""
+
 _MAX_MOVES_PER_REQUEST = 12
 """Maximum number of moves during one request, because a scan never ends while changes continue."""
 
@@ -163,21 +174,22 @@ class Simulation:
         assert response.status_code == 200, response.text
 
     async def _step(self) -> None:
+        """Make some moves in the task hub and deliver what is due, or request a verdict and check it."""
         task_hub = self._task_hub
         task_hub.transport.step += 1
-        if self._rng.random() < 0.75:
+        if self._rng.random() < MOVES_PROBABILITY:
             for _ in range(self._rng.randint(1, 4)):
                 await task_hub.platform.make_random_move(
                     PURGE_WEIGHTS if self._parameters.messages_unseen else DEFAULT_WEIGHTS
                 )
-            if self._rng.random() < 0.7:
+            if self._rng.random() < DELIVERY_PROBABILITY:
                 await self._deliver(task_hub.transport.take_due_batches())
         else:
-            if self._rng.random() < 0.5:
+            if self._rng.random() < NEAR_DRAIN_PROBABILITY:
                 await self._drain_nearly()
-            kind = self._rng.choices(("fresh", "cached", "none", "waiting", "both", "stage"), (40, 20, 5, 5, 10, 15))[0]
+            kind = self._rng.choices(list(REQUEST_WEIGHTS), list(REQUEST_WEIGHTS.values()))[0]
             ready = await self._request_verdict(kind)
-            if ready and self._rng.random() < 0.4:
+            if ready and self._rng.random() < START_AFTER_DRAIN_PROBABILITY:
                 await self._start_after_drain()
                 await self._request_verdict("cached")
 
@@ -232,8 +244,7 @@ class Simulation:
         await self._deliver(task_hub.transport.take_due_batches())
 
     async def _deliver(self, batches: list[list[PublishedEvent]]) -> None:
-        """Post batches of lifecycle events to the server, and tell the checkers of verdicts that they were
-        delivered."""
+        """Post batches of lifecycle events to the server, and record the deliveries at the checkers of verdicts."""
         task_hub = self._task_hub
         for batch in batches:
             response = await self._context.http.post("/api/events", json=[event.event for event in batch])

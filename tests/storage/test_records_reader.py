@@ -61,16 +61,19 @@ class StoredTaskHub:
     async def record_event(
         self, instance_id: str, status: RuntimeStatus = RuntimeStatus.RUNNING, *, second: int = 0, function: str = "F"
     ) -> None:
+        """Record an event of one instance, some seconds after NOW."""
         event = LifecycleEvent(self.name, instance_id, function, status, "", Instant(NOW + seconds(second)))
         await self.instances.record(await self.task_hubs.get_or_create(self.name), [event])
 
     async def record_end_by_probe(self, instance_id: str) -> None:
+        """Record that a probe has shown the end of an instance."""
         finished = Finished(Instant(NOW + 1), RuntimeStatus.COMPLETED, "", "F", EvidenceSource.PROBE)
         await self.instances.record_corrections(
             await self.get_registry_record(), [Instance(instance_id, finished=finished)]
         )
 
     async def store_probe_result(self, result: ProbeResult = RESULT) -> None:
+        """Store the result of a probe, as the holder of the lease does."""
         records = await self.read()
         until = Instant(NOW + seconds(60))
         lease = await self.probes.acquire_lease(
