@@ -195,6 +195,7 @@ def _find_path(variables: Mapping[str, str], variable: str) -> Path | None:
 
 
 def _github_run_url(variables: Mapping[str, str]) -> str | None:
+    """The URL of the run on GitHub, or None if the variables do not name it."""
     # The URL has no attempt number: a run whose failed jobs are run again continues its open deployment.
     server, repository, run = map(variables.get, ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"))
     return f"{server.rstrip('/')}/{repository}/actions/runs/{run}" if server and repository and run else None

@@ -88,6 +88,7 @@ class ControlQueues:
         return [f"{hub_key(task_hub)}-control-{number:02}" for number in range(count)], ""
 
     async def _read_partition_count(self, task_hub: str) -> int:
+        """The number of control queues that the blob taskhub.json states. Raises BackendError."""
         container = f"{hub_key(task_hub)}-leases"
         async with self._account.translate_errors(ArtifactKind.CONTAINER, role="Reader"):
             try:
@@ -113,6 +114,7 @@ class ControlQueues:
         return count
 
     async def _read_queue(self, task_hub: str, name: str) -> QueueSnapshot:
+        """The messages of one control queue. Raises BackendError if there is no such queue."""
         async with self._translate_errors():
             queue = self._account.queue_service().get_queue_client(name)
             try:
@@ -171,6 +173,8 @@ class ControlQueues:
         return tuple([await self._parse_message(task_hub, message) for message in latest.values()])
 
     async def _parse_message(self, task_hub: str, message: "QueueMessage") -> VisibleMessage:
+        """What a message is for. The content of a large message is in a blob, which is read only if the message may be
+        a start."""
         identity = QueueMessageId(str(message.id), message.dequeue_count or 0)
         envelope = parse_envelope(message.content)
         blob_name = large_message_blob_name(envelope)

@@ -203,16 +203,18 @@ async def test_an_event_that_is_sent_again_while_the_records_are_removed_goes_to
     outcomes: list[int | dict[str, int]] = []
     started = event(hub, "order-2")
 
-    async def unavailable(store: TaskHubStore, task_hub: str) -> bool:
+    async def fail_to_read_registry(store: TaskHubStore, task_hub: str) -> bool:
         raise StorageUnavailable("the storage does not answer")
 
-    async def send_twice(proxy: StorageProxy) -> None:
+    async def send_refused_event_twice(proxy: StorageProxy) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(TaskHubStore, "takes_events", unavailable)
+            patched.setattr(TaskHubStore, "takes_events", fail_to_read_registry)
             outcomes.append((await http.post("/api/events", json=[started])).status_code)
         outcomes.append(await post_events(http, started))
 
-    async with client_delayed_by(storage, clock, lambda method, path: method == "DELETE", send_twice) as deleting:
+    async with client_delayed_by(
+        storage, clock, lambda method, path: method == "DELETE", send_refused_event_twice
+    ) as deleting:
         assert (await delete_task_hub(deleting, hub)).status_code == 200
     assert outcomes == [503, {"recorded": 0, "unchanged": 0, "quarantined": 1}]
 

@@ -63,15 +63,15 @@ def test_a_key_over_http_to_another_machine_causes_a_warning(app_client: AppClie
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(app_client: AppClient, status: int) -> None:
-    with run_fault_proxy() as other, run_fault_proxy() as here:
-        here.always_inject(
-            CannedResponse(status, headers={"Location": f"{other.url}/api/apps/{app_client.app}/staging"})
+    with run_fault_proxy() as other_server, run_fault_proxy() as server:
+        server.always_inject(
+            CannedResponse(status, headers={"Location": f"{other_server.url}/api/apps/{app_client.app}/staging"})
         )
-        result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=here.url)
+        result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=server.url)
     assert result.code == ExitCode.FAILURE
     assert "redirects to another server" in result.stderr
-    assert len(here.received) == 1
-    assert other.received == []
+    assert len(server.received) == 1
+    assert other_server.received == []
 
 
 @pytest.mark.parametrize(

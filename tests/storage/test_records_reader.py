@@ -213,11 +213,11 @@ async def test_a_repeated_claim_creates_what_the_first_one_has_not(
 ) -> None:
     """The worker of the first claim dies before it creates the table."""
 
-    async def die(store: TaskHubStateStore, record: TaskHubRecord) -> None:
+    async def fail_to_create(store: TaskHubStateStore, record: TaskHubRecord) -> None:
         raise StorageUnavailable("the worker has died")
 
     with monkeypatch.context() as patched:
-        patched.setattr(TaskHubStateStore, "create", die)
+        patched.setattr(TaskHubStateStore, "create", fail_to_create)
         with pytest.raises(StorageUnavailable):
             await task_hub.task_hubs.claim(task_hub.name, CLAIM)
     assert await task_hub.read() == TaskHubRecords()

@@ -65,7 +65,7 @@ class StoredApp:
     hub: str = field(default_factory=new_hub_name)
     production: str = field(default_factory=new_hub_name)
 
-    async def rows(self, table: str, matches: Callable[[Row], bool]) -> list[TableEntity]:
+    async def list_rows(self, table: str, matches: Callable[[Row], bool]) -> list[TableEntity]:
         all_rows = self.server.tables.client(table).list_entities()
         return [row async for row in all_rows if matches(row)]
 
@@ -75,17 +75,17 @@ class StoredApp:
     ) -> AsyncIterator[httpx.AsyncClient]:
         """Give these rows another schema number, start a new server, and check that it changes none of them."""
         client = self.server.tables.client(table)
-        before = await self.rows(table, matches)
+        before = await self.list_rows(table, matches)
         assert before, "there are such rows"
         for row in before:
             changed = {name: value for name, value in row.items() if name != SCHEMA_PROPERTY}
             changed |= {} if number is None else {SCHEMA_PROPERTY: number}
             await client.upsert_entity(changed, mode=UpdateMode.REPLACE)
-        renumbered = await self.rows(table, matches)
+        renumbered = await self.list_rows(table, matches)
         try:
             async with client_of_new_server(self.server) as http:
                 yield http
-            after = await self.rows(table, matches)
+            after = await self.list_rows(table, matches)
             assert [(dict(row), row.metadata["etag"]) for row in after] == [
                 (dict(row), row.metadata["etag"]) for row in renumbered
             ]
@@ -219,7 +219,7 @@ other_schemas = pytest.mark.parametrize(
 
 
 @other_schemas
-async def test_an_app_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+async def test_an_app_of_another_schema_is_refused(stored_app: StoredApp, number: int | None) -> None:
     key = app_key(stored_app.app)
     async with stored_app.with_schema_number(
         APPS_TABLE, lambda row: row["PartitionKey"] == key and row["RowKey"] == "app", number
@@ -230,7 +230,9 @@ async def test_an_app_of_another_schema(stored_app: StoredApp, number: int | Non
 
 
 @pytest.mark.parametrize("number", [NEWER_SCHEMA, NO_SCHEMA], ids=["newer", "without a number"])
-async def test_an_entry_in_the_list_of_apps_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+async def test_an_entry_of_another_schema_in_the_list_of_apps_is_refused(
+    stored_app: StoredApp, number: int | None
+) -> None:
     key = app_key(stored_app.app)
     async with stored_app.with_schema_number(
         APPS_TABLE, lambda row: row["PartitionKey"] == "|apps" and row["RowKey"] == key, number
@@ -251,7 +253,7 @@ async def test_creating_an_app_keeps_its_existing_entry_in_the_list_of_apps(stor
 
 
 @other_schemas
-async def test_an_audit_record_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+async def test_an_audit_record_of_another_schema_is_refused(stored_app: StoredApp, number: int | None) -> None:
     key = app_key(stored_app.app)
     matches = lambda row: row["PartitionKey"] == key and row["RowKey"].startswith("audit|")  # noqa: E731
     async with stored_app.with_schema_number(APPS_TABLE, matches, number) as http:
@@ -260,7 +262,7 @@ async def test_an_audit_record_of_another_schema(stored_app: StoredApp, number: 
 
 
 @other_schemas
-async def test_a_registered_task_hub_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+async def test_a_registered_task_hub_of_another_schema_is_refused(stored_app: StoredApp, number: int | None) -> None:
     """A verdict does not need this row."""
     matches = lambda row: row["PartitionKey"] == "hub" and row["RowKey"] == stored_app.hub  # noqa: E731
     operations = (
@@ -281,7 +283,7 @@ async def test_a_registered_task_hub_of_another_schema(stored_app: StoredApp, nu
 
 
 @other_schemas
-async def test_a_state_of_a_task_hub_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+async def test_a_state_of_a_task_hub_of_another_schema_is_refused(stored_app: StoredApp, number: int | None) -> None:
     table = instance_table_name(stored_app.hub)
     async with stored_app.with_schema_number(table, lambda row: row["RowKey"] == STATE_ROW_KEY, number) as http:
         operations = (*OPERATIONS_WITH_VERDICT, "GetTaskHub", "GetVersions")
@@ -300,7 +302,7 @@ async def test_the_limit_on_unclaimed_task_hubs_counts_no_registry_with_rows_of_
 
 
 @other_schemas
-async def test_an_instance_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+async def test_an_instance_of_another_schema_is_refused(stored_app: StoredApp, number: int | None) -> None:
     """Both rows of an instance have one schema, because one transaction writes both."""
     operations = (
         *OPERATIONS_WITH_VERDICT,
@@ -327,7 +329,7 @@ async def test_an_instance_of_another_schema_does_not_stop_others_in_its_deliver
         assert_problem(await http.post("/api/events", json=mixed[10:11]), 503, "UnsupportedSchema")
         counts = await post_events(http, *mixed[:10], *mixed[11:])
         assert counts["recorded"] + counts["unchanged"] == 20
-    written = await stored_app.rows(table, lambda row: row["RowKey"].startswith("i|other"))
+    written = await stored_app.list_rows(table, lambda row: row["RowKey"].startswith("i|other"))
     assert len(written) == 20
 
 
@@ -344,11 +346,15 @@ async def test_a_cached_instance_that_a_newer_server_has_changed_is_refused(stor
 @pytest.mark.parametrize(
     "prefix", [ACTIVITY_STAMP_PREFIX, CORRECTION_EPOCH_KEY], ids=["of a function", "of corrections"]
 )
-async def test_an_activity_stamp_of_another_schema(stored_app: StoredApp, prefix: str, number: int | None) -> None:
+async def test_an_activity_stamp_of_another_schema_is_refused(
+    stored_app: StoredApp, prefix: str, number: int | None
+) -> None:
     table = instance_table_name(stored_app.hub)
     client = stored_app.server.tables.client(table)
     if prefix == CORRECTION_EPOCH_KEY:
-        of_function = (await stored_app.rows(table, lambda row: row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX)))[0]
+        of_function = (await stored_app.list_rows(table, lambda row: row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX)))[
+            0
+        ]
         row = {
             "PartitionKey": of_function["PartitionKey"],
             "RowKey": CORRECTION_EPOCH_KEY,
@@ -371,7 +377,7 @@ async def test_activity_stamps_of_two_schemas_have_different_keys(stored_app: St
     """The server overwrites a stamp without reading it, so a stamp of another schema must not have the same key."""
     newer_prefix = f"b|{NEWER_SCHEMA}|"
     table = instance_table_name(stored_app.hub)
-    stamp = (await stored_app.rows(table, lambda row: row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX)))[0]
+    stamp = (await stored_app.list_rows(table, lambda row: row["RowKey"].startswith(ACTIVITY_STAMP_PREFIX)))[0]
     newer = {
         **stamp,
         "RowKey": stamp["RowKey"].replace(ACTIVITY_STAMP_PREFIX, newer_prefix),
@@ -391,7 +397,7 @@ async def test_activity_stamps_of_two_schemas_have_different_keys(stored_app: St
 
 @other_schemas
 @pytest.mark.parametrize("kind", ["lease", "result", "messages"])
-async def test_a_probe_of_another_schema(stored_app: StoredApp, kind: str, number: int | None) -> None:
+async def test_a_probe_of_another_schema_is_refused(stored_app: StoredApp, kind: str, number: int | None) -> None:
     table = instance_table_name(stored_app.hub)
     if kind == "messages":
         row = {"PartitionKey": FIRST_SHARD, "RowKey": "0|messages", **PROBE_SCHEMA.schema_property}
@@ -418,7 +424,7 @@ async def test_cleanup_does_not_delete_a_probe_of_another_schema(
 
 
 @other_schemas
-async def test_an_event_in_quarantine_of_another_schema(stored_app: StoredApp, number: int | None) -> None:
+async def test_an_event_of_another_schema_in_quarantine_is_refused(stored_app: StoredApp, number: int | None) -> None:
     store = QuarantineStore(stored_app.server.tables)
     await store.add([QuarantinedEvent(Instant(1), "BadTime", "message", "webhook", '"event"')])
     async with stored_app.with_schema_number(
@@ -429,7 +435,7 @@ async def test_an_event_in_quarantine_of_another_schema(stored_app: StoredApp, n
 
 
 @other_schemas
-async def test_a_waiting_event_of_another_schema(
+async def test_a_waiting_event_of_another_schema_is_refused(
     stored_app: StoredApp, storage: StorageSettings, number: int | None
 ) -> None:
     hub = new_hub_name()
@@ -477,7 +483,7 @@ async def test_every_row_that_the_server_writes_has_its_number(stored_app: Store
         [QuarantinedEvent(Instant(1), "BadTime", "", "webhook", '"event"')]
     )
     for table in (APPS_TABLE, TASK_HUBS_TABLE, QUARANTINE_TABLE, instance_table_name(stored_app.hub)):
-        rows = await stored_app.rows(table, lambda row: True)
+        rows = await stored_app.list_rows(table, lambda row: True)
         assert rows
         for row in rows:
             assert row.get(SCHEMA_PROPERTY) == expected_schema(table, row).number, dict(row)
