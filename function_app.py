@@ -11,6 +11,7 @@ import azure.functions as func
 from fastapi.responses import JSONResponse
 
 from state_api.app import StateServer
+from state_api.garbage_collection import exempt_startup_objects
 from state_api.http.health import HealthResponse
 from state_api.http.middleware import security_headers
 from state_api.http.problems import PROBLEM_MEDIA_TYPE, SettingsInvalid, problem_from_error, problem_response
@@ -52,7 +53,9 @@ app = func.FunctionApp()
 def server() -> StateServer:
     """The server of this process. The first invocation creates it, so that the host can index the functions without
     settings. Raises SettingsError; the next invocation then reads the settings again."""
-    return StateServer(read_settings(os.environ, keys_required=True))
+    created = StateServer(read_settings(os.environ, keys_required=True))
+    exempt_startup_objects()
+    return created
 
 
 async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:

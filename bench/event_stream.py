@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant, parse_instant
@@ -70,6 +71,17 @@ class EventStream:
         end_number = max(last_end_number, self._number + self._lag_events + self._random.randrange(_LAG_JITTER_EVENTS))
         self._running.append((end_number, instance_id, function))
         return build_event(self.hub, instance_id, "Running", timestamp, function)
+
+
+class DeliveriesInTurns:
+    """Takes each delivery from the next stream, so that many task hubs have events at the same time."""
+
+    def __init__(self, streams: Sequence[EventStream]) -> None:
+        self._streams = cycle(streams)
+
+    def next_events(self, count: int) -> list[dict[str, Any]]:
+        """The next events of the stream whose turn it is, in the Event Grid schema."""
+        return next(self._streams).next_events(count)
 
 
 def build_event(

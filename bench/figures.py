@@ -12,6 +12,16 @@ BAR_PLOTS = {
     "coldStart": ("cold-start.svg", "Start of the Function App, and its import", "ratio to the baseline"),
 }
 """File, title and axis of the plots that show all figures of their section."""
+PLOTS: Mapping[str, Mapping[str, str]] = {
+    **{section: {name: f"{title}: {axis_title}"} for section, (name, title, axis_title) in BAR_PLOTS.items()},
+    "readiness": {
+        "readiness.svg": "Time of a verdict by finished instances: ratio to the status check",
+        "storage-requests.svg": "Storage requests of a verdict: ratio to the status check",
+    },
+    "memory": {"memory.svg": "Size of the server by events: ratio to its size when the caches are full"},
+    "shards": {"shards.svg": "Rates and time of a verdict by shards: ratio to the default"},
+}
+"""The plots of each section: the file and a description of the picture."""
 _STATUS_CHECK = "status check"
 
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from bench import cold_start, ingest, memory, profiling, readiness, shards, visibility
+from bench import cold_start, ingest, memory, profiling, readiness, shards, visibility, waiting
 from bench.filled_task_hubs import FULL_SIZES
 from harness.platform_programs import ProgramNotFoundError
 
@@ -47,6 +47,7 @@ GROUPS: Mapping[str, Group] = {
     "ingest": Group(ingest.run, quick={"rounds": 1}),
     "visibility": Group(visibility.run, quick={"rounds": 1}),
     "readiness": Group(readiness.run, quick={"rounds": 1, "sizes": (100, 200)}, full={"sizes": FULL_SIZES}),
+    "waiting": Group(waiting.run, quick={"rounds": 1, "wait_seconds": 2, "caller_count": 50, "delay_samples": 1}),
     "memory": Group(memory.run, quick={"events": 5_000}, full={"events": 1_000_000}),
     "coldStart": Group(cold_start.run, quick={"start_rounds": 1, "import_rounds": 1}),
     "shards": Group(shards.run, quick={"rounds": 1}),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.comparison import Aim, Figure, compare_rounds, run_in_turns
-from bench.event_stream import EventStream, encode_events, min_lag_events
+from bench.event_stream import DeliveriesInTurns, EventStream, encode_events, min_lag_events
 from bench.load_generator import build_post_request, open_connections, run_load
 from bench.machine import Stopwatch, compute_core_usage, read_cpu_seconds
 from bench.storage import Emulator, RawTables, run_emulator
@@ -44,15 +44,15 @@ class EventEntry:
     events_per_delivery: int
     in_flight: int
 
-    async def send_events(self, events: int) -> IngestSample:
-        """Deliver the next events. Requests are built before the clock starts.
+    async def send_events(self, events: int, deliveries: DeliveriesInTurns | None = None) -> IngestSample:
+        """Deliver the next events of the stream, or of `deliveries`. Requests are built before the clock starts.
 
         Raises ValueError if they do not fill whole deliveries."""
         if events <= 0 or events % self.events_per_delivery:
             raise ValueError(f"{events} events do not fill deliveries of {self.events_per_delivery}")
         requests = []
         for _ in range(events // self.events_per_delivery):
-            delivery = self.stream.next_events(self.events_per_delivery)
+            delivery = (deliveries or self.stream).next_events(self.events_per_delivery)
             request = build_post_request(self.server.url, "/api/events", encode_events(delivery))
             requests.append((request, len(delivery)))
         pids = {"server": self.server.process.pid, "emulator": self.emulator.pid}

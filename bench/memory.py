@@ -1,4 +1,4 @@
-"""Figure 5: the server's memory after many events, as a ratio to its memory when its caches are full."""
+"""Figure 5: the server's memory after many events of many task hubs, as a ratio to its memory with full caches."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -9,43 +9,55 @@ from typing import Any
 from azure.data.tables.aio import TableServiceClient
 
 from bench.comparison import Aim, compare_rounds, round_significant
-from bench.ingest import EVENTS_PER_DELIVERY, create_event_stream, open_event_entry
+from bench.event_stream import DeliveriesInTurns, EventStream, min_lag_events
+from bench.ingest import EVENTS_PER_DELIVERY, open_event_entry
 from bench.machine import read_resident_bytes
 from bench.storage import run_emulator
-from state_api.storage.group_commit import MAX_CACHED_ROWS
+from state_api.storage.instance_cache import MAX_CACHED_ROWS
 from state_api.storage.tables import instance_table_name
 
 EVENTS = 80_000
 EVENTS_PER_SAMPLE = 1_000
 """Events between two readings of the memory."""
-_EVENTS_PER_TASK_HUB = 5_000
-"""Events go to one task hub after the other, as after deployments. The tables of earlier task hubs are deleted, because
-the emulator gets slower with every row."""
+_EVENTS_PER_TASK_HUB = 1_000
+"""Events of each task hub, so a million events need a thousand task hubs."""
+_CONCURRENT_TASK_HUBS = 70
+"""Task hubs whose deliveries take turns: more than the server keeps table clients for. They are followed by as many
+others. The tables of earlier task hubs are deleted, because the emulator keeps all rows in memory."""
 _EVENTS_UNTIL_CACHE_FULL = 2 * MAX_CACHED_ROWS
 """Events until the server's row cache is full: a start and an end of each cached instance."""
 _MEBIBYTE = 1024**2
-GROWTH_AIM = Aim(maximum=1.05)
+_WINDOW_SAMPLES = 10
+"""Readings whose median is one size, at most."""
+GROWTH_AIM = Aim(maximum=1.02)
 
 ReportLine = Callable[[str], None]
 
 
 async def run(folder: Path, events: int = EVENTS, report_line: ReportLine = lambda line: None) -> dict[str, Any]:
-    """Send new events, and read the server's memory in between. `report_line` gets a progress line per task hub."""
+    """Send new events to ever new task hubs, and read the server's memory in between. `report_line` gets a progress
+    line for each group of task hubs."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
         service = TableServiceClient.from_connection_string(storage.connection)
         await stack.enter_async_context(service)
-        entry = open_event_entry(stack, storage, folder, "memory0", EVENTS_PER_DELIVERY)
+        entry = open_event_entry(stack, storage, folder, "memory", EVENTS_PER_DELIVERY)
         pid = entry.server.process.pid
         sizes = [(0, read_resident_bytes(pid))]
-        for hub in range(events // _EVENTS_PER_TASK_HUB):
-            entry.stream = create_event_stream(f"memory{hub}", EVENTS_PER_DELIVERY, seed=hub)
-            for _ in range(_EVENTS_PER_TASK_HUB // EVENTS_PER_SAMPLE):
-                await entry.send_events(EVENTS_PER_SAMPLE)
+        task_hub_count = events // _EVENTS_PER_TASK_HUB
+        for first in range(0, task_hub_count, _CONCURRENT_TASK_HUBS):
+            numbers = range(first, min(first + _CONCURRENT_TASK_HUBS, task_hub_count))
+            streams = [
+                EventStream(f"memory{number}", number, lag=min_lag_events(EVENTS_PER_DELIVERY)) for number in numbers
+            ]
+            deliveries = DeliveriesInTurns(streams)
+            for _ in range(len(numbers) * _EVENTS_PER_TASK_HUB // EVENTS_PER_SAMPLE):
+                await entry.send_events(EVENTS_PER_SAMPLE, deliveries)
                 sizes.append((sizes[-1][0] + EVENTS_PER_SAMPLE, read_resident_bytes(pid)))
-            await service.delete_table(instance_table_name(f"memory{hub}"))
+            for stream in streams:
+                await service.delete_table(instance_table_name(stream.hub))
             report_line(f"  {sizes[-1][0]:,} events: {sizes[-1][1] / _MEBIBYTE:.0f} MiB")
-    return build_result(sizes)
+    return {**build_result(sizes), "taskHubs": task_hub_count}
 
 
 def build_result(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
@@ -53,7 +65,7 @@ def build_result(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     full = next(
         (number for number, (events, _) in enumerate(sizes) if events >= _EVENTS_UNTIL_CACHE_FULL), len(sizes) // 2
     )
-    window = max(len(sizes) // 10, 1)
+    window = min(max(len(sizes) // 10, 1), _WINDOW_SAMPLES)
     when_full = statistics.median(size for _, size in sizes[full : full + window])
     at_the_end = statistics.median(size for _, size in sizes[-window:])
     later = sizes[full:]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.figures import draw_plots
+from bench.figures import PLOTS, draw_plots
 from bench.groups import Run
 from bench.machine import ROOT
 
@@ -69,7 +69,8 @@ def render_sections(results: Mapping[str, Any]) -> str:
         if section in results:
             notes = "".join(f"\n{note}\n" for note in results[section].get("notes", ()))
             figures = _render_figures(results[section]["figures"])
-            parts.append(f"**{title}**{_render_origin(results[section])}\n\n{figures}{notes}")
+            plots = _render_plots(section, results)
+            parts.append(f"**{title}**{_render_origin(results[section])}\n\n{figures}{notes}{plots}")
     if "ingest" in results:
         parts.append(f"**Cores that each process used while events came in**\n\n{_render_cores(results['ingest'])}")
     if "readiness" in results:
@@ -116,6 +117,14 @@ def _render_figures(figures: Sequence[Mapping[str, Any]]) -> str:
         for figure in figures
     ]
     return _render_table(["Subject", "Baseline", "Ratio", "Rounds", "Aim"], rows)
+
+
+def _render_plots(section: str, results: Mapping[str, Any]) -> str:
+    """Links to the pictures of a section that can be drawn."""
+    drawn = draw_plots({section: results[section]})
+    return "".join(
+        f"\n![{text}]({RESULTS_FOLDER.name}/{name})\n" for name, text in PLOTS[section].items() if name in drawn
+    )
 
 
 def _render_cores(ingest: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from azure.data.tables.aio import TableServiceClient
 
 from bench.comparison import Figure, compare_rounds, round_significant, run_in_turns
 from bench.event_stream import build_event, encode_events
-from bench.filled_task_hubs import ACTIVE_COUNT, BenchEnvironment, VerdictCost, delay_request
+from bench.filled_task_hubs import ACTIVE_COUNT, SHARD_COUNT, BenchEnvironment, VerdictCost, delay_request
 from bench.ingest import EVENTS_PER_DELIVERY, EventEntry, IngestSample, create_event_stream, open_event_entry
 from bench.load_generator import LoadError, build_post_request, deliver_until_accepted, open_connections
 from bench.storage import Emulator, run_emulator
@@ -23,7 +23,6 @@ from state_api.domain.instants import TICKS_PER_SECOND, Instant, format_instant
 from state_api.settings import STATE_SHARDS
 
 SHARD_COUNTS = (1, 2, 4, 8, 16)
-DEFAULT_SHARD_COUNT = 4
 ROUNDS = 3
 REQUEST_COUNT = 15
 EVENTS_PER_ROUND = {EVENTS_PER_DELIVERY: 1000, 1: 250}
@@ -69,7 +68,7 @@ async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_C
             str(count): round_significant(1000 * statistics.median(request_seconds[count])) for count in SHARD_COUNTS
         },
         "requests": {str(count): requests[count] for count in SHARD_COUNTS},
-        "default": DEFAULT_SHARD_COUNT,
+        "default": SHARD_COUNT,
     }
 
 
@@ -82,12 +81,12 @@ def _compare_rates(rates: dict[tuple[int, int], list[float]]) -> list[Figure]:
         compare_rounds(
             f"events a second with {_shard_label(count)}, {name}",
             rates[batch, count],
-            f"with {DEFAULT_SHARD_COUNT}",
-            rates[batch, DEFAULT_SHARD_COUNT],
+            f"with {_shard_label(SHARD_COUNT)}",
+            rates[batch, SHARD_COUNT],
         )
         for batch, name in _LABELS.items()
         for count in SHARD_COUNTS
-        if count != DEFAULT_SHARD_COUNT
+        if count != SHARD_COUNT
     ]
 
 
@@ -96,11 +95,11 @@ def _compare_latencies(request_seconds: dict[int, list[float]]) -> list[Figure]:
         compare_rounds(
             f"time of GetStagingStatus with {_shard_label(count)}",
             request_seconds[count],
-            f"with {DEFAULT_SHARD_COUNT}",
-            request_seconds[DEFAULT_SHARD_COUNT],
+            f"with {_shard_label(SHARD_COUNT)}",
+            request_seconds[SHARD_COUNT],
         )
         for count in SHARD_COUNTS
-        if count != DEFAULT_SHARD_COUNT
+        if count != SHARD_COUNT
     ]
 
 

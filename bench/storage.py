@@ -114,14 +114,14 @@ class RawTables:
 
         await asyncio.gather(*(create_next_chunks() for _ in range(concurrency)))
 
-    async def has_value(self, table: str, partition: str, row: str, *, property_name: str, value: str) -> bool:
-        """Whether a row exists and has this value in a property."""
+    async def read_property(self, table: str, partition: str, row: str, property_name: str) -> str | None:
+        """The value of a property; None if the row does not exist."""
         keys = "PartitionKey='{}',RowKey='{}'".format(*(quote(key.replace("'", "''")) for key in (partition, row)))
         headers = {**_VERSION_HEADERS, "Accept": "application/json;odata=nometadata"}
         url = f"{self._endpoint}/{table}({keys})?{self._signature}"
         async with self._http.get(url, headers=headers) as answer:
             body = await answer.json(content_type=None)
-            return answer.status == 200 and body.get(property_name) == value
+            return body.get(property_name) if answer.status == 200 else None
 
     async def count_rows(self, table: str, query: str) -> int:
         """The number of rows that match a filter."""

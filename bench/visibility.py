@@ -1,12 +1,13 @@
-"""Figure 4: the time from the publication of an event until a reader of the table sees it.
+"""Figure 4: the time from the publication of an event until a reader of the table sees it, by the webhook and by the
+trigger handler.
 
-Events come at half of the rate that the webhook can handle."""
+Events come at half of the rate that each of them can handle."""
 
 import asyncio
-import random
 import statistics
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,96 +15,163 @@ from typing import Any
 
 from azure.data.tables.aio import TableServiceClient
 
-from bench.comparison import compare_rounds, percentile, round_significant
+from bench.comparison import Aim, Figure, compare_rounds, percentile, round_significant, run_in_turns
 from bench.event_stream import EventStream, apply_events, encode_events, min_lag_events
+from bench.group_commit_alone import GroupCommitAlone
 from bench.ingest import EventEntry, open_event_entry
 from bench.load_generator import Connection, build_post_request, deliver_until_accepted
+from bench.paced_events import Pace, PacedEvent, PublishingDelays, plan_events, publish_when_due
 from bench.storage import Emulator, RawTables, run_emulator
 from bench.transaction_limit import transaction_writes
+from bench.worker import Worker, open_trigger_stream, run_worker
 from state_api.storage.instance_keys import shard_of
 from state_api.storage.instance_rows import instance_row_key
 from state_api.storage.tables import instance_table_name
 
 ROUNDS = 3
 SECONDS = 4.0
-SHARD_COUNT = 4
+_SHARD_COUNT = 1
 _CALIBRATION_EVENTS = 600
 _TRANSACTION_COUNT = 100
-_SAMPLE_EVERY = 8
+_SAMPLE_EVERY = 16
 """One of this many events is awaited in the table. Awaiting every event would add a load of its own."""
 _POLL_SECONDS = 0.002
+_SEEN_TIMEOUT_SECONDS = 60.0
+_LEAD_SECONDS = 0.5
+"""The time to prepare the events of a round before the first is due."""
+_RUNNING = "Running"
+SEEN_AIM = Aim(maximum=10)
+_AGAINST = "one transaction of two rows, alone"
 
 
 @dataclass
 class EventDelays:
-    """Seconds from when an event was due until its request was sent, its response came, or a reader saw it.
+    """Seconds from when an event was due until it was sent, acknowledged, or seen by a reader of the table. Only some
+    events are awaited by a reader."""
 
-    Only some events are awaited by a reader."""
-
-    sent: list[float] = field(default_factory=list)
-    acknowledged: list[float] = field(default_factory=list)
+    published: PublishingDelays = field(default_factory=PublishingDelays)
     seen: list[float] = field(default_factory=list)
 
 
+class _Source:
+    """Publishes events by one endpoint, and awaits some of them in the table."""
+
+    def __init__(
+        self,
+        stream: EventStream,
+        tables: RawTables,
+        publish: Callable[[list[PacedEvent], Pace], Awaitable[PublishingDelays]],
+    ) -> None:
+        self._stream = stream
+        self._tables = tables
+        self._publish = publish
+        # Readers take turns: if each read at its own rate, a slow emulator would get ever more reads.
+        self._reading = asyncio.Lock()
+        self.possible_rate = 0.0
+
+    async def run(self, seconds: float, seed: int) -> EventDelays:
+        """Publish events for this time, at half of the possible rate."""
+        pace = Pace(self.possible_rate / 2, seconds, seed, time.perf_counter() + _LEAD_SECONDS)
+        paced_events = plan_events(self._stream, pace)
+        delays = EventDelays()
+
+        async def publish_all() -> None:
+            delays.published = await self._publish(paced_events, pace)
+
+        async with asyncio.timeout(seconds + _SEEN_TIMEOUT_SECONDS), asyncio.TaskGroup() as tasks:
+            tasks.create_task(publish_all())
+            for event in paced_events[::_SAMPLE_EVERY]:
+                tasks.create_task(self._wait_until_visible(event, pace.begins_at, delays.seen))
+        return delays
+
+    async def _wait_until_visible(self, event: PacedEvent, begins_at: float, seen: list[float]) -> None:
+        await asyncio.sleep(begins_at + event.due_seconds - time.perf_counter())
+        instance_id, status = event.body["data"]["instanceId"], event.body["data"]["runtimeStatus"]
+        table, shard = instance_table_name(self._stream.hub), f"{shard_of(instance_id, _SHARD_COUNT):02d}"
+        row = instance_row_key(instance_id)
+        while True:
+            async with self._reading:
+                stored_status = await self._tables.read_property(table, shard, row, "RuntimeStatus")
+                # The end of the instance may have replaced its start before this read.
+                if stored_status == status or (stored_status is not None and status == _RUNNING):
+                    break
+                await asyncio.sleep(_POLL_SECONDS)
+        seen.append(time.perf_counter() - begins_at - event.due_seconds)
+
+
 async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, Any]:
-    """Measure single transactions, and events at half of the possible rate, in turns."""
+    """Measure single transactions, events at half of the possible rate, and the emulator alone at the same rate, in
+    turns."""
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
-        entry = open_event_entry(
-            stack, storage, folder, "visible", 1, extra_settings={"STATE_SHARDS": str(SHARD_COUNT)}
-        )
         tables = await stack.enter_async_context(RawTables(storage.connection))
         single_transactions = await stack.enter_async_context(_SingleTransactions(storage))
-        await entry.send_events(_CALIBRATION_EVENTS)
-        possible_rate = (await entry.send_events(_CALIBRATION_EVENTS)).events_per_second
-        alone_seconds: list[list[float]] = []
-        delays: list[EventDelays] = []
-        for number in range(rounds):
-            alone_seconds.append(await single_transactions.run())
-            delays.append(
-                await _publish_events(
-                    entry,
-                    tables,
-                    events_per_second=possible_rate / 2,
-                    seconds=seconds,
-                    random_source=random.Random(number),
-                )
-            )
-    median_seconds = [statistics.median(durations) for durations in alone_seconds]
-    against = "one transaction of two rows, alone"
-    half = "at half of the possible rate"
-    figures = [
-        compare_rounds(
-            f"{description} {half}, p{round(share * 100)}",
-            [percentile(getattr(round_delays, name), share) for round_delays in delays],
-            f"{against} (median)",
-            median_seconds,
-        )
-        for description, name, share in (
-            ("published to acknowledged", "acknowledged", 0.5),
-            ("published to acknowledged", "acknowledged", 0.99),
-            ("published to seen in the table", "seen", 0.5),
-            ("published to seen in the table", "seen", 0.99),
-        )
-    ]
-    figures.append(
-        compare_rounds(
-            f"{against}, p99",
-            [percentile(durations, 0.99) for durations in alone_seconds],
-            f"{against} (median)",
-            median_seconds,
-        )
-    )
-    return {
-        "figures": [figure.as_json() for figure in figures],
-        "eventsPerSecond": {"possible": round(possible_rate), "published": round(possible_rate / 2)},
-        "events": sum(len(round_delays.acknowledged) for round_delays in delays),
-        "awaited": sum(len(round_delays.seen) for round_delays in delays),
-        "transactionMilliseconds": [round_significant(1000 * seconds) for seconds in median_seconds],
-        "sentLateMilliseconds": round_significant(
-            1000 * percentile([seconds for round_delays in delays for seconds in round_delays.sent], 0.99)
-        ),
-    }
+        sources = {
+            "webhook": await _open_webhook(stack, storage, folder, tables),
+            "trigger": await _open_trigger(stack, storage, tables),
+        }
+        alone = GroupCommitAlone(tables, events_per_second=sources["webhook"].possible_rate / 2)
+        await alone.create_table()
+        seeds = {name: iter(range(rounds)) for name in (*sources, "alone")}
+        variants: dict[str, Callable[[], Awaitable[Any]]] = {
+            "single": single_transactions.run,
+            "webhook": lambda: sources["webhook"].run(seconds, next(seeds["webhook"])),
+            "trigger": lambda: sources["trigger"].run(seconds, next(seeds["trigger"])),
+            "alone": lambda: alone.run(seconds, next(seeds["alone"])),
+        }
+        samples = await run_in_turns(rounds, variants)
+    return _build_section(samples, {name: source.possible_rate for name, source in sources.items()})
+
+
+async def _open_webhook(stack: AsyncExitStack, storage: Emulator, folder: Path, tables: RawTables) -> _Source:
+    settings = {"STATE_SHARDS": str(_SHARD_COUNT)}
+    entry = open_event_entry(stack, storage, folder, "visible", 1, extra_settings=settings)
+
+    async def publish(paced_events: list[PacedEvent], pace: Pace) -> PublishingDelays:
+        return await _post_events(entry, paced_events, pace)
+
+    source = _Source(entry.stream, tables, publish)
+    await entry.send_events(_CALIBRATION_EVENTS)
+    source.possible_rate = (await entry.send_events(_CALIBRATION_EVENTS)).events_per_second
+    return source
+
+
+async def _open_trigger(stack: AsyncExitStack, storage: Emulator, tables: RawTables) -> _Source:
+    """The worker process has a stream of its own with the same instances, and publishes its events itself."""
+    worker: Worker = stack.enter_context(run_worker("trigger", storage.connection))
+    stream = open_trigger_stream()
+
+    async def publish(paced_events: list[PacedEvent], pace: Pace) -> PublishingDelays:
+        return await worker.publish(pace)
+
+    source = _Source(stream, tables, publish)
+    for _ in range(2):
+        stream.next_events(_CALIBRATION_EVENTS)
+        source.possible_rate = _CALIBRATION_EVENTS / (await worker.run(_CALIBRATION_EVENTS))[0]
+    return source
+
+
+async def _post_events(entry: EventEntry, paced_events: list[PacedEvent], pace: Pace) -> PublishingDelays:
+    """Deliver each event in a request of its own."""
+    url = entry.server.url
+    requests = [build_post_request(url, "/api/events", encode_events([event.body])) for event in paced_events]
+    idle: deque[Connection] = deque()
+    opened: list[Connection] = []
+
+    async def post(index: int) -> None:
+        if idle:
+            # The one that is idle for longest, because the server closes a connection that is idle for some seconds.
+            connection = idle.popleft()
+        else:
+            opened.append(connection := await Connection.open(url))
+        await deliver_until_accepted(connection, requests[index], 1)
+        idle.append(connection)
+
+    try:
+        return await publish_when_due(paced_events, post, begins_at=pace.begins_at)
+    finally:
+        for connection in opened:
+            await connection.close()
 
 
 class _SingleTransactions:
@@ -125,56 +193,52 @@ class _SingleTransactions:
         """The seconds of each transaction."""
         durations = []
         for before, after in apply_events(self._stream.next_events(_TRANSACTION_COUNT), self._known):
-            writes = transaction_writes(f"{shard_of(after.instance_id, SHARD_COUNT):02d}", before, after)
+            writes = transaction_writes(f"{shard_of(after.instance_id, _SHARD_COUNT):02d}", before, after)
             began = time.perf_counter()
             await self._table.submit_transaction(writes)
             durations.append(time.perf_counter() - began)
         return durations
 
 
-async def _publish_events(
-    entry: EventEntry, tables: RawTables, *, events_per_second: float, seconds: float, random_source: random.Random
-) -> EventDelays:
-    """Publish events at random times, at this rate, as many orchestrations would.
+def _build_section(samples: dict[str, list[Any]], possible_rates: dict[str, float]) -> dict[str, Any]:
+    alone_seconds: list[list[float]] = samples["single"]
+    median_seconds = [statistics.median(durations) for durations in alone_seconds]
 
-    An event does not wait for the responses to earlier ones: that would hide the delays of slow responses."""
-    url = entry.server.url
-    delays = EventDelays()
-    idle: deque[Connection] = deque()
-    opened: list[Connection] = []
-    next_due_seconds = 0.0
-    due_events: list[tuple[float, dict[str, Any], bytes]] = []
-    while (next_due_seconds := next_due_seconds + random_source.expovariate(events_per_second)) < seconds:
-        (event_body,) = entry.stream.next_events(1)
-        due_events.append(
-            (next_due_seconds, event_body, build_post_request(url, "/api/events", encode_events([event_body])))
-        )
-    began = time.perf_counter()
+    def against_one_transaction(
+        subject: str, delays: list[list[float]], share: float, aim: Aim | None = None
+    ) -> Figure:
+        values = [percentile(round_delays, share) for round_delays in delays]
+        return compare_rounds(f"{subject}, p{round(share * 100)}", values, f"{_AGAINST} (median)", median_seconds, aim)
 
-    async def publish_event(due_seconds: float, request: bytes) -> None:
-        if idle:
-            connection = idle.pop()
-        else:
-            opened.append(connection := await Connection.open(url))
-        delays.sent.append(time.perf_counter() - began - due_seconds)
-        await deliver_until_accepted(connection, request, 1)
-        delays.acknowledged.append(time.perf_counter() - began - due_seconds)
-        idle.append(connection)
-
-    async def wait_until_row_is_visible(due_seconds: float, event_body: dict[str, Any]) -> None:
-        instance_id, status = event_body["data"]["instanceId"], event_body["data"]["runtimeStatus"]
-        table, shard = instance_table_name(entry.stream.hub), f"{shard_of(instance_id, SHARD_COUNT):02d}"
-        row = instance_row_key(instance_id)
-        while not await tables.has_value(table, shard, row, property_name="RuntimeStatus", value=status):
-            await asyncio.sleep(_POLL_SECONDS)
-        delays.seen.append(time.perf_counter() - began - due_seconds)
-
-    async with asyncio.TaskGroup() as tasks:
-        for number, (due_seconds, event_body, request) in enumerate(due_events):
-            await asyncio.sleep(began + due_seconds - time.perf_counter())
-            tasks.create_task(publish_event(due_seconds, request))
-            if number % _SAMPLE_EVERY == 0:
-                tasks.create_task(wait_until_row_is_visible(due_seconds, event_body))
-    for connection in opened:
-        await connection.close()
-    return delays
+    figures: list[Figure] = []
+    for name in ("webhook", "trigger"):
+        rounds: list[EventDelays] = samples[name]
+        acknowledged = [delays.published.acknowledged for delays in rounds]
+        seen = [delays.seen for delays in rounds]
+        half = f"by the {name} at half of its possible rate"
+        figures += [
+            against_one_transaction(f"published to acknowledged {half}", acknowledged, 0.5),
+            against_one_transaction(f"published to acknowledged {half}", acknowledged, 0.99),
+            against_one_transaction(f"published to seen in the table {half}", seen, 0.5),
+            against_one_transaction(f"published to seen in the table {half}", seen, 0.99, SEEN_AIM),
+        ]
+    written = [delays.acknowledged for delays in samples["alone"]]
+    same_rate = "the emulator alone: published to written, without a server, at the webhook's rate"
+    figures += [
+        against_one_transaction(same_rate, written, 0.5),
+        against_one_transaction(same_rate, written, 0.99),
+        against_one_transaction(_AGAINST, alone_seconds, 0.99),
+    ]
+    published = [delays for name in ("webhook", "trigger") for delays in samples[name]]
+    return {
+        "figures": [figure.as_json() for figure in figures],
+        "eventsPerSecond": {
+            name: {"possible": round(rate), "published": round(rate / 2)} for name, rate in possible_rates.items()
+        },
+        "events": sum(len(delays.published.acknowledged) for delays in published),
+        "awaited": sum(len(delays.seen) for delays in published),
+        "transactionMilliseconds": [round_significant(1000 * seconds) for seconds in median_seconds],
+        "sentLateMilliseconds": round_significant(
+            1000 * percentile([seconds for delays in published for seconds in delays.published.sent], 0.99)
+        ),
+    }

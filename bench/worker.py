@@ -1,6 +1,7 @@
 """A worker process for the variants without a server.
 
 It reads a number of events from standard input, handles them, and prints the wall and processor seconds that they took.
+The trigger also handles events at a pace, and prints their delays.
 `Worker` controls it."""
 
 import asyncio
@@ -9,12 +10,15 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import asdict
+from typing import Any
 
 import function_app
 from bench.event_stream import EventStream, min_lag_events
 from bench.machine import ROOT, Stopwatch
+from bench.paced_events import Pace, PublishingDelays, plan_events, publish_when_due
 from bench.straightforward import StraightforwardRecorder
 from bench.transaction_limit import TransactionLimit
 from state_api.settings import STATE_STORAGE, read_settings
@@ -35,18 +39,22 @@ class Worker:
 
     async def run(self, events: int) -> tuple[float, float]:
         """Let the worker handle the next events. Returns wall and processor seconds."""
-        return await asyncio.to_thread(self._run, events)
+        seconds, worked = await asyncio.to_thread(self._send_order, events)
+        return float(seconds), float(worked)
 
-    def _run(self, events: int) -> tuple[float, float]:
+    async def publish(self, pace: Pace) -> PublishingDelays:
+        """Let the worker of the trigger handle the next events, each when it is due."""
+        return PublishingDelays(**await asyncio.to_thread(self._send_order, asdict(pace)))
+
+    def _send_order(self, order: int | dict[str, Any]) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{events}\n")
+        self._process.stdin.write(f"{json.dumps(order)}\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"a worker ended with exit code {self._process.wait()}; its output is above")
-        seconds, worked = json.loads(line)
-        return float(seconds), float(worked)
+        return json.loads(line)
 
 
 @contextmanager
@@ -72,6 +80,7 @@ def run_worker(role: str, connection: str) -> Iterator[Worker]:
 
 async def _serve_role(role: str) -> None:
     async with AsyncExitStack() as stack:
+        run: Callable[[Any], Awaitable[Any]]
         if role in ("limit", "emulator"):
             connection = os.environ[STATE_STORAGE]
             run = (
@@ -81,7 +90,12 @@ async def _serve_role(role: str) -> None:
             stack.push_async_callback(function_app.server().close)
             run = _TriggerWorker(straightforward=role == "straightforward-trigger").run
         while line := await asyncio.to_thread(sys.stdin.readline):
-            print(json.dumps(await run(int(line))), flush=True)
+            print(json.dumps(await run(json.loads(line))), flush=True)
+
+
+def open_trigger_stream() -> EventStream:
+    """The stream of the trigger's worker, from its first event on."""
+    return EventStream("triggered", lag=min_lag_events(CONCURRENT_EVENTS))
 
 
 class _TriggerWorker:
@@ -90,14 +104,28 @@ class _TriggerWorker:
     def __init__(self, *, straightforward: bool) -> None:
         server = function_app.server()
         self._recorder = StraightforwardRecorder(server.tables, 4) if straightforward else None
-        self._stream = EventStream("triggered", lag=min_lag_events(CONCURRENT_EVENTS))
+        self._stream = open_trigger_stream()
         # The decorators of the library wrap the function.
         functions = {
             function.get_function_name(): function.get_user_function() for function in function_app.app.get_functions()
         }
         self._function = functions["RecordLifecycleEvent"]
 
-    async def run(self, events: int) -> tuple[float, float]:
+    async def run(self, order: int | dict[str, Any]) -> tuple[float, float] | dict[str, Any]:
+        """Carry out an order: a number of events, or a Pace as JSON."""
+        return await self._run_at_once(order) if isinstance(order, int) else await self._publish(Pace(**order))
+
+    async def _publish(self, pace: Pace) -> dict[str, Any]:
+        """Deliver the next events, each when it is due. Returns PublishingDelays as JSON."""
+        paced_events = plan_events(self._stream, pace)
+        texts = [json.dumps(event.body) for event in paced_events]
+
+        async def deliver(index: int) -> None:
+            await self._function(event=texts[index])
+
+        return asdict(await publish_when_due(paced_events, deliver, begins_at=pace.begins_at))
+
+    async def _run_at_once(self, events: int) -> tuple[float, float]:
         """Deliver the next events, CONCURRENT_EVENTS at a time. Returns wall and processor seconds."""
         waiting = iter([json.dumps(event_body) for event_body in self._stream.next_events(events)])
 

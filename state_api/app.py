@@ -22,6 +22,7 @@ from state_api.services.background import BackgroundProber
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.cleanup import Cleanup
 from state_api.services.inspection import Inspection
+from state_api.services.parallel_reads import ParallelReads
 from state_api.services.ports import Clock, EventLease
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
@@ -67,7 +68,7 @@ class StateServer:
         verifier = Verifier(self.backends, probes, task_hub_store, instances, clock=time, stopping=self.stopping)
         reads = DirectReads(app_store, verifier)
         waiting = WaitingRequests(WatchContext(reads, signals, time, self.stopping, wait_intervals or WaitIntervals()))
-        readiness = Readiness(reads, verifier, time, waiting)
+        readiness = Readiness(reads, ParallelReads(app_store, instances, verifier), verifier, time, waiting)
         recorder = Recorder(task_hub_store, instances, quarantine, time)
         releases = Releases(
             apps=app_store,

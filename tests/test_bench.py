@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from aiohttp import web
 
-from bench import cold_start, figures, groups, host_start, ingest, memory, plots, profiling, readiness, report
+from bench import cold_start, figures, groups, host_start, ingest, memory, plots, profiling, readiness, report, waiting
 from bench.comparison import Aim, Figure, compare_rounds, percentile, round_significant, run_in_turns
 from bench.event_stream import EventStream, apply_events, count_warm_up_events, encode_events, min_lag_events
 from bench.groups import Group, Run, Scale, run_groups
@@ -162,11 +162,11 @@ def _sorted_rows(expected: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.anyio
 async def test_the_limit_writes_the_rows_that_the_server_writes(server: StateServer, storage: StorageSettings) -> None:
-    """It writes all kinds of rows except activity stamps, of which one covers many events."""
+    """It writes the rows of instances. One activity stamp covers many events, and a task hub has one state row."""
     hub = new_hub_name()
     events = EventStream(hub, lag=10).next_events(30)
     await server.services.recorder.record(events, "webhook")
-    written = [row for row in await stored_rows(server, hub, "") if not row["RowKey"].startswith("b|")]
+    written = [row for row in await stored_rows(server, hub, "") if row["RowKey"][:2] in ("i|", "a|")]
     table = f"Limit{uuid.uuid4().hex}"
     known: dict[str, Instance] = {}
     shards = {row["InstanceId"]: row["PartitionKey"] for row in written}
@@ -185,7 +185,7 @@ async def test_the_straightforward_recorder_keeps_the_same_instances(server: Sta
     hub = new_hub_name()
     events = EventStream(hub, lag=10).next_events(30)
     await server.services.recorder.record(events, "webhook")
-    recorder = StraightforwardRecorder(server.tables, 4)
+    recorder = StraightforwardRecorder(server.tables, 1)
     first = await recorder.record(events[:20], "webhook")
     rest = await recorder.record(events[20:], "webhook")
     again = await recorder.record(events[20:], "webhook")
@@ -195,16 +195,16 @@ async def test_the_straightforward_recorder_keeps_the_same_instances(server: Sta
 
 
 @pytest.mark.anyio
-async def test_the_emulators_rows_are_counted_over_all_pages_and_found_by_their_value(storage: StorageSettings) -> None:
+async def test_the_emulators_rows_are_counted_over_all_pages_and_read(storage: StorageSettings) -> None:
     table = f"Filled{uuid.uuid4().hex}"
     rows = [{"PartitionKey": f"p{number}", "RowKey": "", "Is": "here"} for number in range(1005)]
     async with RawTables(_connection_string_of(storage)) as raw:
         await raw.create_table(table)
         await raw.create_rows(table, rows)
         assert await raw.count_rows(table, "Is eq 'here'") == len(rows)
-        assert await raw.has_value(table, "p7", "", property_name="Is", value="here")
-        assert not await raw.has_value(table, "p7", "", property_name="Is", value="elsewhere")
-        assert not await raw.has_value(table, "p1005", "", property_name="Is", value="here")
+        assert await raw.read_property(table, "p7", "", "Is") == "here"
+        assert await raw.read_property(table, "p7", "", "IsNot") is None
+        assert await raw.read_property(table, "p1005", "", "Is") is None
 
 
 @pytest.mark.anyio
@@ -311,6 +311,15 @@ async def test_verdicts_are_compared_with_the_status_check_of_the_real_extension
         assert section["requests"][phase]["status check"] == {"20": 1, "40": 1}
         assert section["requests"][phase]["by events"]["20"] == section["requests"][phase]["by events"]["40"]
     assert {"readiness.svg", "storage-requests.svg"} <= set(figures.draw_plots({"readiness": section}))
+
+
+@pytest.mark.anyio
+async def test_requests_that_wait_are_counted_and_timed(tmp_path: Path) -> None:
+    section = await waiting.run(tmp_path, rounds=1, wait_seconds=1, caller_count=20, delay_samples=1)
+    assert [list(section["requests"]), len(section["figures"])] == [["1", "10", "20"], 5]
+    assert all(count > 0 for counts in section["requests"].values() for count in counts)
+    assert set(section["delayMilliseconds"]) == {"the same process", "another process"}
+    assert "waiting.svg" in figures.draw_plots({"waiting": section})
 
 
 @needs_programs

@@ -101,17 +101,23 @@ PROBLEM_CODES = {
 """Every code of a problem document, with its meaning. docs/reasons.md documents the same codes."""
 
 
-class ProblemReason(BaseModel):
+class _ProblemPart(BaseModel):
+    """A problem document, or a part of one. Only the OpenAPI document needs its schema, so it is built at first use."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class ProblemReason(_ProblemPart):
     code: str
     message: str
 
 
-class FieldError(BaseModel):
+class FieldError(_ProblemPart):
     field: str = Field(description="The part of the request, such as `body.taskHub`.")
     message: str
 
 
-class Problem(BaseModel):
+class Problem(_ProblemPart):
     """A problem document (RFC 9457). Programs can rely on `code`; `detail` says what happened and what to do."""
 
     model_config = ConfigDict(extra="allow")

@@ -101,6 +101,14 @@ class ProbeRecord:
     lease_owner: str = ""
     message_state: MessageState = field(default_factory=MessageState)
 
+    def result_for(self, request_key: str) -> ProbeResult | None:
+        """The result, if it was read for requests with this key."""
+        return self.result if self.result is not None and self.result.request_key == request_key else None
+
+    def scan_for(self, request_key: str) -> Scan | None:
+        """The scan, if it reads for requests with this key."""
+        return self.scan if self.scan is not None and self.scan.request_key == request_key else None
+
 
 @dataclass(frozen=True, slots=True)
 class TaskHubRecords:
@@ -132,12 +140,11 @@ class TaskHubRecords:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The exclusive right of one worker to probe a task hub, with the record at that moment. `etag` changes when
-    another worker acquires the lease. It is None if the task hub has no table: then nothing can be stored."""
+    """The exclusive right of one worker to scan a task hub. `etag` changes when another worker writes. It is None if
+    the task hub has no table: then nothing can be stored."""
 
     task_hub: str
     lease_owner: str
-    record: ProbeRecord
     etag: str | None
 
 
@@ -275,25 +282,30 @@ class Probes(Protocol):
         """What is stored of the task hub's probes; an empty record if nothing is."""
 
     async def acquire_lease(
-        self, task_hub: str, lease_owner: str, record: ProbeRecord, etag: str | None, *, until: Instant, now: Instant
+        self, task_hub: str, lease_owner: str, record: ProbeRecord, etag: str | None, *, until: Instant
     ) -> Lease | None:
-        """Lease the task hub to one worker, by one conditional write if `record` and `etag` are still what is stored.
-        None while another worker holds the lease."""
+        """Lease the task hub to one worker, by one conditional write. `record` and `etag` are what was read of its
+        probes. None if another worker has written since."""
 
     async def renew_lease(self, lease: Lease, until: Instant) -> Lease | None:
-        """Extend a lease. None if another worker holds it by now."""
+        """Extend a lease. None if another worker has written since."""
 
-    async def save_and_release(
+    async def save(
         self,
-        lease: Lease,
+        task_hub: str,
+        etag: str | None,
         *,
         result: ProbeResult | None = None,
         scan: Scan | None = None,
         message_state: MessageState | None = None,
     ) -> bool:
-        """End the lease and store what came of it. Without a `result` or `message_state` the stored one stays; without
-        a `scan` the stored one is removed. False, and nothing is stored, if another worker holds the lease by now or
-        the task hub was cleaned up."""
+        """Store what came of a scan, and end the lease. Without a `result` or `message_state` the stored one stays;
+        without a `scan` the stored one is removed. `etag` is that of the lease, or the one that was read. False, and
+        nothing is stored, if another worker has written since, or if the task hub was cleaned up."""
+
+    async def replace_result(self, task_hub: str, result: ProbeResult) -> None:
+        """Store a result in place of what other workers have stored, and end the lease of the one that scans now.
+        Nothing is stored once the task hub was cleaned up."""
 
 
 class Apps(Protocol):

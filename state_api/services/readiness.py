@@ -14,6 +14,7 @@ from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, PriorHub, ProviderConfig, Slot
 from state_api.domain.releases.transition_checks import check_slot_exists, find_blocking_deployment
+from state_api.services.parallel_reads import ParallelReads
 from state_api.services.ports import Clock
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.slot_status import SlotStatus, StatusQuestion
@@ -53,8 +54,16 @@ _NO_BLOCKERS = _Blockers()
 class Readiness:
     """Assesses slots and task hubs."""
 
-    def __init__(self, reads: VerdictReads, verifier: Verifier, clock: Clock, waiting: WaitingRequests) -> None:
+    def __init__(
+        self,
+        reads: VerdictReads,
+        parallel_reads: ParallelReads,
+        verifier: Verifier,
+        clock: Clock,
+        waiting: WaitingRequests,
+    ) -> None:
         self._reads = reads
+        self._parallel_reads = parallel_reads
         self._verifier = verifier
         self._clock = clock
         self._waiting = waiting
@@ -87,7 +96,8 @@ class Readiness:
         `is_disconnected` returns True when the caller has closed the connection. Raises AppNotFound, SlotNotFound.
         """
         if wait_seconds <= 0:
-            return (await self._get_status(question, self._reads, None))[0]
+            async with self._parallel_reads.begin(question) as reads:
+                return (await self._get_status(question, reads, None))[0]
         return await self._waiting.wait_for_ready(
             question, self._get_status, wait_seconds=wait_seconds, is_disconnected=is_disconnected
         )

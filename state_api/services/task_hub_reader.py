@@ -1,7 +1,6 @@
 """Takes the steps that a plan asks for: reads records, instances, control queues and ranges of one task hub.
 
-While a scan runs, this worker holds the task hub's lease. A scan that is interrupted is stored, and the next request
-resumes it.
+A scan that takes long holds the task hub's lease. If it is interrupted, it is stored, and the next request resumes it.
 """
 
 import asyncio
@@ -22,13 +21,12 @@ from state_api.domain.readiness.plan import (
     ReadRecords,
     ReadState,
     Step,
-    answers,
     can_resume,
     replaces_last_result,
 )
 from state_api.domain.readiness.scans import Scan, assess_scan_messages, find_quiet_period
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
-from state_api.services.probe_leases import ProbeLease
+from state_api.services.probe_leases import ProbeSession, is_leased
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.reconciler import Reconciler
 
@@ -36,6 +34,17 @@ log = logging.getLogger(__name__)
 
 _PAGE_CONCURRENCY = 8
 _POLL_INTERVAL_SECONDS = 0.3
+
+_PAGES_WITHOUT_LEASE = 2
+"""Pages that a scan reads one after the other without the lease. Some providers list what is active and what is new
+separately, so they have two at least."""
+
+_SECONDS_WITHOUT_LEASE = 3.0
+"""How long a scan reads without the lease."""
+
+
+class _OvertakenError(Exception):
+    """Another worker scans the task hub, or has stored the outcome of its scan, and this scan needs the lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +69,11 @@ class TaskHubReader:
         self._context = context
         self._clock = context.clock
         self._backend: Backend | None = None
-        self._lease: ProbeLease | None = None
+        self._session: ProbeSession | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._was_overtaken = False
         self._scan: Scan | None = None
+        self._scan_began = 0.0
         self._message_state = MessageState(request.backend_id)
 
     async def take(self, step: Step, state: ReadState) -> ReadState:
@@ -69,6 +81,8 @@ class TaskHubReader:
 
         A failure of a scan is not raised: it is the result of the scan.
         """
+        # A step after a scan builds on what the scan has stored.
+        await self._finish_saving()
         match step:
             case BeginScan():
                 return await self._begin_scan(state)
@@ -79,9 +93,10 @@ class TaskHubReader:
                     return await self._read_before_scan(step, state)
 
     async def release(self) -> None:
-        """Give the lease back, with a scan that was interrupted."""
-        if self._lease is not None:
-            await self._end_scan(None, self._scan if self._scan is not None and self._scan.page_count else None)
+        """Store the outcome of the last scan. If the scan was interrupted, give the lease back, and store the scan."""
+        if self._session is not None and self._session.has_lease:
+            self._end_scan(None, self._scan if self._scan is not None and self._scan.page_count else None)
+        await self._finish_saving()
 
     # Look-ups
 
@@ -138,39 +153,21 @@ class TaskHubReader:
     # Scans
 
     async def _begin_scan(self, state: ReadState) -> ReadState:
-        """Take the lease, and resume the stored scan or begin a new one. While another worker reads the task hub, wait
-        for that worker's result."""
-        backend, requirements = self._get_backend(), state.requirements
-        while self._lease is None:
-            self._lease = await ProbeLease.acquire(
-                self._context.probes,
-                self._request.task_hub,
-                self._clock,
-                self._records.probe,
-                self._records.probe_etag,
-            )
-            if self._lease is None:
-                state = await self._read_records(state)
-                stored = self._records.probe.result
-                if stored is not None and answers(stored, requirements, _activity(state), self._clock.now()):
-                    return state.after_scan(stored)
-                if self._remaining_seconds() <= _POLL_INTERVAL_SECONDS or self._context.stopping.is_set():
-                    return state.after_scan(self.timed_out_result("another worker is reading it"))
-                await asyncio.sleep(_POLL_INTERVAL_SECONDS)
-        record = self._lease.record
-        self._scan = record.scan
+        """Resume the stored scan, or begin a new one. While another worker holds the lease, wait for that worker's
+        result."""
+        backend, record, now = self._get_backend(), self._records.probe, self._clock.now()
+        can_continue = record.scan is not None and can_resume(record.scan, state.requirements, _activity(state), now)
+        session = ProbeSession(self._context.probes, self._request.task_hub, self._records, self._clock)
+        needs_lease = can_continue or self._was_overtaken
+        if is_leased(record, now) or (needs_lease and not await session.acquire_lease()):
+            return await self._wait_for_other_worker(state)
+        self._session = session
         if record.message_state.backend_id == self._request.backend_id:
             self._message_state = record.message_state
-        if record is not self._records.probe:
-            # Another worker has read the task hub since the records were read, and may have closed instances before.
-            state = await self._read_records(state)
-        if record.result is not None and answers(record.result, requirements, _activity(state), self._clock.now()):
-            await self._end_scan(None, record.scan)
-            return state.after_scan(record.result)
-        if record.scan is not None and can_resume(record.scan, requirements, _activity(state), self._clock.now()):
+        if can_continue and record.scan is not None:
+            self._scan = record.scan
             record.scan.call_count += 1
             return replace(state, scan=record.scan)
-        self._scan = None
         try:
             async with asyncio.timeout_at(self._request.deadline):
                 self._scan = await self._start_scan(backend, _activity(state).correction_epoch)
@@ -180,12 +177,21 @@ class TaskHubReader:
             result = self.failed_result(error)
         else:
             return replace(state, scan=self._scan)
-        await self._end_scan(result, None)
+        self._end_scan(result, None)
         return state.after_scan(result)
+
+    async def _wait_for_other_worker(self, state: ReadState) -> ReadState:
+        """Wait a moment, and read what the other worker has stored. It may have closed instances, too."""
+        if self._remaining_seconds() <= _POLL_INTERVAL_SECONDS or self._context.stopping.is_set():
+            return state.after_scan(self.timed_out_result("another worker is reading it"))
+        await asyncio.sleep(_POLL_INTERVAL_SECONDS)
+        state = await self._read_records(state)
+        return replace(state, last_result=self._records.probe.result_for(self._request.key))
 
     async def _start_scan(self, backend: Backend, correction_epoch: str) -> Scan:
         loop = asyncio.get_running_loop()
         began_at, began = self._clock.now(), loop.time()
+        self._scan_began = began
         start = await backend.begin_scan(self._request.task_hub)
         scan = Scan(
             began_at,
@@ -210,6 +216,9 @@ class TaskHubReader:
         try:
             async with asyncio.timeout_at(self._request.deadline):
                 await (self._read_messages(scan) if isinstance(step, ReadMessages) else self._read_pass(scan))
+        except _OvertakenError:
+            self._session, self._scan, self._was_overtaken = None, None, True
+            return await self._wait_for_other_worker(replace(state, scan=None))
         except (TimeoutError, BackendError) as error:
             failure = error
         finally:
@@ -224,16 +233,35 @@ class TaskHubReader:
         else:
             result = self.failed_result(failure)
             resumable = scan if scan.page_count and failure.failure is not ReadFailure.MISSING else None
-        await self._end_scan(result, resumable)
+        self._end_scan(result, resumable)
         return state.after_scan(result)
 
-    async def _end_scan(self, result: ProbeResult | None, scan: Scan | None) -> None:
-        """Store the result and the scan to resume, and release the lease."""
-        lease, self._lease, self._scan = self._lease, None, None
-        assert lease is not None, "only the holder of the lease scans"
+    def _is_long(self, scan: Scan) -> bool:
+        """Whether the scan takes so long that two workers should not do the same."""
+        elapsed_seconds = asyncio.get_running_loop().time() - self._scan_began
+        is_slow = scan.page_count > _PAGES_WITHOUT_LEASE or elapsed_seconds > _SECONDS_WITHOUT_LEASE
+        return is_slow or len(scan.cursors) > 1
+
+    async def _require_lease(self) -> None:
+        """Take the lease for a scan that proves long. Raises _OvertakenError if another worker scans, or has stored
+        something since the records were read."""
+        assert self._session is not None, "a scan has a session"
+        if not self._session.has_lease and not await self._session.acquire_lease():
+            raise _OvertakenError
+
+    def _end_scan(self, result: ProbeResult | None, scan: Scan | None) -> None:
+        """Begin to store the result and the scan to resume, and to release the lease."""
+        session, self._session, self._scan = self._session, None, None
+        assert session is not None, "a scan has a session"
         stored = result if result is not None and replaces_last_result(result) else None
         message_state = replace(self._message_state, timers=self._message_state.timers.limit_size())
-        await lease.save_and_release(stored, scan, message_state)
+        self._saving = asyncio.create_task(session.save(stored, scan, message_state))
+
+    async def _finish_saving(self) -> None:
+        """Wait until the outcome of the last scan is stored."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            await saving
 
     def _complete_result(self, scan: Scan, activity: InstanceActivity) -> ProbeResult:
         evidence, self._message_state = assess_scan_messages(
@@ -272,6 +300,7 @@ class TaskHubReader:
             self._message_state = replace(self._message_state, timers=timers)
             if timers.cursor is None:
                 return timers
+            await self._require_lease()
 
     async def _take_snapshot(self, timers: KnownTimers) -> ObservedQueues | None:
         began_at = self._clock.now()
@@ -286,6 +315,8 @@ class TaskHubReader:
             while scan.cursors:
                 if self._context.stopping.is_set():
                     raise TimeoutError
+                if self._is_long(scan):
+                    await self._require_lease()
                 taken = set(under_way.values())
                 waiting = [cursor for cursor in scan.cursors if cursor not in taken]
                 for cursor in waiting[: _PAGE_CONCURRENCY - len(under_way)]:

@@ -10,7 +10,7 @@ from state_api.domain.readiness.lookups import LOOKUP_BATCH_SIZE
 from state_api.domain.readiness.plan import Done, ProbeOutcome, ReadState, RecordedState, plan_read
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.lifecycle import EvidenceSource
-from state_api.services.ports import Clock, Instances, Probes, TaskHubs
+from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.reconciler import Reconciler
 from state_api.services.task_hub_reader import ReaderContext, TaskHubReader
@@ -68,24 +68,25 @@ class Verifier:
         if any(observed.values()):
             await self._task_hubs.record_seen(request.task_hub, confirmed_backend=request.backend_id)
 
-    async def probe_for_verdict(self, request: ProbeRequest) -> ProbeOutcome:
-        """Verify a task hub for a verdict."""
-        return await self._read(request, for_verdict=True)
+    async def probe_for_verdict(self, request: ProbeRequest, records: TaskHubRecords | None = None) -> ProbeOutcome:
+        """Verify a task hub for a verdict. `records` are those of the request's exemptions, if they were read since the
+        request."""
+        return await self._read(request, records, for_verdict=True)
 
     async def probe_completely(self, request: ProbeRequest) -> ProbeResult:
         """A complete and recent scan of the task hub, with or without active instances. Without a stored scan of this
         kind, the task hub is read."""
-        outcome = await self._read(request, for_verdict=False)
+        outcome = await self._read(request, None, for_verdict=False)
         assert outcome.result is not None, "a request that is not for a verdict ends with a scan"
         return outcome.result
 
-    async def _read(self, request: ProbeRequest, *, for_verdict: bool) -> ProbeOutcome:
-        records = await self._instances.read_records(request.task_hub, request.exemptions)
-        stored = records.probe
+    async def _read(self, request: ProbeRequest, records: TaskHubRecords | None, *, for_verdict: bool) -> ProbeOutcome:
+        if records is None:
+            records = await self._instances.read_records(request.task_hub, request.exemptions)
         state = ReadState(
             request.requirements(for_verdict=for_verdict),
-            last_result=stored.result if stored.result and stored.result.request_key == request.key else None,
-            stored_scan=stored.scan if stored.scan and stored.scan.request_key == request.key else None,
+            last_result=records.probe.result_for(request.key),
+            stored_scan=records.probe.scan_for(request.key),
             records=records.state,
         )
         reader = TaskHubReader(request, self._context, records)
@@ -98,6 +99,12 @@ class Verifier:
                 except TimeoutError:
                     message = "looking up what events show active took too long"
                     state = replace(state, failure=reader.timed_out_result(message))
+            outcome = step.outcome
+            if for_verdict and outcome.recorded_state is None:
+                # After the scan, so that an event that was recorded in the meantime counts, and while its result is
+                # being stored.
+                records = await self._instances.read_records(request.task_hub, request.exemptions)
+                outcome = replace(outcome, recorded_state=records.state)
+            return outcome
         finally:
             await reader.release()
-        return step.outcome

@@ -1,15 +1,17 @@
 """Requests that wait until their slot is Ready. They ask when a verdict can be Ready, and once more at the end."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, app_key
-from state_api.services.app_watch import AppWatch, WaitingGroup, WatchContext
+from state_api.services.app_watch import AppWatch, WatchContext
 from state_api.services.slot_status import SlotStatus, StatusQuestion
 from state_api.services.verdict_reads import VerdictReads
+from state_api.services.waiting_groups import WaitingGroup
 from state_api.services.waiting_reads import SharedVerdictReads
 
 
@@ -39,28 +41,35 @@ class WaitingRequests:
     ) -> SlotStatus:
         """The answer to the question. While it is NotReady, waits for up to `wait_seconds` until it turns Ready.
 
+        A request that comes shortly after another one was answered with NotReady waits with that one before it asks.
         Raises the errors of `ask`.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait_seconds
+        deadline = self._round_up(loop.time() + wait_seconds)
         requested_at: Instant | None = None
-        is_last = False
+        status: SlotStatus | None = None
         async with self._join(question) as (watch, group):
+            number, is_first, is_last = group.wake_count, True, False
             while True:
-                # Each request may ask a first and a last time. What it asks in between is subject to the budget.
-                is_counted = requested_at is not None and not is_last
-                began, number, status = loop.time(), watch.begin_question(group), None
-                try:
-                    status, requested_at = await ask(
-                        question, SharedVerdictReads(watch.reads, is_counted), requested_at
-                    )
-                finally:
-                    watch.end_question(group, number, status, duration_seconds=loop.time() - began)
-                if status.verdict.ready or is_last or loop.time() >= deadline:
+                if not (is_first and watch.has_just_answered(group)):
+                    # Each request may ask a first and a last time. What it asks in between is subject to the budget.
+                    reads = SharedVerdictReads(watch.reads, is_counted=not (is_first or is_last))
+                    with watch.ask(group) as asked:
+                        status, requested_at = await ask(question, reads, requested_at)
+                        asked.status = status
+                    number = asked.number
+                    if status.verdict.ready or is_last or loop.time() >= deadline:
+                        return status
+                is_first = False
+                is_ending = not await self._wait_until_woken(group, number, deadline, is_disconnected)
+                if is_ending and status is not None:
                     return status
-                if not await self._wait_until_woken(group, number, deadline, is_disconnected):
-                    return status
-                is_last = group.wake_count <= number
+                is_last = is_ending or group.wake_count <= number
+
+    def _round_up(self, deadline: float) -> float:
+        """A little later, so that requests which end at about the same time share their last question."""
+        step = self._context.intervals.deadline_step
+        return math.ceil(deadline / step) * step
 
     async def _wait_until_woken(
         self, group: WaitingGroup, number: int, deadline: float, is_disconnected: Callable[[], Awaitable[bool]]

@@ -10,9 +10,9 @@ of a cached record costs no request.
 import asyncio
 import logging
 import random
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,11 @@ from azure.data.tables import TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient
 
 from state_api.domain.errors import StateError, StorageUnavailable, UnsupportedSchema
-from state_api.domain.instants import Instant, parse_instant
+from state_api.domain.instants import Instant
 from state_api.services.ports import TableMissing
+from state_api.storage.activity_stamps import ActivityStamps
+from state_api.storage.instance_cache import InstanceCache
 from state_api.storage.instance_rows import (
-    activity_stamp_key,
-    activity_stamp_row,
-    check_schema,
     correction_epoch_row,
     instance_from_row,
     instance_row_key,
@@ -48,7 +47,6 @@ from state_api.storage.transaction_plan import (
     TransactionPlan,
     plan_transaction,
 )
-from state_api.storage.transactions import TableOperation
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +73,6 @@ _MAX_REJECTIONS = 3
 again."""
 _MAX_ATTEMPTS = 12
 _MAX_RETRY_DELAY_SECONDS = 0.5
-MAX_CACHED_ROWS = 20_000
-"""Cached instances, about 1 kB each: several times the instances that are active at once in a busy task hub."""
-_MAX_CACHED_REASON_CHARACTERS = 500
-"""An instance with a longer reason is not cached, because such reasons would fill most of the memory."""
 
 ShardKey = tuple[str, str]
 """The name of an instance table, and one of its partitions."""
@@ -118,11 +112,8 @@ class GroupCommit:
         self._queues: dict[ShardKey, deque[_QueuedUpdate]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._request_slots = asyncio.Semaphore(_MAX_CONCURRENT_REQUESTS)
-        # By table and instance id.
-        self._cache: OrderedDict[tuple[str, str], StoredInstance] = OrderedDict()
-        # The time of the last known event by table, shard and function, so that a late event does not set a stamp
-        # back. A missing entry is read from the stamp's row.
-        self._last_event_at: dict[tuple[str, str, str], Instant] = {}
+        self._cache = InstanceCache()
+        self._stamps = ActivityStamps(self._request_slots)
         # Whether a start of an unknown instance is written without reading the instance first. That fails often when
         # several workers record the same task hub, or when orchestrations continue as new.
         self._assume_new_starts = True
@@ -149,8 +140,8 @@ class GroupCommit:
 
     def invalidate_cache(self, table: str) -> None:
         """Forget all rows of a table that was deleted."""
-        self._cache = OrderedDict((key, stored) for key, stored in self._cache.items() if key[0] != table)
-        self._last_event_at = {key: at for key, at in self._last_event_at.items() if key[0] != table}
+        self._cache.remove_table(table)
+        self._stamps.invalidate_cache(table)
 
     async def close(self) -> None:
         """Cancel what is being written. Waiting callers get StorageUnavailable."""
@@ -281,7 +272,7 @@ class GroupCommit:
             only_starts[update.instance_id] = update.only_starts and only_starts.get(update.instance_id, True)
         to_read: list[str] = []
         for instance_id, is_start in only_starts.items():
-            cached = None if bypass_cache else self._cache.get((table, instance_id))
+            cached = None if bypass_cache else self._cache.get(table, instance_id)
             if cached is not None:
                 loaded[instance_id] = cached
             elif is_start and self._assume_new_starts and not bypass_cache:
@@ -295,7 +286,7 @@ class GroupCommit:
                 self._assume_new_starts = all(stored.etag is None for stored in starts)
             for instance_id, stored in read.items():
                 loaded[instance_id] = stored
-                self._cache_instance(table, instance_id, stored)
+                self._cache.put(table, instance_id, stored)
         return loaded
 
     async def _read_instances(self, table: str, shard: str, instance_ids: Sequence[str]) -> dict[str, StoredInstance]:
@@ -317,16 +308,18 @@ class GroupCommit:
         client, sent_at = self._tables.client(table), self._tables.clock.now()
         for row in plan.rows:
             # Until the response arrives it is not known whether the row was written.
-            self._cache.pop((table, row.instance.instance_id), None)
+            self._cache.remove(table, row.instance.instance_id)
         async with _transaction_timeout(), translate_storage_errors():
-            async with self._request_slots:
-                stamps = [
-                    await self._stamp_activity(client, shard, function_name, at)
+            stamps = await asyncio.gather(
+                *(
+                    self._stamps.build_write(client, shard, function_name, at)
                     for function_name, at in plan.activity_stamps.items()
-                ]
-                if plan.advances_epoch:
-                    # Without a condition, as with stamps: any new epoch will do.
-                    stamps.append(("upsert", correction_epoch_row(shard), {"mode": UpdateMode.REPLACE}))
+                )
+            )
+            if plan.advances_epoch:
+                # Without a condition, as with stamps: any new epoch will do.
+                stamps.append(("upsert", correction_epoch_row(shard), {"mode": UpdateMode.REPLACE}))
+            async with self._request_slots:
                 try:
                     etags = await submit_transaction(client, [*plan.operations, *stamps])
                 except HttpResponseError as error:
@@ -338,37 +331,9 @@ class GroupCommit:
             for row in plan.rows:
                 etag = etags[row.operation_index]
                 if etag is not None:
-                    self._cache_instance(table, row.instance.instance_id, StoredInstance(row.instance, etag))
+                    self._cache.put(table, row.instance.instance_id, StoredInstance(row.instance, etag))
         self._on_recorded(table, plan, sent_at)
         return None
-
-    async def _stamp_activity(
-        self, client: TableClient, shard: str, function_name: str, event_at: Instant
-    ) -> TableOperation:
-        """The operation that writes the function's activity stamp. The write has no condition, because every writer
-        of the shard writes stamps. The settle window counts from the row's Timestamp, which the storage sets. The
-        column `LastEventAt` is for people, and may lag behind for a moment when several workers write."""
-        stamp_key = (client.table_name, shard, function_name)
-        if stamp_key not in self._last_event_at:
-            if len(self._last_event_at) >= MAX_CACHED_ROWS:
-                self._last_event_at.clear()
-            with suppress(ResourceNotFoundError):
-                row = await client.get_entity(shard, activity_stamp_key(function_name))
-                check_schema(row)
-                event_at = max(event_at, parse_instant(row["LastEventAt"]))
-        latest = max(self._last_event_at.get(stamp_key, Instant(0)), event_at)
-        self._last_event_at[stamp_key] = latest
-        return ("upsert", activity_stamp_row(shard, function_name, latest), {"mode": UpdateMode.REPLACE})
-
-    def _cache_instance(self, table: str, instance_id: str, stored: StoredInstance) -> None:
-        key = (table, instance_id)
-        self._cache.pop(key, None)
-        finished = stored.instance.finished if stored.instance is not None else None
-        if stored.instance is None or (finished is not None and len(finished.reason) > _MAX_CACHED_REASON_CHARACTERS):
-            return
-        if len(self._cache) >= MAX_CACHED_ROWS:
-            self._cache.popitem(last=False)
-        self._cache[key] = stored
 
 
 async def read_stored_instance(client: TableClient, shard: str, instance_id: str) -> StoredInstance:

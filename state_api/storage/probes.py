@@ -9,6 +9,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
 from azure.data.tables.aio import TableClient
 
+from state_api.domain.errors import StorageUnavailable
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import ProbeResult
 from state_api.domain.readiness.messages import MessageState
@@ -43,8 +44,8 @@ _MAX_ATTEMPTS = 5
 
 
 class ProbeStore:
-    """Every write is conditional on the ETag of the task hub's lease row, so a worker that has lost its lease writes
-    nothing. No write creates the table, so nothing is written after Cleanup."""
+    """Every write is conditional on the ETag of the task hub's lease row, with or without a lease. So a worker stores
+    only what rests on what is stored. No write creates the table, so nothing is written after Cleanup."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -53,30 +54,26 @@ class ProbeStore:
         return (await self._read_with_etag(task_hub))[0]
 
     async def acquire_lease(
-        self, task_hub: str, lease_owner: str, record: ProbeRecord, etag: str | None, *, until: Instant, now: Instant
+        self, task_hub: str, lease_owner: str, record: ProbeRecord, etag: str | None, *, until: Instant
     ) -> Lease | None:
-        """Lease the task hub to one worker. `record` and `etag` are what was last read of its probes. They are read
-        again only if they have changed. None while another worker holds the lease or acquires it first."""
-        for _ in range(_MAX_ATTEMPTS):
-            if record.leased_until is not None and now < record.leased_until and record.lease_owner != lease_owner:
-                return None
-            write = _conditional_write(held_lease_row(lease_owner, until, record.scan), etag)
-            async with translate_storage_errors():
-                try:
-                    [new_etag] = await submit_transaction(self._table(task_hub), [write])
-                    return Lease(task_hub, lease_owner, record, new_etag)
-                except HttpResponseError as error:
-                    if is_table_missing(error):
-                        # Nothing was recorded of the task hub, or it was cleaned up: each worker reads for itself.
-                        return Lease(task_hub, lease_owner, ProbeRecord(), None)
-                    if not is_write_conflict(error):
-                        raise
-            # Another worker wrote first, or this worker did: when a response is lost, the request is sent again and
-            # then conflicts with its own first attempt.
-            record, etag = await self._read_with_etag(task_hub)
-            if etag is not None and record.lease_owner == lease_owner:
-                return Lease(task_hub, lease_owner, record, etag)
-        return None
+        """Lease the task hub to one worker if `record` and `etag` are still what is stored. None if another worker has
+        written since."""
+        write = _conditional_write(held_lease_row(lease_owner, until, record.scan), etag)
+        async with translate_storage_errors():
+            try:
+                [etag] = await submit_transaction(self._table(task_hub), [write])
+            except HttpResponseError as error:
+                if is_table_missing(error):
+                    # Nothing was recorded of the task hub, or it was cleaned up: each worker reads for itself.
+                    return Lease(task_hub, lease_owner, None)
+                if not is_write_conflict(error):
+                    raise
+                # Another worker wrote first, or this worker did: when a response is lost, the request is sent again
+                # and then conflicts with its own first attempt.
+                stored, etag = await self._read_with_etag(task_hub)
+                if stored.lease_owner != lease_owner:
+                    return None
+        return Lease(task_hub, lease_owner, etag)
 
     async def renew_lease(self, lease: Lease, until: Instant) -> Lease | None:
         """Extend the lease. None if another worker holds it by now, or if the lease is not stored."""
@@ -97,30 +94,42 @@ class ProbeStore:
         assert etag is not None, "the row exists"
         return replace(lease, etag=etag)
 
-    async def save_and_release(
+    async def save(
         self,
-        lease: Lease,
+        task_hub: str,
+        etag: str | None,
         *,
         result: ProbeResult | None = None,
         scan: Scan | None = None,
         message_state: MessageState | None = None,
     ) -> bool:
-        """End the lease and store what came of it. Without a `result` or `message_state` the stored one stays; without
-        a `scan` the stored one is removed. False, and nothing is written, if another worker holds the lease by now, or
-        if the table is missing."""
-        operations = [_conditional_write(released_lease_row(scan), lease.etag)]
-        if message_state is not None and message_state != lease.record.message_state:
+        """Store what came of a scan if the lease row still has `etag`, and end the lease. Without a `result` or
+        `message_state` the stored one stays; without a `scan` the stored one is removed. False, and nothing is written,
+        if another worker has written since, or if the table is missing."""
+        operations = [_conditional_write(released_lease_row(scan), etag)]
+        if message_state is not None:
             operations.append(_overwrite(message_state_row(message_state)))
         if result is not None:
             operations.append(_overwrite(result_row(result)))
         async with translate_storage_errors():
             try:
-                await submit_transaction(self._table(lease.task_hub), operations)
+                await submit_transaction(self._table(task_hub), operations)
             except HttpResponseError as error:
                 if not (is_write_conflict(error) or is_table_missing(error)):
                     raise
                 return False
         return True
+
+    async def replace_result(self, task_hub: str, result: ProbeResult) -> None:
+        """Store a result in place of what other workers have stored, and end the lease of the one that scans now.
+        Nothing is written if the table is missing."""
+        for _ in range(_MAX_ATTEMPTS):
+            record, etag = await self._read_with_etag(task_hub)
+            if etag is None or await self.save(task_hub, etag, result=result, scan=record.scan):
+                return
+        raise StorageUnavailable(
+            f"too many requests store probes of task hub {task_hub} at the same time: try again", retry_after=5
+        )
 
     def _table(self, task_hub: str) -> TableClient:
         return self._tables.client(instance_table_name(task_hub))

@@ -30,6 +30,7 @@ from tests.http.operations import (
     post_swap,
     put_app,
 )
+from tests.http.server_clients import client_of_second_server
 
 pytestmark = pytest.mark.anyio
 
@@ -289,6 +290,37 @@ async def test_a_begun_deletion_waits_until_the_provider_is_set_again(
     await put_app(http, app, taskHubs=PROVIDER_CONFIG)
     (result,) = await post_cleanup(http, app, deleteTaskHubs=False)
     assert (result["outcome"], sorted(result["artifacts"])) == ("Removed", artifacts_of(hubs_with_common_prefix[0]))
+
+
+async def test_an_instance_whose_end_is_not_recorded_after_the_closing_does_not_stop_the_deletion(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    http: httpx.AsyncClient,
+    server: StateServer,
+    app: str,
+    storage: StorageSettings,
+    hubs_with_common_prefix: list[str],
+) -> None:
+    """The server dies after it has closed the name in the registry, and before it does so in the records."""
+    retired_hub = hubs_with_common_prefix[0]
+    async with client_of_second_server(storage) as other_http:
+        await post_events(other_http, event(retired_hub, "order-2"))
+    provider_config = ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP")
+
+    async def die(*arguments: Any) -> None:
+        raise SimulatedCrash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TaskHubStateStore, "update", die)
+        with pytest.raises(SimulatedCrash):
+            await TaskHubStore(server.tables, 1).close(retired_hub, deleting_from=str(provider_config))
+    async with ProviderTaskHub(storage, retired_hub) as provider:
+        await provider.put("order-2", "Completed")
+    assert (await post_events(http, event(retired_hub, "order-2", "Completed")))["quarantined"] == 1
+    (result,) = await post_cleanup(http, app, dryRun=True)
+    assert (result["outcome"], [reason["code"] for reason in result["reasons"]]) == ("NotDrained", ["InstancesActive"])
+    (result,) = await post_cleanup(http, app)
+    assert result["outcome"] == "Removed"
 
 
 async def test_deleting_artifacts_without_a_provider_is_refused(

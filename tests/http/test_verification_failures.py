@@ -14,7 +14,7 @@ from state_api.services.ports import Lease
 from state_api.services.probe_leases import LEASE_DURATION_SECONDS
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage.probes import ProbeStore
-from tests.backends.azure_storage_task_hub import ProviderTaskHub
+from tests.backends.azure_storage_task_hub import ControlQueue, ProviderTaskHub, control_message
 from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
@@ -211,7 +211,14 @@ async def test_an_interrupted_scan_begins_again_after_an_event(
     assert second["evidence"]["probe"]["beganAt"] > first["evidence"]["probe"]["beganAt"]
 
 
-async def test_two_servers_share_one_scan(
+@pytest.fixture
+def scans_take_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every scan counts as long before its first page of instances."""
+    monkeypatch.setattr("state_api.services.task_hub_reader._SECONDS_WITHOUT_LEASE", -1)
+
+
+@pytest.mark.usefixtures("scans_take_the_lease")
+async def test_two_servers_share_one_long_scan(
     storage: StorageSettings,
     http: httpx.AsyncClient,
     proxy: StorageProxy,
@@ -228,21 +235,72 @@ async def test_two_servers_share_one_scan(
         assert len([request for request in proxy.forwarded if request.path.endswith("Instances()")]) == 1
 
 
+class HeldSave:
+    """Holds the first outcome of a scan that a worker stores, until `may_continue` is set. Later ones are stored."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has_begun, self.may_continue = asyncio.Event(), asyncio.Event()
+        save = ProbeStore.save
+
+        async def hold_first_outcome(store: ProbeStore, *arguments: Any, **outcome: Any) -> bool:
+            if not self.has_begun.is_set():
+                self.has_begun.set()
+                await self.may_continue.wait()
+            return await save(store, *arguments, **outcome)
+
+        monkeypatch.setattr(ProbeStore, "save", hold_first_outcome)
+
+
+async def test_workers_with_short_scans_at_the_same_time_answer_by_their_own_and_store_one(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_save = HeldSave(monkeypatch)
+    first_request = asyncio.create_task(get_staging(http, app))
+    await held_save.has_begun.wait()
+    second_verdict = await get_staging(http, app)
+    held_save.may_continue.set()
+    first_verdict = await first_request
+    assert (first_verdict["ready"], second_verdict["ready"]) == (True, True)
+    began_at = [verdict["evidence"]["probe"]["beganAt"] for verdict in (first_verdict, second_verdict)]
+    assert began_at[0] < began_at[1]
+    stored = await get_staging(http, app, verify="none")
+    assert (stored["ready"], stored["evidence"]["probe"]["beganAt"]) == (True, began_at[1])
+
+
+async def test_a_pending_start_is_stored_although_another_worker_has_stored_that_it_saw_none(
+    http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other worker's result must not answer requests after a response has shown the start."""
+    held_save = HeldSave(monkeypatch)
+    async with ControlQueue(drained_provider_hub) as queue:
+        message = await queue.send(control_message("order-7"))
+        first_request = asyncio.create_task(get_staging(http, app))
+        await held_save.has_begun.wait()
+        await queue.delete(message)
+        assert (await get_staging(http, app))["ready"]
+        held_save.may_continue.set()
+        assert reason_codes(await first_request) == ["StartsPending"]
+        assert reason_codes(await get_staging(http, app, verify="none")) == ["StartsPending"]
+        assert (await get_staging(http, app))["ready"], "the next request reads the task hub again"
+
+
+@pytest.mark.usefixtures("scans_take_the_lease")
 async def test_another_worker_reads_the_task_hub_once_the_lease_of_a_dead_worker_has_expired(
     http: httpx.AsyncClient, proxy: StorageProxy, app: str, drained_provider_hub: ProviderTaskHub, clock: ShiftedClock
 ) -> None:
     read_has_begun, read_may_continue = asyncio.Event(), asyncio.Event()
 
     async def hold_request(method: str, path: str) -> None:
-        read_has_begun.set()
-        await read_may_continue.wait()
+        if path.endswith("Instances()"):
+            read_has_begun.set()
+            await read_may_continue.wait()
 
     proxy.before_request = hold_request
     interrupted_request = asyncio.create_task(get_staging(http, app))
     await read_has_begun.wait()
     # A process that has died does not release its lease.
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("state_api.storage.probes.ProbeStore.save_and_release", _keep_lease)
+        patched.setattr("state_api.storage.probes.ProbeStore.save", _keep_lease)
         interrupted_request.cancel()
         await asyncio.gather(interrupted_request, return_exceptions=True)
     proxy.before_request = no_delay
@@ -256,6 +314,7 @@ async def test_another_worker_reads_the_task_hub_once_the_lease_of_a_dead_worker
     assert (await get_staging(http, app))["ready"]
 
 
+@pytest.mark.usefixtures("scans_take_the_lease")
 async def test_a_worker_keeps_its_lease_for_as_long_as_it_reads(
     storage: StorageSettings,
     http: httpx.AsyncClient,
@@ -271,7 +330,7 @@ async def test_a_worker_keeps_its_lease_for_as_long_as_it_reads(
     read_has_begun, read_may_continue = asyncio.Event(), asyncio.Event()
 
     async def hold_instance_rows(method: str, path: str) -> None:
-        if "Instances" in path:
+        if path.endswith("Instances()"):
             read_has_begun.set()
             await read_may_continue.wait()
 
@@ -288,10 +347,11 @@ async def test_a_worker_keeps_its_lease_for_as_long_as_it_reads(
 
 
 async def _keep_lease(*arguments: object) -> bool:
-    """Stand in for `ProbeStore.save_and_release`: save nothing and leave the lease as it is."""
+    """Stand in for `ProbeStore.save`: save nothing and leave the lease as it is."""
     return False
 
 
+@pytest.mark.usefixtures("scans_take_the_lease")
 async def test_a_request_that_has_waited_for_another_worker_uses_its_result(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,11 +9,11 @@ from azure.data.tables import UpdateMode
 from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.errors import StorageUnavailable
-from state_api.domain.instants import Instant, parse_instant
+from state_api.domain.instants import Instant, format_instant, parse_instant
 from state_api.domain.task_hubs.lifecycle import LifecycleEvent, RuntimeStatus
 from state_api.services.ports import TableMissing, TaskHubRecord
 from state_api.settings import Settings, StorageSettings
-from state_api.storage import group_commit
+from state_api.storage import activity_stamps, group_commit, instance_cache
 from state_api.storage.instances import InstanceStore
 from state_api.storage.tables import instance_table_name
 from state_api.storage.task_hubs import TaskHubStore
@@ -365,7 +365,7 @@ async def test_waiting_calls_fail_when_the_server_stops(
 async def test_the_cache_is_bounded_and_records_are_the_same_without_it(
     monkeypatch: pytest.MonkeyPatch, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
 ) -> None:
-    monkeypatch.setattr(group_commit, "MAX_CACHED_ROWS", 5)
+    monkeypatch.setattr(instance_cache, "MAX_CACHED_ROWS", 5)
     ids = [f"order-{n}" for n in range(60)]
     assert all(await store.record(record, [lifecycle_event(record, instance_id) for instance_id in ids]))
     assert await store.record(record, [lifecycle_event(record, instance_id) for instance_id in ids]) == [False] * 60
@@ -375,6 +375,26 @@ async def test_the_cache_is_bounded_and_records_are_the_same_without_it(
     assert len(store._group_commit._cache) == 5
     assert not store._group_commit._queues
     assert await active_instance_ids(server, hub) == []
+
+
+async def test_the_cache_of_stamps_is_bounded_and_a_late_event_sets_no_stamp_back(
+    monkeypatch: pytest.MonkeyPatch, server: StateServer, hub: str, store: InstanceStore, record: TaskHubRecord
+) -> None:
+    monkeypatch.setattr(activity_stamps, "MAX_CACHED_STAMPS", 2)
+    functions = [f"Function{number}" for number in range(6)]
+
+    def starts_at(tick: int) -> list[LifecycleEvent]:
+        return [
+            LifecycleEvent(hub, f"{name}-{tick}", name, RuntimeStatus.RUNNING, "", Instant(START + tick))
+            for name in functions
+        ]
+
+    assert all(await store.record(record, starts_at(1)))
+    assert all(await store.record(record, starts_at(0)))
+    rows = server.tables.client(instance_table_name(hub)).query_entities("RowKey ge 'b|' and RowKey lt 'b}'")
+    last_event_times = {row["FunctionName"]: row["LastEventAt"] async for row in rows}
+    assert last_event_times == dict.fromkeys(functions, format_instant(Instant(START + 1)))
+    assert len(store._group_commit._stamps._last_event_at) == 2
 
 
 async def test_a_deleted_table_invalidates_the_cache(

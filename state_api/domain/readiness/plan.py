@@ -256,7 +256,7 @@ def plan_read(state: ReadState, now: Instant) -> Step:
     if state.scan_result is not None:
         return _plan_after_scan(state, state.scan_result)
     if must_wait(state.last_result, now):
-        return _done(state, state.last_result)
+        return _done(state, state.last_result, records=state.records)
     if requirements.for_verdict and requirements.mode is VerificationMode.NONE:
         return _plan_without_reading(state, now)
     if state.records is None:

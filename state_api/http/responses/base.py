@@ -13,7 +13,8 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, desc
 class ResponseModel(BaseModel):
     """A response body, or a part of one. Its members are camelCase in JSON."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+    # A cold start leaves building the validator to the first use.
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", defer_build=True)
 
 
 def format_optional_instant(instant: Instant | None) -> str | None:

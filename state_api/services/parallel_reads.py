@@ -1,0 +1,113 @@
+"""Reads the records of a slot's task hubs while the app is being read, which saves a round trip.
+
+Only the app says which task hubs the slot carries. So the reads follow the last question about the slot, and count only
+if the app has not changed since.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from state_api.domain.names import AppKey, app_key
+from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.plan import ProbeOutcome, RecordedState
+from state_api.domain.releases.apps import App
+from state_api.services.ports import Apps, Instances, TaskHubRecords
+from state_api.services.probe_requests import ProbeRequest
+from state_api.services.slot_status import StatusQuestion
+from state_api.services.verification import Verifier
+
+MAX_REMEMBERED_SLOTS = 1_000
+"""Slots whose last question is remembered, about 1 kB each. Without it, the records are read after the app."""
+
+_SlotKey = tuple[AppKey, str]
+_RecordsKey = tuple[str, Exemptions]
+
+
+@dataclass(frozen=True, slots=True)
+class _LastQuestion:
+    """The revision of the app, and the records that the last question about a slot read."""
+
+    app_revision: int
+    read_records: tuple[_RecordsKey, ...]
+
+
+class ParallelReads:
+    """The reads of requests that ask once. It remembers the last question about each slot."""
+
+    def __init__(self, apps: Apps, instances: Instances, verifier: Verifier) -> None:
+        self._apps = apps
+        self._instances = instances
+        self._verifier = verifier
+        self._last_questions: dict[_SlotKey, _LastQuestion] = {}
+
+    @asynccontextmanager
+    async def begin(self, question: StatusQuestion) -> AsyncIterator["QuestionReads"]:
+        """The reads for this question."""
+        key = (app_key(question.app_name), question.slot_name.lower())
+        reads = QuestionReads(self._apps, self._instances, self._verifier, self._last_questions.get(key))
+        try:
+            yield reads
+        finally:
+            await reads.close()
+            self._last_questions.pop(key, None)
+            if reads.app is not None and reads.read_keys:
+                if len(self._last_questions) >= MAX_REMEMBERED_SLOTS:
+                    # The slot that was asked about least recently comes first.
+                    del self._last_questions[next(iter(self._last_questions))]
+                self._last_questions[key] = _LastQuestion(reads.app.revision, tuple(reads.read_keys))
+
+
+class QuestionReads:
+    """The reads for one question. The records that the last question read are read while the app is, and used once.
+
+    Safety: both reads begin after the question. If the app still has the revision of the last question, it had that
+    revision when the records were read. So what they show is what they would have shown after a read of the app at that
+    moment. With any other revision they are not used, because the slot may have carried another task hub.
+    """
+
+    def __init__(
+        self, apps: Apps, instances: Instances, verifier: Verifier, last_question: _LastQuestion | None
+    ) -> None:
+        self._apps = apps
+        self._instances = instances
+        self._verifier = verifier
+        self._last_question = last_question
+        self._early_reads: dict[_RecordsKey, asyncio.Task[TaskHubRecords]] = {}
+        self.app: App | None = None
+        self.read_keys: dict[_RecordsKey, None] = {}
+        """The records that were read for this question, in order."""
+
+    async def read_app(self, name: str) -> App | None:
+        last_question = self._last_question
+        if last_question is not None:
+            self._early_reads = {
+                key: asyncio.create_task(self._instances.read_records(*key)) for key in last_question.read_records
+            }
+        self.app = await self._apps.get(name)
+        if last_question is not None and (self.app is None or self.app.revision != last_question.app_revision):
+            await self.close()
+        return self.app
+
+    async def read_records(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
+        records = await self._take_early_read(task_hub, exemptions)
+        return (records or await self._instances.read_records(task_hub, exemptions)).state
+
+    async def probe_for_verdict(self, request: ProbeRequest) -> ProbeOutcome:
+        records = await self._take_early_read(request.task_hub, request.exemptions)
+        return await self._verifier.probe_for_verdict(request, records)
+
+    async def close(self) -> None:
+        """Cancel the reads that were not used."""
+        unused, self._early_reads = self._early_reads, {}
+        for read in unused.values():
+            read.cancel()
+        await asyncio.gather(*unused.values(), return_exceptions=True)
+
+    async def _take_early_read(self, task_hub: str, exemptions: Exemptions) -> TaskHubRecords | None:
+        """The records that were read while the app was; None if there are none, or if they were used before."""
+        key = (task_hub, exemptions)
+        self.read_keys[key] = None
+        read = self._early_reads.pop(key, None)
+        return await read if read is not None else None

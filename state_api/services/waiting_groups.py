@@ -1,0 +1,201 @@
+"""Requests that wait for the answer to the same question: what their last answer shows of the next one."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from state_api.domain.instants import Instant
+from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.waiting import (
+    KnownActivity,
+    NextVerification,
+    VerificationIntervals,
+    earliest_ready_at,
+    plan_next_verification,
+)
+from state_api.domain.releases.apps import App
+from state_api.services.slot_status import SlotStatus, StatusQuestion
+from state_api.services.waiting_reads import WaitingReads
+
+_NEVER = Instant(2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What an answer shows of when the next one can be Ready.
+
+    - `task_hubs`: the task hubs that the verdict is about.
+    - `blocked_until`: when another run's deployment or swap stops to block; None if none blocks.
+    - `uses_stored_probe`: the verdict rests on probes that other requests and servers store.
+    """
+
+    app: App
+    task_hubs: tuple[str, ...]
+    is_verified: bool
+    uses_stored_probe: bool
+    blocked_until: Instant | None
+
+    @classmethod
+    def from_status(cls, status: SlotStatus, mode: VerificationMode) -> "Outlook":
+        """The outlook after an answer that is NotReady."""
+        app, evidence = status.app, status.verdict.evidence
+        blocked_until: Instant | None = None
+        if evidence.pending_swap is not None:
+            blocked_until = _NEVER
+        elif evidence.deployment is not None and app.deployment is not None:
+            blocked_until = app.deployment_expires_at(app.deployment)
+        has_provider = app.provider_config is not None
+        return cls(
+            app,
+            tuple(hub.task_hub for hub in status.slot.possible_hubs()) if status.slot is not None else (),
+            is_verified=has_provider and mode is not VerificationMode.NONE,
+            uses_stored_probe=has_provider and mode is VerificationMode.NONE,
+            blocked_until=blocked_until,
+        )
+
+
+@dataclass(slots=True)
+class AskedQuestion:
+    """A question that is under way: the number of the wake that it obeys, when it began, and its answer."""
+
+    number: int
+    began: float
+    status: SlotStatus | None = None
+
+
+@dataclass(slots=True, eq=False)
+class WaitingGroup:
+    """Requests of one app that wait for the answer to the same question.
+
+    - `wake_count`: how often they were woken to ask again.
+    - `begun_wake`, `answered_wake`: the last of these for which a question has begun, and was answered.
+    - `asking_count`: how many of them are asking now.
+    - `asked_at`, `known_version`, `known_revision`: when the last question began by the state storage's clock, and what
+      it has taken into account.
+    - `recorded_count`: what this process had recorded when it began.
+    - `not_ready_since`: when the last question began that was answered with NotReady, by the clock of the event loop.
+    - `outlook`: None until a question was answered with NotReady, and after one that was answered with Ready.
+    - `verify_at`: when the task hub is read again, by the clock of the event loop.
+    """
+
+    question: StatusQuestion
+    reads: WaitingReads
+    intervals: VerificationIntervals
+    member_count: int = 0
+    asking_count: int = 0
+    wake_count: int = 0
+    begun_wake: int = -1
+    answered_wake: int = -1
+    asked_at: Instant = Instant(0)
+    known_version: int = 0
+    known_revision: int = 0
+    recorded_count: int = 0
+    not_ready_since: float = 0.0
+    outlook: Outlook | None = None
+    next_verification: NextVerification | None = None
+    verify_at: float | None = None
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    # Waking
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a question is under way or about to begin."""
+        return self.asking_count > 0 or self.begun_wake < self.wake_count
+
+    def wake(self) -> None:
+        """Let all of them ask again."""
+        self.verify_at = None
+        self.wake_count += 1
+        self._woken.set()
+        self._woken = asyncio.Event()
+
+    async def wait_for_wake(self, number: int) -> None:
+        """Wait until they were woken more than `number` times."""
+        if self.wake_count <= number:
+            await self._woken.wait()
+
+    # Questions and answers
+
+    @contextmanager
+    def ask(self, revision: int, now: Instant) -> Iterator[AskedQuestion]:
+        """A request asks in this block, which sets the status; without a status it has failed. `revision`: the app's
+        revision that is known."""
+        asked = AskedQuestion(self.wake_count, asyncio.get_running_loop().time())
+        self.asking_count += 1
+        if self.begun_wake < self.wake_count or self.outlook is None:
+            self.begun_wake = self.wake_count
+            self.asked_at = now
+            self.known_version, self.recorded_count = self._version, self._recorded_count
+            self.known_revision = revision
+        try:
+            yield asked
+        finally:
+            self.asking_count -= 1
+            if asked.status is not None:
+                self._note_answer(asked, asked.status)
+
+    def _note_answer(self, asked: AskedQuestion, status: SlotStatus) -> None:
+        if status.verdict.ready:
+            self.outlook = self.next_verification = self.verify_at = None
+            if self.wake_count == asked.number:
+                # The others of the group have not noticed yet.
+                self.wake()
+            return
+        self.not_ready_since = max(self.not_ready_since, asked.began)
+        if asked.number <= self.answered_wake and self.outlook is not None:
+            return
+        self.answered_wake = asked.number
+        self.outlook = outlook = Outlook.from_status(status, self.question.mode)
+        self.known_revision = max(self.known_revision, status.app.revision)
+        previous, self.next_verification, self.verify_at = self.next_verification, None, None
+        if outlook.is_verified and outlook.blocked_until is None:
+            now = asyncio.get_running_loop().time()
+            planned = plan_next_verification(status.verdict, previous, self.intervals, read_seconds=now - asked.began)
+            self.next_verification = planned
+            self.verify_at = None if planned is None else now + planned.interval_seconds
+        has_corrected_itself = self.next_verification is not None and not status.verdict.active_count
+        if has_corrected_itself or self.recorded_count == self._recorded_count:
+            # What this question has read, or has recorded itself, is no reason to ask again.
+            self.known_version = self._version
+
+    # What is known
+
+    @property
+    def task_hubs(self) -> tuple[str, ...]:
+        """The task hubs that the last verdict was about."""
+        return self.outlook.task_hubs if self.outlook is not None else ()
+
+    @property
+    def known_activities(self) -> list[KnownActivity]:
+        """What is known of the records of these task hubs."""
+        return [self.reads.known(task_hub) for task_hub in self.task_hubs]
+
+    def next_moment(self, revision: int, now: Instant) -> Instant | None:
+        """When an answer can be Ready; None if that does not depend on time alone, or if they have asked since.
+        `revision`: the app's revision that is known."""
+        if self.outlook is None or self.begun_wake < self.wake_count:
+            return None
+        if revision > self.known_revision:
+            return Instant(0)
+        if self.outlook.blocked_until is not None:
+            return self.outlook.blocked_until if self.outlook.blocked_until > self.asked_at else None
+        earliest = self.earliest_ready_at(now)
+        if earliest is None:
+            return None
+        return earliest if earliest > self.asked_at or self._version > self.known_version else None
+
+    def earliest_ready_at(self, now: Instant) -> Instant | None:
+        """The earliest moment at which the records allow Ready; None while an instance is known to be active."""
+        assert self.outlook is not None, "an answer has shown the task hubs"
+        policy, is_verified = self.outlook.app.policy, self.outlook.is_verified
+        return earliest_ready_at(self.known_activities, policy, now, is_verified=is_verified)
+
+    @property
+    def _version(self) -> int:
+        return sum(known.version for known in self.known_activities)
+
+    @property
+    def _recorded_count(self) -> int:
+        return sum(known.recorded_count for known in self.known_activities)

@@ -1,0 +1,115 @@
+"""Requests that wait for the answer to the same question: when they are woken, and what their answers show."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from state_api.domain.instants import Instant
+from state_api.domain.names import STAGING
+from state_api.domain.readiness.evidence import InstanceActivity
+from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.readiness.plan import RecordedState, VerificationMode
+from state_api.domain.readiness.verdict import Verdict
+from state_api.domain.readiness.waiting import InstanceChange, RecordedChanges, VerificationIntervals
+from state_api.services.change_signals import ChangeSignals
+from state_api.services.slot_status import SlotStatus, StatusQuestion
+from state_api.services.waiting_groups import WaitingGroup
+from state_api.services.waiting_reads import ReadListener, WaitingReads
+from tests.domain.builders import (
+    ANNA,
+    NOON,
+    build_app,
+    build_not_ready_verdict,
+    build_ready_verdict,
+    build_slot,
+    noon_plus,
+)
+
+pytestmark = pytest.mark.anyio
+
+HUB = "v41"
+REVISION = 3
+"""The revision of the app that `build_app` builds."""
+
+
+@dataclass
+class GroupUnderTest:
+    """A group whose reads are never called, and the signals that it hears."""
+
+    group: WaitingGroup
+    signals: ChangeSignals
+
+    def answer(self, verdict: Verdict, *, now: Instant = NOON) -> None:
+        """One request of the group asks and gets this verdict. The records show what the verdict rests on."""
+        known = self.group.reads.known(HUB)
+        slot = build_slot(HUB)
+        with self.group.ask(REVISION, now) as asked:
+            activity = InstanceActivity(active=verdict.active)
+            known.end_read(known.begin_read(), RecordedState(activity, seen_before=True), Exemptions())
+            asked.status = SlotStatus(build_app(staging=slot), STAGING, slot, verdict)
+
+    def record_end(self) -> None:
+        """This process records the end of the active instance. It is a correction, so nothing has to settle."""
+        changes = RecordedChanges([InstanceChange("order-1", "ProcessOrder", active=False)], (), NOON)
+        self.signals.signal_task_hub(HUB, changes)
+
+
+@pytest.fixture
+def tested(anyio_backend: str) -> Iterator[GroupUnderTest]:
+    signals = ChangeSignals()
+    listener = ReadListener(on_change=lambda: None, on_requests=lambda count: None)
+    reads = WaitingReads(None, signals, listener)  # type: ignore[arg-type]
+    question = StatusQuestion("shop", STAGING, ANNA, VerificationMode.CACHED)
+    yield GroupUnderTest(WaitingGroup(question, reads, VerificationIntervals()), signals)
+    reads.close()
+    assert not signals.has_listeners(HUB)
+
+
+async def test_nothing_is_asked_while_an_instance_is_active(tested: GroupUnderTest) -> None:
+    tested.answer(build_not_ready_verdict())
+    assert tested.group.next_moment(REVISION, noon_plus(3600)) is None
+
+
+async def test_a_recorded_end_is_a_reason_to_ask_once(tested: GroupUnderTest) -> None:
+    tested.answer(build_not_ready_verdict())
+    tested.record_end()
+    moment = tested.group.next_moment(REVISION, noon_plus(1))
+    assert moment is not None
+    assert moment <= noon_plus(1)
+    tested.group.wake()
+    assert tested.group.next_moment(REVISION, noon_plus(1)) is None, "the group was woken for it"
+
+
+async def test_an_end_that_is_recorded_during_a_question_is_a_reason_to_ask_again(tested: GroupUnderTest) -> None:
+    tested.answer(build_not_ready_verdict())
+    tested.group.wake()
+    slot = build_slot(HUB)
+    with tested.group.ask(REVISION, noon_plus(1)) as asked:
+        tested.record_end()
+        asked.status = SlotStatus(build_app(staging=slot), STAGING, slot, build_not_ready_verdict())
+    assert tested.group.next_moment(REVISION, noon_plus(1)) is not None
+
+
+async def test_a_new_revision_of_the_app_is_a_reason_to_ask_at_once(tested: GroupUnderTest) -> None:
+    tested.answer(build_not_ready_verdict())
+    assert tested.group.next_moment(REVISION + 1, noon_plus(1)) == Instant(0)
+
+
+async def test_a_request_that_is_answered_with_ready_wakes_the_others(tested: GroupUnderTest) -> None:
+    tested.answer(build_not_ready_verdict())
+    wakes = tested.group.wake_count
+    tested.answer(build_ready_verdict())
+    assert (tested.group.wake_count, tested.group.outlook) == (wakes + 1, None)
+    tested.answer(build_not_ready_verdict())
+    assert tested.group.outlook is not None, "an instance has started since"
+
+
+async def test_a_question_that_fails_leaves_the_outlook_as_it_is(tested: GroupUnderTest) -> None:
+    tested.answer(build_not_ready_verdict())
+    outlook = tested.group.outlook
+    tested.group.wake()
+    with pytest.raises(ConnectionError), tested.group.ask(REVISION, noon_plus(1)):
+        raise ConnectionError
+    assert tested.group.outlook is outlook
+    assert not tested.group.is_busy
