@@ -313,7 +313,7 @@ async def test_an_instance_whose_end_is_not_recorded_after_the_closing_does_not_
     with monkeypatch.context() as patched:
         patched.setattr(TaskHubStateStore, "update", die)
         with pytest.raises(SimulatedCrash):
-            await TaskHubStore(server.tables, 1).close(retired_hub, deleting_from=str(provider_config))
+            await TaskHubStore(server.tables, shards=1).close(retired_hub, deleting_from=str(provider_config))
     async with ProviderTaskHub(storage, retired_hub) as provider:
         await provider.put("order-2", "Completed")
     assert (await post_events(http, event(retired_hub, "order-2", "Completed")))["quarantined"] == 1
