@@ -110,6 +110,7 @@ def check_document(path: str, text: str, words: WordList) -> Iterator[Problem]:
 
 
 def _check_name(path: str, line: int, name: str, words: WordList) -> Iterator[Problem]:
+    """The problems of a name in code: it is a word that is no name, or has a part that the word list leaves out."""
     instead = words.as_names.get(name.lower().strip("_"))
     if instead is not None:
         yield Problem(path, line, f"{name!r} is no name: write {instead}")

@@ -29,6 +29,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _bind_free_port() -> socket.socket:
+    """A socket that is bound to a free port, outside the range from which the system chooses ports."""
     while True:
         listener = socket.socket()
         try:

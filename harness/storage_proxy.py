@@ -147,6 +147,7 @@ async def run_storage_proxy(storage: StorageSettings, *, all_services: bool = Fa
 
 
 def _local_port(request: web.Request) -> int:
+    """The port at which the request arrived, which shows for which storage service it is."""
     assert request.transport is not None
     port: int = request.transport.get_extra_info("sockname")[1]
     return port
@@ -162,6 +163,7 @@ async def _send_half(request: web.Request, status: int, body: bytes) -> NoReturn
 
 
 def _abort_connection(request: web.Request) -> NoReturn:
+    """Close the connection without a response."""
     if request.transport is not None:
         request.transport.abort()
     raise asyncio.CancelledError

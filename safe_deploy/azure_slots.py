@@ -155,11 +155,13 @@ class DeploymentSlots:
         return self._require_strings(response.get("names")), self._require_strings(response.get("values"))
 
     def _require_strings(self, values: object) -> list[str]:
+        """Raises AzureUnavailable if the JSON that `az` printed is not a list of strings."""
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise AzureUnavailable(f"az printed unexpected JSON about {self._describe_slot(PRODUCTION)}. Update az.")
         return values
 
     def _validate_task_hub_name(self, value: str, *, setting: str, slot: str) -> str:
+        """The value of the app setting, if it is a task hub name. Raises AzureUnavailable with what to check."""
         subject = f"the app setting {setting} of {self._describe_slot(slot)}"
         if value.lower().startswith("@microsoft."):
             raise AzureUnavailable(
@@ -288,6 +290,7 @@ def _is_valid_name(kind: str, name: str) -> bool:
 
 
 def _require_valid_name(kind: str, name: str) -> None:
+    """Raises UsageError for a name that Azure does not allow."""
     if not _is_valid_name(kind, name):
         article = "an" if kind[0] in "aeiou" else "a"
         raise UsageError(f"{name!r} is not a valid name of {article} {kind}. Check --{_NAME_OPTIONS[kind]}")

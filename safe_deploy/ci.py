@@ -127,6 +127,8 @@ class GitHubActions:
         _write_line(self.stderr, f"::warning title=safe-deploy::{_escape_github_data(sanitize_line(message))}")
 
     def _append_to_file(self, variable: str, file: Path | None, text: str) -> None:
+        """Write to a file that the runner names in a variable. A failure is a warning, because the command itself has
+        succeeded."""
         if file is None:
             self.warning(f"{variable} is not set, so nothing was written to it")
             return
@@ -193,6 +195,7 @@ def _find_path(variables: Mapping[str, str], variable: str) -> Path | None:
 
 
 def _github_run_url(variables: Mapping[str, str]) -> str | None:
+    """The URL of the run on GitHub, or None if the variables do not name it."""
     # The URL has no attempt number: a run whose failed jobs are run again continues its open deployment.
     server, repository, run = map(variables.get, ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"))
     return f"{server.rstrip('/')}/{repository}/actions/runs/{run}" if server and repository and run else None
@@ -208,6 +211,7 @@ def _escape_github_data(text: str) -> str:
 
 
 def _azure_run_url(variables: Mapping[str, str]) -> str | None:
+    """The URL of the run in Azure Pipelines, or None if the variables do not name it."""
     # In a classic release, BUILD_* variables describe the build of the artifact, not the release.
     if release := variables.get("RELEASE_RELEASEWEBURL"):
         return release
@@ -226,6 +230,7 @@ def _azure_actor(variables: Mapping[str, str]) -> str | None:
 
 
 def _detect_other_system(variables: Mapping[str, str], stderr: TextIO) -> CiSystem:
+    """The first CI system, of those without logging commands, whose variable is set; a terminal if there is none."""
     for system in _OTHER_SYSTEMS:
         if system.marker in variables:
             run_url = system.find_run_url(variables)
@@ -237,6 +242,7 @@ def _detect_other_system(variables: Mapping[str, str], stderr: TextIO) -> CiSyst
 
 
 def _bitbucket_run_url(variables: Mapping[str, str]) -> str | None:
+    """The URL of the run in Bitbucket Pipelines, or None if the variables do not name it."""
     repository, number = map(variables.get, ("BITBUCKET_REPO_FULL_NAME", "BITBUCKET_BUILD_NUMBER"))
     return f"https://bitbucket.org/{repository}/pipelines/results/{number}" if repository and number else None
 

@@ -110,6 +110,7 @@ def _print_traceback(error: BaseException) -> None:
 
 
 def _print_error(message: str) -> None:
+    """Print an error on one line to the terminal, or as an annotation of the CI system's run."""
     ci = detect_ci_system(os.environ, sys.stderr)
     if isinstance(ci, Terminal):
         sys.stderr.write(f"error: {sanitize_line(message)}\n")

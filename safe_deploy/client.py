@@ -91,6 +91,8 @@ class StateServerClient:
         report: Callable[[str], None],
         retry_seconds: float | None = None,
     ) -> None:
+        """Raises UsageError for a key, run URL or server URL that cannot be sent. `retry_seconds` limits the repeats of
+        a request."""
         headers = {"Accept": "application/json", "User-Agent": "safe-deploy", **caller.to_headers()}
         if key:
             if not _is_printable_ascii(key):

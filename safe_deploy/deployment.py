@@ -112,6 +112,7 @@ class Deployment:
         )
 
     def _deploy_and_swap(self) -> Json:
+        """Run the deploy command, and swap. If the command fails, the deployment is abandoned. Raises CommandError."""
         self.report(f"task hub {self.staging.task_hub} is staged; running {self.deploy_command}")
         try:
             result = self.guard.run(self.deploy_command)
@@ -135,6 +136,7 @@ class Deployment:
         return "The deployment is abandoned; nothing was swapped"
 
     def _wait_and_stage(self, app: Json) -> None:
+        """Wait until the slot is ready, and stage. Waits again if something has started in between. Raises TimedOut."""
         deadline = time.monotonic() + self.wait_seconds
         # Staging is tried at once if it overrides the verdict or another run, or repeats this run's own staging.
         waits_first = not (self.staging.force or self.staging.take_over or self._is_own_deployment(app))

@@ -85,6 +85,7 @@ def run_checks(
 
 
 def _check_server(server: StateServerClient) -> CheckResult:
+    """Whether the server and its storage answer."""
     try:
         server.request_json("GET", "/api/health")
         server.request_json("GET", "/api/health/ready")
@@ -145,6 +146,7 @@ def _list_operations(server: StateServerClient, slot: str, purpose: KeyPurpose) 
 
 
 def _check_app(app: Json, recorded: RecordedSlots) -> CheckResult:
+    """Whether the server has a task hub on record in production."""
     if recorded.production is None:
         message = f"the server has no task hub on record in production, so it counts as empty. {_REGISTER_HINT}"
         return CheckResult("app", CheckStatus.FAILED, message)
@@ -190,7 +192,7 @@ def _check_slots(recorded: RecordedSlots, deployment_slots: DeploymentSlots) -> 
 
 
 def _compare_slot(deployment_slots: DeploymentSlots, slot: str, recorded_hub: str | None) -> CheckResult:
-    """Raises AzureUnavailable."""
+    """Whether a slot in Azure has the task hub that the server has on record. Raises AzureUnavailable."""
     observed_hub = deployment_slots.get_task_hub(slot)
     observed_text, recorded_text = observed_hub or "no task hub", recorded_hub or "no task hub"
     if is_same_task_hub(observed_hub, recorded_hub) or (observed_hub is None and recorded_hub is None):
@@ -238,6 +240,7 @@ def _check_events(verdict: Mapping[str, Any], production: str, *, is_verified: b
 
 
 def _check_verification(app: Json, verdict: Mapping[str, Any]) -> CheckResult:
+    """Whether verdicts rest on reads of the task hub, and whether the policy requires that."""
     check = "verification"
     reasons = "; ".join(reason["message"] for reason in verdict["reasons"])
     if any(reason["code"] in _FAILED_EVIDENCE_REASONS for reason in verdict["reasons"]):

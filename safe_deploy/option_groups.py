@@ -111,6 +111,7 @@ def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _list_field_parameters(group: Any) -> list[Parameter]:
+    """The fields of a group as parameters of a command, with their typer options as annotations."""
     annotations = get_type_hints(group, include_extras=True)
     return [
         Parameter(

@@ -39,6 +39,7 @@ def environment_variable(name: str) -> str:
 
 
 def _warn_if_key_is_argument(context: typer.Context, key: str) -> str:
+    """A callback of the option --key. Returns the key unchanged."""
     source = context.get_parameter_source("key")
     if source is not None and source.name == "COMMANDLINE":
         report_warning(

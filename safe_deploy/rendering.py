@@ -48,6 +48,7 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Rows) -> None:
+    """Print a table with sanitized cells."""
     console.print(build_table(columns, rows))
 
 

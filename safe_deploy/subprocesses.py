@@ -138,6 +138,7 @@ class SignalGuard:
             self._send_signal(number)
 
     def _send_signal(self, number: int) -> None:
+        """Send a signal to the command and the processes that it has started, unless they have ended."""
         assert self._process is not None, "called only while a command runs"
         try:
             if self._uses_process_group:

@@ -218,6 +218,8 @@ class SwapExecutor:
             raise ServerUnavailable(f"{error.message}. The command was not run. Run the same command again") from error
 
     def _run_swap_command(self, swap: _Swap) -> Json:
+        """Run the swap command, and record what it did: the swap is confirmed, reverted or left pending. Returns the
+        app, or raises CommandError."""
         if self._guard.interrupted:
             raise CommandError(f"stopped before the command was run; {self._revert_unrun_swap(swap)}")
         self._report(
@@ -254,6 +256,8 @@ class SwapExecutor:
         return "the server's record is unchanged"
 
     def _confirm(self, result: CommandResult, swap: _Swap, observed: ObservedSlots | None) -> Json:
+        """Report the swap as done. Returns the app. Raises CommandError if the command has failed although Azure has
+        swapped."""
         app = self._report_outcome(
             swap.task_hub,
             outcome="Done",
@@ -268,6 +272,7 @@ class SwapExecutor:
         )
 
     def _revert(self, result: CommandResult, swap: _Swap, observed: ObservedSlots | None) -> CommandError:
+        """Report the swap as failed. Returns the error to raise."""
         self._report_outcome(swap.task_hub, outcome="Failed", observation=str(observed), rollback=swap.rollback)
         return CommandError(
             f"the command {result}, and Azure has shown no swap for {self._stabilization_seconds:.0f} s. The record is "
@@ -276,6 +281,8 @@ class SwapExecutor:
         )
 
     def _leave_pending(self, result: CommandResult, swap: _Swap, observed: ObservedSlots | None) -> CommandError:
+        """Report nothing, because the outcome is unknown. Returns the error to raise, with the commands that report an
+        outcome."""
         why = (
             "The command has not swapped the slots, or Azure does not show it yet"
             if result.succeeded

@@ -190,6 +190,7 @@ def _may_slot_have(recorded: RecordedSlots, observed_slot: str | None, *, task_h
 
 
 def _describe_slot_mismatch(recorded: RecordedSlots, observed_slot: str | None) -> str:
+    """A message that says how the slot in Azure differs from the server's record, and what to do next."""
     difference = (
         f"in Azure slot {recorded.slot_name} has {observed_slot or 'no task hub'}, but the server has "
         f"{recorded.slot or 'no task hub'} there"

@@ -82,17 +82,19 @@ def test_numbers_are_rounded_to_three_digits() -> None:
 
 @pytest.mark.anyio
 async def test_variants_take_turns_and_none_is_always_first() -> None:
-    order: list[str] = []
+    names_in_order: list[str] = []
 
-    def variant(name: str) -> Any:
-        async def run() -> int:
-            order.append(name)
-            return len(order)
+    def build_variant(name: str) -> Any:
+        """A variant that measures its position in the order of all runs."""
 
-        return run
+        async def record_run() -> int:
+            names_in_order.append(name)
+            return len(names_in_order)
 
-    samples = await run_in_turns(3, {name: variant(name) for name in "abc"})
-    assert "".join(order) == "abccbaabc"
+        return record_run
+
+    samples = await run_in_turns(3, {name: build_variant(name) for name in "abc"})
+    assert "".join(names_in_order) == "abccbaabc"
     assert samples == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
 
 
@@ -139,11 +141,11 @@ def test_no_start_and_its_end_are_in_flight_at_once_and_a_stream_is_warm_before_
 
 
 def test_the_stream_is_the_same_for_the_same_seed() -> None:
-    def ids(seed: int) -> list[str]:
+    def list_instance_ids(seed: int) -> list[str]:
         return [event_body["data"]["instanceId"] for event_body in EventStream("hub", seed, lag=20).next_events(50)]
 
-    assert ids(1) == ids(1)
-    assert ids(1) != ids(2)
+    assert list_instance_ids(1) == list_instance_ids(1)
+    assert list_instance_ids(1) != list_instance_ids(2)
 
 
 # Baselines
@@ -231,7 +233,7 @@ async def test_a_load_counts_only_what_was_recorded(storage: StorageSettings, tm
 async def test_a_response_in_chunks_is_read_to_its_end() -> None:
     """The Functions host sends its responses in chunks, and keeps the connection open."""
 
-    async def respond(request: web.Request) -> web.StreamResponse:
+    async def respond_in_chunks(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -239,7 +241,7 @@ async def test_a_response_in_chunks_is_read_to_its_end() -> None:
             await response.write(part)
         return response
 
-    async with run_http_server(respond) as (port,):
+    async with run_http_server(respond_in_chunks) as (port,):
         url = f"http://127.0.0.1:{port}"
         async with open_connections(url, 1) as (connection,):
             answers = [await connection.send(build_get_request(url, path)) for path in ("/first", "/second")]
@@ -249,13 +251,15 @@ async def test_a_response_in_chunks_is_read_to_its_end() -> None:
 # Groups
 
 
-def _group(section: dict[str, Any] | Exception) -> Group:
-    async def run(folder: Path) -> dict[str, Any]:
+def _build_group(section: dict[str, Any] | Exception) -> Group:
+    """A group of benchmarks that returns this section, or fails with this error."""
+
+    async def return_section(folder: Path) -> dict[str, Any]:
         if isinstance(section, Exception):
             raise section
         return section
 
-    return Group(run)
+    return Group(return_section)
 
 
 @pytest.mark.anyio
@@ -263,10 +267,10 @@ async def test_a_group_that_fails_or_lacks_its_program_loses_no_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     members = {
-        "ingest": _group({"figures": [ROUND]}),
-        "readiness": _group(ProgramNotFoundError("there is no durable-host")),
-        "visibility": _group(LoadError("not all events were recorded")),
-        "memory": _group({"figures": []}),
+        "ingest": _build_group({"figures": [ROUND]}),
+        "readiness": _build_group(ProgramNotFoundError("there is no durable-host")),
+        "visibility": _build_group(LoadError("not all events were recorded")),
+        "memory": _build_group({"figures": []}),
     }
     monkeypatch.setattr(groups, "GROUPS", members)
     measured: list[list[str]] = []

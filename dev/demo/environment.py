@@ -89,6 +89,8 @@ def _open_processes() -> Iterator[Processes]:
 
 @contextmanager
 def _open_platform(processes: Processes, storage: str, topic: TopicEndpoint | None) -> Iterator[DemoPlatform]:
+    """The parts of the demo apart from the state server: the Function App, the results of its orders, and the
+    pipeline's access to both."""
     with (
         closing(FunctionApp(processes, storage, topic)) as app,
         closing(OrderResults(storage)) as orders,

@@ -38,6 +38,8 @@ def run_guarded_demo(versions: int) -> DemoResult:
 
 
 def deploy_first_versions(environment: GuardedEnvironment, *, lose_events: bool) -> None:
+    """Put version 1 into production, then deploy version 2. Both have orders that wait for approval. With
+    `lose_events`, no lifecycle event of version 2 is delivered."""
     first, second = build_release(1), build_release(2)
     report_heading("Version 1 is in production, on a task hub of its own. It is registered with the state server.")
     environment.platform.app.deploy("production", first.code, first.task_hub)
@@ -59,6 +61,7 @@ def deploy_first_versions(environment: GuardedEnvironment, *, lose_events: bool)
 
 
 def deploy_third_version(environment: GuardedEnvironment) -> None:
+    """Deploy version 3 over version 1: refused while orders of version 1 wait, and done as soon as they have ended."""
     third = build_release(3)
     report_heading(
         "Version 3 would overwrite version 1 under its waiting orders. It is refused, and the reasons name them."
@@ -74,6 +77,8 @@ def deploy_third_version(environment: GuardedEnvironment) -> None:
 
 
 def deploy_fourth_version_without_events(environment: GuardedEnvironment) -> None:
+    """Deploy version 4 over version 2, whose events were lost: the server finds its waiting order by reading the task
+    hub."""
     fourth = build_release(4)
     report_heading(
         "Version 4 would overwrite version 2. All events of its order were lost, but the server reads the task hub."

@@ -60,6 +60,7 @@ class DurableClient:
 
 
 def to_durable_status(state: OrchestrationState) -> DurableOrchestrationStatus:
+    """The state of an instance as azure-functions-durable returns it. The output of a failed instance is its error."""
     failure = state.failure_details
     return DurableOrchestrationStatus(
         name=state.name,

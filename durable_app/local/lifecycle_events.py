@@ -104,6 +104,8 @@ class NotificationSettings:
         )
 
     def publishes(self, runtime_status: str) -> bool:
+        """Whether the app's host.json asks for this event. The extension calls the event of the status Running
+        `Started`."""
         return ("Started" if runtime_status == "Running" else runtime_status) in self.event_types
 
 
@@ -140,8 +142,9 @@ class Publisher:
 
     @staticmethod
     def _post(notifications: NotificationSettings, event_body: dict[str, Any]) -> None:
+        """Send one event to the topic's endpoint. Raises OSError if it is not accepted."""
         headers = {"Content-Type": "application/json", "aeg-sas-key": notifications.key}
         request = urllib.request.Request(notifications.endpoint, json.dumps([event_body]).encode(), headers)  # noqa: S310
-        # It was started with this endpoint, on a developer's machine.
+        # The person who started this engine on their own machine has chosen the endpoint, so its scheme is not checked.
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310
             pass

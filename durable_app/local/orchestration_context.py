@@ -40,6 +40,8 @@ class DurableContext:
     def call_activity_with_retry(
         self, name: str, retry_options: df.RetryOptions, input_: Any = None, expected_type: type | None = None
     ) -> Task[Any]:
+        """As `DurableOrchestrationContext.call_activity_with_retry`: run an activity, and repeat it after a failure at
+        a constant interval."""
         policy = RetryPolicy(
             first_retry_interval=timedelta(milliseconds=retry_options.first_retry_interval_in_milliseconds),
             max_number_of_attempts=retry_options.max_number_of_attempts,
@@ -52,6 +54,7 @@ class DurableContext:
     def call_entity(
         self, entity_id: df.EntityId, operation: str, input_: Any = None, expected_type: type | None = None
     ) -> Task[Any]:
+        """As `DurableOrchestrationContext.call_entity`: run an operation of an entity, and return its result."""
         return self._inner_context.call_entity(
             to_entity_instance_id(entity_id), operation, input_, return_type=expected_type
         )

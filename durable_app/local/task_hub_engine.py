@@ -150,6 +150,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     # Methods of the protocol, which workers and clients call.
 
     def Hello(self, request: Empty, context: grpc.ServicerContext) -> Empty:
+        """Refuse a worker or a client of another task hub."""
         requested_task_hub = dict(context.invocation_metadata()).get(TASK_HUB_KEY)
         if requested_task_hub != self._task_hub:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this is the engine of {self._task_hub}")
@@ -158,6 +159,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     def StartInstance(
         self, request: pb.CreateInstanceRequest, context: grpc.ServicerContext
     ) -> pb.CreateInstanceResponse:
+        """Start an instance, and write its row with a new execution id."""
         with self._lock:
             response = super().StartInstance(request, context)
             self._execution_ids.pop(response.instanceId, None)
@@ -175,6 +177,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     def CompleteOrchestratorTask(
         self, request: pb.OrchestratorResponse, context: grpc.ServicerContext
     ) -> pb.CompleteTaskResponse:
+        """Publish the status changes of an episode, and then checkpoint it: the order of the real extension."""
         with self._lock:
             instance = self._find_awaiting_instance(request)
             if instance is None:
@@ -203,6 +206,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     def CompleteActivityTask(
         self, request: pb.ActivityResponse, context: grpc.ServicerContext
     ) -> pb.CompleteTaskResponse:
+        """Complete an activity, which is then no longer delivered again when its worker disconnects."""
         with self._lock:
             self._activities_in_progress.discard((request.instanceId, request.taskId))
             return super().CompleteActivityTask(request, context)
@@ -210,6 +214,8 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     def CompleteEntityTask(
         self, request: pb.EntityBatchResult, context: grpc.ServicerContext
     ) -> pb.CompleteTaskResponse:
+        """Complete a batch of operations of an entity. Its first batch publishes Running, and every batch writes its
+        row."""
         with self._lock:
             tokens = {str(entity.completion_token): entity_id for entity_id, entity in self._entities.items()}
             entity_id = tokens.get(request.completionToken)
@@ -229,6 +235,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     def PurgeInstances(
         self, request: pb.PurgeInstancesRequest, context: grpc.ServicerContext
     ) -> pb.PurgeInstancesResponse:
+        """Purge instances, and delete their rows."""
         with self._lock:
             before = set(self._instances)
             response = super().PurgeInstances(request, context)
@@ -237,6 +244,8 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         return response
 
     def GetWorkItems(self, request: pb.GetWorkItemsRequest, context: grpc.ServicerContext) -> Iterator[pb.WorkItem]:
+        """Stream work items to a worker. When it disconnects, what it has not completed is delivered to the next
+        one."""
         taken: list[pb.WorkItem] = []
         try:
             for work_item in super().GetWorkItems(request, context):
@@ -323,6 +332,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     # The rows of the storage account.
 
     def _write_row(self, instance_id: str) -> None:
+        """Write the row of an instance from its state in memory."""
         instance = self._instances[instance_id]
         failure = instance.failure_details
         self._storage.upsert(

@@ -47,6 +47,7 @@ def parse_order(request_body: Any, settings: Mapping[str, str]) -> dict[str, Any
 
 
 def parse_identifier(request_body: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    """A member of an order that is an id or a name. Raises InvalidOrder."""
     value = request_body.get(name, default)
     if not isinstance(value, str) or not _NAME_PATTERN.fullmatch(value):
         raise InvalidOrder(f"{name} must have {_NAME_RULE}")
@@ -54,6 +55,7 @@ def parse_identifier(request_body: Mapping[str, Any], name: str, default: str | 
 
 
 def parse_items(request_body: Mapping[str, Any], default: list[str] | None = None) -> list[str]:
+    """The items of an order, of which there is at least one. Raises InvalidOrder."""
     value = request_body.get("items", default)
     if not isinstance(value, list) or not value:
         raise InvalidOrder("items must be a list of at least one item")

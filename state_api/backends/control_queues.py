@@ -25,7 +25,7 @@ from state_api.backends.control_messages import (
 from state_api.backends.protocols import ArtifactKind, BackendError, ReadFailure
 from state_api.backends.storage_account import StorageAccount
 from state_api.backends.storage_errors import NOT_FOUND_CODES
-from state_api.domain.names import hub_key
+from state_api.domain.names import HubKey, hub_key
 from state_api.domain.readiness.messages import MAX_PEEKED_MESSAGES, MessageKind, QueueSnapshot, VisibleMessage
 from state_api.storage.tables import error_code, is_table_missing
 
@@ -40,6 +40,7 @@ _MAX_PARTITIONS = 16
 
 _MAX_TASK_HUB_JSON_BYTES = 64 * 1024
 _MAX_LARGE_MESSAGE_BLOB_BYTES = 8 * 1024 * 1024
+_MAX_REMEMBERED_TASK_HUBS = 1000
 
 
 class ControlQueues:
@@ -52,12 +53,33 @@ class ControlQueues:
     def __init__(self, account: StorageAccount, *, shared_tables: bool = False) -> None:
         self._account = account
         self._shared_tables = shared_tables
+        self._queue_names: dict[HubKey, list[str]] = {}
+        """The control queues that were read last, by task hub."""
 
     async def read_queue_snapshot(self, task_hub: str) -> QueueSnapshot:
         """Read all control queues. Raises BackendError if one of them does not exist: then the account is another
-        app's, or the task hub is being deleted."""
-        queue_names, owners = await self._read_partitions(task_hub)
-        queues = await asyncio.gather(*(self._read_queue(task_hub, name) for name in queue_names))
+        app's, or the task hub is being deleted.
+
+        The queues that were read last time are read while the list of queues is, to save a round trip. If the list has
+        changed, all queues on the list are read again. So the owners of the partitions can be a moment younger than
+        the counts. The time rule has a reserve of 30 seconds for that (docs/correctness.md, Messages that nothing
+        explains).
+        """
+        key = hub_key(task_hub)
+        remembered_names = self._queue_names.get(key, [])
+        partitions, remembered_queues = await asyncio.gather(
+            self._read_partitions(task_hub), self._read_queues(task_hub, remembered_names), return_exceptions=True
+        )
+        if isinstance(partitions, BaseException):
+            raise partitions
+        queue_names, owners = partitions
+        if queue_names != remembered_names:
+            self._remember_queues(key, queue_names)
+            queues = await self._read_queues(task_hub, queue_names)
+        elif isinstance(remembered_queues, BaseException):
+            raise remembered_queues
+        else:
+            queues = remembered_queues
         return QueueSnapshot(
             message_count=sum(queue.message_count for queue in queues),
             visible=tuple(message for queue in queues for message in queue.visible),
@@ -65,6 +87,14 @@ class ControlQueues:
             more_visible=any(queue.more_visible for queue in queues),
             partition_owners=owners,
         )
+
+    def _remember_queues(self, key: HubKey, queue_names: list[str]) -> None:
+        if len(self._queue_names) >= _MAX_REMEMBERED_TASK_HUBS:
+            self._queue_names.clear()
+        self._queue_names[key] = queue_names
+
+    async def _read_queues(self, task_hub: str, queue_names: Sequence[str]) -> list[QueueSnapshot]:
+        return await asyncio.gather(*(self._read_queue(task_hub, name) for name in queue_names))
 
     async def _read_partitions(self, task_hub: str) -> tuple[list[str], str]:
         """Return the names of all control queues, and a text that changes when another worker takes one over.
@@ -88,6 +118,7 @@ class ControlQueues:
         return [f"{hub_key(task_hub)}-control-{number:02}" for number in range(count)], ""
 
     async def _read_partition_count(self, task_hub: str) -> int:
+        """The number of control queues that the blob taskhub.json states. Raises BackendError."""
         container = f"{hub_key(task_hub)}-leases"
         async with self._account.translate_errors(ArtifactKind.CONTAINER, role="Reader"):
             try:
@@ -113,6 +144,7 @@ class ControlQueues:
         return count
 
     async def _read_queue(self, task_hub: str, name: str) -> QueueSnapshot:
+        """The messages of one control queue. Raises BackendError if there is no such queue."""
         async with self._translate_errors():
             queue = self._account.queue_service().get_queue_client(name)
             try:
@@ -171,6 +203,8 @@ class ControlQueues:
         return tuple([await self._parse_message(task_hub, message) for message in latest.values()])
 
     async def _parse_message(self, task_hub: str, message: "QueueMessage") -> VisibleMessage:
+        """What a message is for. The content of a large message is in a blob, which is read only if the message may be
+        a start."""
         identity = QueueMessageId(str(message.id), message.dequeue_count or 0)
         envelope = parse_envelope(message.content)
         blob_name = large_message_blob_name(envelope)

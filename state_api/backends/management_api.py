@@ -175,6 +175,7 @@ class ManagementApiBackend:
     async def _list_instances(
         self, task_hub: str, page_size: int, token: str | None, filters: Mapping[str, str]
     ) -> _InstanceList:
+        """One page of instances that match the filters, without entities. Raises BackendError."""
         response = await self._client.list_instances(task_hub, page_size=page_size, token=token, filters=filters)
         instances = self._parse_instances(response.body)
         return _InstanceList(
@@ -184,6 +185,7 @@ class ManagementApiBackend:
         )
 
     def _parse_instances(self, instances: Sequence[Any]) -> list[ObservedInstance]:
+        """The instances in a response. Raises BackendError for one that is not an instance."""
         try:
             return [_parse_instance(instance) for instance in instances]
         except ValueError:

@@ -159,6 +159,7 @@ class ManagementApiClient:
         raise failure
 
     def _get_session(self) -> aiohttp.ClientSession:
+        """The session that all requests share."""
         if self._session is None:
             # Created at the first request, because a session belongs to the running event loop.
             self._session = aiohttp.ClientSession(
@@ -188,6 +189,7 @@ class ManagementApiClient:
             )
 
     async def _read_json(self, response: aiohttp.ClientResponse) -> Any:
+        """The JSON body of a response. Raises BackendError if it is too large or not JSON."""
         body = bytearray()
         async for chunk in response.content.iter_any():
             body += chunk
@@ -243,6 +245,7 @@ def _parse_retry_after(value: str) -> int | None:
 
 
 def _parse_http_date(value: str) -> Instant | None:
+    """The time in an HTTP header such as Date; None if it is not one."""
     try:
         return instant_from(parsedate_to_datetime(value))
     except (ValueError, OverflowError):

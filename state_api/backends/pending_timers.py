@@ -46,6 +46,7 @@ class _Cursor:
 
     @classmethod
     def from_known(cls, known: KnownTimers) -> "_Cursor":
+        """The cursor at which the last read stopped, or a new one."""
         if known.cursor is None:
             return cls(reads_instances=known.read_through is not None)
         reads_instances, continuation = json.loads(known.cursor)
@@ -112,6 +113,7 @@ class TimerReader:
     async def _read_timers_of_instances(
         self, task_hub: str, prefix: str, keys: Sequence[str], now: Instant
     ) -> list[PendingTimer]:
+        """The pending timers in the histories of these instances; `keys` are their partition keys."""
         concurrency_limit = asyncio.Semaphore(_MAX_CONCURRENT_READS)
 
         async def read_history(key: str) -> list[Mapping[str, Any]]:
@@ -132,6 +134,7 @@ class TimerReader:
     async def _read_history_page(
         self, task_hub: str, prefix: str, continuation: Continuation | None, now: Instant
     ) -> tuple[list[PendingTimer], Continuation | None]:
+        """One page of the pending timers in the whole history table, and where the next page begins."""
         rows = self._history_table(prefix).query_entities(
             _PENDING_TIMER_FILTER,
             parameters={"now": datetime_of(now)},

@@ -11,6 +11,7 @@ from state_api.settings import SettingsError, TaskHubConnections
 
 
 def _create_azure_storage_backend(connections: TaskHubConnections, config: ProviderConfig) -> Backend:
+    """The backend for `azureStorage`. Its libraries are imported only where an app uses this provider."""
     from state_api.backends.azure_storage import AzureStorageBackend, TrackingStore  # noqa: PLC0415
 
     tracking = config.tracking_connection
@@ -66,6 +67,7 @@ class ConfiguredBackendRegistry:
         return self._backends[provider_config]
 
     def _create_backend(self, provider_config: ProviderConfig) -> Backend:
+        """The backend for an app's provider. Raises SettingsError if this server does not allow its settings."""
         for setting_name in (provider_config.connection, provider_config.tracking_connection):
             if setting_name is not None:
                 self._connections.check_allowed(setting_name)

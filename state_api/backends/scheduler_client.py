@@ -90,6 +90,7 @@ class SchedulerClient:
             await credential.close()
 
     def _get_stub(self) -> Any:
+        """The gRPC stub, whose channel opens at the first call."""
         if self._stub is None:
             import grpc  # noqa: PLC0415  # slow to import
             from durabletask.internal import orchestrator_service_pb2_grpc as service  # noqa: PLC0415  # slow to import
@@ -104,6 +105,7 @@ class SchedulerClient:
         return self._stub
 
     async def _authorization_metadata(self) -> list[tuple[str, str]]:
+        """The metadata of a call with an access token; empty for an emulator. Raises BackendError."""
         if self.connection.authentication == "None":
             return []
         try:
@@ -128,6 +130,7 @@ class SchedulerClient:
         return [("authorization", f"Bearer {token.token}")]
 
     def _create_token_manager(self) -> Any:
+        """The manager of access tokens, which renews a token before it expires."""
         # An optional package, and slow to import.
         from durabletask.azuremanaged.internal.access_token_manager import AsyncAccessTokenManager  # noqa: PLC0415
 

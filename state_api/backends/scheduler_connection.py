@@ -119,6 +119,7 @@ def _parse_endpoint(endpoint: str) -> tuple[bool, str] | None:
 
 
 def _connection_error(setting_name: str, problem: str) -> SettingsError:
+    """A connection string that cannot be used. The message shows what it should be, and nothing of it."""
     return SettingsError(
         f"the setting {setting_name} must be the connection string of a Durable Task Scheduler, such as "
         "Endpoint=https://NAME.REGION.durabletask.io;Authentication=ManagedIdentity;ClientID=ID, or that of an "

@@ -103,6 +103,8 @@ class StorageAccount:
         from_connection_string: Callable[..., _Client],
         **client_options: str,
     ) -> _Client:
+        """The client of one service of the account, created at its first use: with the connection string, or with an
+        identity. Raises BackendError."""
         if kind not in self._clients:
             options = {**_CLIENT_OPTIONS, **client_options}
             if self._settings.connection_string is None:
@@ -124,6 +126,7 @@ class StorageAccount:
         return client
 
     def _service_uri(self, kind: ArtifactKind) -> str:
+        """The address of a service for an identity. Raises BackendError if no setting gives it."""
         service = SERVICE_NAMES[kind].lower()
         address: str | None = getattr(self._settings, f"{service}_service_uri")
         if address is None:
@@ -153,6 +156,7 @@ class StorageAccount:
         return BackendError(ReadFailure.FAILED, f"the connection string in the setting {self.setting_name} {problem}")
 
     def _get_credential(self) -> "DefaultAzureCredential":
+        """The server's identity, which all services share."""
         if self._credential is None:
             # By far the slowest import. Servers with connection strings never need it.
             from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415

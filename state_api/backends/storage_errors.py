@@ -55,6 +55,7 @@ def retry_after_seconds(error: HttpResponseError) -> int | None:
 
 
 def _response_error(account: str, kind: ArtifactKind, role: DataRole, error: HttpResponseError) -> BackendError:
+    """The error for a response that refuses a request, with what to do about it."""
     status, code = error.status_code, error_code(error) or type(error).__name__
     if isinstance(error, ClientAuthenticationError) or status in (401, 403):
         return BackendError(
@@ -75,6 +76,7 @@ def _response_error(account: str, kind: ArtifactKind, role: DataRole, error: Htt
 
 
 def _unexpected_response_error(account: str, kind: ArtifactKind, error: Exception) -> BackendError:
+    """The error for a response that the library cannot read."""
     return BackendError(
         ReadFailure.FAILED,
         f"{account} sent an incomplete or unexpected response to a request for its {kind}s ({type(error).__name__})",

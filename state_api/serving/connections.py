@@ -204,6 +204,7 @@ class LimitedConnection(H11Protocol):
         self._head_timer = self.loop.call_later(self._limiter.limits.head_timeout_seconds, self._on_head_timeout)
 
     def _on_head_timeout(self) -> None:
+        """Close a connection whose next request head is not complete in time."""
         self._head_timer = None
         if self.transport.get_write_buffer_size():
             # The previous response is still being sent.
@@ -219,12 +220,14 @@ class LimitedConnection(H11Protocol):
         return self._limiter.limits.head_timeout_seconds
 
     def _start_write_timer(self) -> None:
+        """Check later whether the client has read any of the bytes that are still to be sent."""
         unsent_bytes = self.transport.get_write_buffer_size()
         self._write_timer = self.loop.call_later(
             self._limiter.limits.unread_timeout_seconds, self._on_write_timeout, unsent_bytes
         )
 
     def _on_write_timeout(self, previously_unsent_bytes: int) -> None:
+        """Close a connection whose client has read nothing of the response in the meantime."""
         self._write_timer = None
         unsent_bytes = self.transport.get_write_buffer_size()
         if unsent_bytes >= previously_unsent_bytes > 0:

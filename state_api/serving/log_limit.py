@@ -81,6 +81,7 @@ class LogRateLimit(logging.Filter):
                 )
 
     def _count_of(self, record: logging.LogRecord) -> _MessageCount:
+        """The count of messages of this kind: same logger, level, text without arguments, and LOG_KIND."""
         text = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
         kind: _MessageKind = (record.name, record.levelno, text, getattr(record, LOG_KIND, None))
         if kind not in self._counts and len(self._counts) >= MAX_MESSAGE_KINDS:
@@ -90,6 +91,7 @@ class LogRateLimit(logging.Filter):
 
 
 def _format_message(record: logging.LogRecord) -> str:
+    """The text of a message, cut to a length. Never raises."""
     try:
         return record.getMessage()[:_MAX_EXAMPLE_CHARACTERS]
     except Exception:  # noqa: BLE001 (a message that cannot be formatted must not fail its caller)

@@ -127,6 +127,7 @@ class AzureStorageProvider(ContractProvider):
         await backend.close()
 
     def _create_backend(self, settings: StorageSettings) -> AzureStorageBackend:
+        """The backend under test, with a tracking store if the task hub has one."""
         tracking_store = None
         if self._tracking_prefix is not None:
             tracking_store = TrackingStore(settings, CONNECTION_NAME, self._tracking_prefix)
@@ -166,6 +167,8 @@ class SchedulerProvider(ContractProvider):
         await self.put("@counter@created")
 
     async def put(self, instance_id: str, status: str = "Running", **details: Any) -> None:
+        """Set the state of an instance. Every change is a nanosecond later than the one before, so that their order is
+        known."""
         before = [state for state in self._scheduler.states if state.instanceId == instance_id]
         self._changes += 1
         now = fake_schedulers.get_now_nanoseconds() + self._changes
@@ -212,6 +215,8 @@ class FailingScheduler(FakeScheduler):
         return super().get(request, context)
 
     def _abort_if_failing(self, context: Any) -> None:
+        """Answer with the failure that a test has set. Its text holds a secret, which no message of the server may
+        show."""
         if self.failure is not None:
             if self.retry_after is not None:
                 context.set_trailing_metadata((("other", "1"), ("retry-after", self.retry_after)))
@@ -241,6 +246,9 @@ class ManagementApiProvider(ContractProvider):
         self._app.put(instance_id, status, **details)
 
     def fail_with(self, status: int | None, retry_after: str | None = None) -> None:
+        """Answer every further request with this status, or as usual if it is None. The text of a failure holds a
+        secret."""
+
         async def respond(request: web.Request) -> web.StreamResponse:
             assert status is not None
             headers = {"Retry-After": retry_after} if retry_after is not None else {}

@@ -96,6 +96,8 @@ class FakeFunctionApp:
         return web.Response(status=404)
 
     def _list_instances(self, request: web.Request, instances: dict[str, dict[str, Any]]) -> web.Response:
+        """Answer a page of instances as the extension does: it filters the rows of a page, so a page may be empty and
+        not the last."""
         query = request.query
         statuses = [status for value in query.getall("runtimeStatus", []) for status in value.split(",")]
         created_from = parse_instant(query.get("createdTimeFrom", "0001-01-01T00:00:00Z"))

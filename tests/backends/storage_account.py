@@ -60,8 +60,8 @@ class RawAccount:
             await self.tables.get_table_client(name).upsert_entity(columns)
 
     async def add_partitions(self, hub: str, count: int) -> None:
-        """Create the table that has a row for each control queue."""
-        await self.tables.create_table(f"{hub}Partitions")
+        """Create the table that has a row for each control queue, or add rows to it."""
+        await self.tables.create_table_if_not_exists(f"{hub}Partitions")
         for number in range(count):
             entity = {"PartitionKey": "", "RowKey": f"{hub.lower()}-control-{number:02}", "CurrentOwner": "worker-1"}
             await self.tables.get_table_client(f"{hub}Partitions").upsert_entity(entity)
@@ -182,6 +182,7 @@ def abort_connection(request: web.Request) -> NoReturn:
 
 @asynccontextmanager
 async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]:
+    """A proxy before each service of the storage account, at which a test injects faults or acts before a request."""
     connection = dict(part.split("=", 1) for part in connection_string_of(storage).rstrip(";").split(";"))
     services: dict[int, str] = {}
 

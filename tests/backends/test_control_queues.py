@@ -242,6 +242,39 @@ async def test_a_new_owner_of_a_partition_changes_the_snapshot(
     assert (await read_queue_snapshot(storage, hub)).partition_owners != before.partition_owners
 
 
+async def test_a_queue_that_was_added_since_the_last_read_is_read(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    await create_control_queues(account, hub, 1)
+    storage_account = StorageAccount(storage, CONNECTION_NAME)
+    control_queues = ControlQueues(storage_account)
+    assert (await control_queues.read_queue_snapshot(hub)).message_count == 0
+    await account.add_partitions(hub, 2)
+    await account.add_queue(f"{hub}-control-01", messages=1)
+    assert (await control_queues.read_queue_snapshot(hub)).message_count == 1
+    # A queue that is no longer listed need not exist.
+    await account.queues.delete_queue(f"{hub}-control-00")
+    await account.tables.get_table_client(f"{hub}Partitions").delete_entity("", f"{hub}-control-00")
+    assert (await control_queues.read_queue_snapshot(hub)).message_count == 1
+    await storage_account.close()
+
+
+async def test_queues_that_were_read_before_must_still_exist(
+    account: RawAccount, storage: StorageSettings, hub: str
+) -> None:
+    await create_control_queues(account, hub, 2)
+    storage_account = StorageAccount(storage, CONNECTION_NAME)
+    control_queues = ControlQueues(storage_account)
+    await control_queues.read_queue_snapshot(hub)
+    await account.queues.delete_queue(f"{hub}-control-01")
+    with raises_read_failure(ReadFailure.FAILED, f"{hub}-control-01", "another account"):
+        await control_queues.read_queue_snapshot(hub)
+    await account.tables.delete_table(f"{hub}Partitions")
+    with raises_read_failure(ReadFailure.FAILED, f"{hub}Partitions", f"{hub}-leases"):
+        await control_queues.read_queue_snapshot(hub)
+    await storage_account.close()
+
+
 async def test_a_failure_to_read_queues_says_what_to_correct(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:

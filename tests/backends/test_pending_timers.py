@@ -27,6 +27,7 @@ class HistoryTable:
         await self._service.create_table(self._table)
 
     async def add_timer(self, instance_id: str, fires_in_seconds: float, event_id: int = 0, **columns: Any) -> None:
+        """Add the history row of a timer that was created. `columns` replaces columns of the row."""
         self._rows += 1
         await self._service.get_table_client(self._table).upsert_entity(
             {

@@ -92,6 +92,7 @@ async def open_backend_of_recordings() -> AsyncIterator[ManagementApiBackend]:
 
 
 async def scan(backend: ManagementApiBackend, hub: str) -> list[ObservedInstance]:
+    """The instances that a whole scan reads, the oldest cursor first."""
     start = await backend.begin_scan(hub)
     cursors, instances = list(start.cursors), list[ObservedInstance]()
     while cursors:

@@ -72,6 +72,7 @@ async def write_rows(storage: StorageSettings, hub: str, rows: Iterable[Mapping[
 
 
 async def scan(backend: AzureStorageBackend, hub: str) -> list[ObservedInstance]:
+    """The instances that a whole scan reads."""
     start = await backend.begin_scan(hub)
     cursors, instances = list(start.cursors), list[ObservedInstance]()
     while cursors:

@@ -178,6 +178,7 @@ class AzureSubscription:
                 self._create_task_hub(hub)
 
     def _create_task_hub(self, hub: str) -> None:
+        """Create the task hub's tables and queues in the emulator, once, as an app does when it starts."""
         if hub not in self._created_task_hubs:
             writer = TaskHubStorageWriter(self.emulator, hub)
             writer.create()

@@ -47,6 +47,8 @@ def parse_documents(printed: str) -> list[Any]:
 
 
 def _find_json_mismatches(expected: Any, actual: Any, path: str) -> Iterator[str]:
+    """How actual JSON differs from what a page shows. Members that the page does not show may have any value. `path` is
+    where both are in the document."""
     if expected == ANYTHING:
         return
     if isinstance(expected, dict) and isinstance(actual, dict):
@@ -69,6 +71,7 @@ def _find_json_mismatches(expected: Any, actual: Any, path: str) -> Iterator[str
 
 
 def _find_text_mismatches(expected: str, printed: str) -> Iterator[str]:
+    """The lines that a page shows and that were not printed in this order."""
     lines = iter([" ".join(line.split()) for line in printed.splitlines()])
     for line in expected.splitlines():
         pattern = _build_text_pattern(" ".join(line.split()))

@@ -75,6 +75,7 @@ def _create_group(state: State, options: ParsedOptions) -> State:
 
 
 def _create_function_app(state: State, options: ParsedOptions) -> State:
+    """Create a Function App, whose storage account must exist."""
     _get_resource(
         state, build_resource_id(options.resource_group, "Microsoft.Storage/storageAccounts", options.storage_account)
     )
@@ -85,6 +86,7 @@ def _create_function_app(state: State, options: ParsedOptions) -> State:
 
 
 def _create_slot(state: State, options: ParsedOptions) -> State:
+    """`az functionapp deployment slot create`: the slot may get a copy of the settings of production."""
     slots = state["apps"][options.name]["slots"]
     settings = {}
     if options.configuration_source:
@@ -94,18 +96,21 @@ def _create_slot(state: State, options: ParsedOptions) -> State:
 
 
 def _delete_settings(state: State, options: ParsedOptions) -> None:
+    """`az functionapp config appsettings delete`"""
     settings = state["apps"][options.name]["slots"][options.slot or "production"]["settings"]
     for name in options.setting_names:
         settings.pop(name, None)
 
 
 def _assign_identity(state: State, options: ParsedOptions) -> State:
+    """`az functionapp identity assign`"""
     if options.name not in state["apps"]:
         raise AzError(f"(ResourceNotFound) The app {options.name} was not found.", 3)
     return {"principalId": build_principal_id(options.name), "type": "SystemAssigned"}
 
 
 def _list_functions(state: State, options: ParsedOptions) -> list[State]:
+    """`az functionapp function list`: the functions that function_app.py declares, once the app has been deployed."""
     if not state["apps"][options.name]["slots"]["production"].get("package"):
         return []
     source = (Path(__file__).parent.parent.parent / "function_app.py").read_text()
@@ -119,6 +124,7 @@ def _list_app_keys(state: State, options: ParsedOptions) -> State:
 
 
 def _list_function_keys(state: State, options: ParsedOptions) -> State:
+    """The keys of a function by name. A function that no command has changed has one key, `pipeline-shop`."""
     keys: State = state.setdefault("functionKeys", {}).setdefault(
         options.function_name, {"pipeline-shop": "the-key-that-the-function-had"}
     )
@@ -130,6 +136,7 @@ def _delete_function_key(state: State, options: ParsedOptions) -> None:
 
 
 def _assign_role(state: State, options: ParsedOptions) -> State:
+    """`az role assignment create`: the resource of the scope must exist."""
     principal = options.assignee_object_id or options.assignee
     if principal is None:
         raise AzError("usage error: --assignee STRING | --assignee-object-id GUID", 2)
@@ -141,6 +148,7 @@ def _assign_role(state: State, options: ParsedOptions) -> State:
 
 
 def _set_secret(state: State, options: ParsedOptions) -> State:
+    """`az keyvault secret set`: the signed-in user needs the role Key Vault Secrets Officer."""
     vaults = [identifier for identifier in state.get("resources", {}) if identifier.endswith(f"/{options.vault_name}")]
     vault = next((identifier for identifier in vaults if "Microsoft.KeyVault" in identifier), "")
     _get_resource(state, vault)
@@ -167,6 +175,7 @@ def _list_topic_keys(state: State, options: ParsedOptions) -> State:
 
 
 def _create_container(state: State, options: ParsedOptions) -> State:
+    """`az storage container-rm create`"""
     account = build_resource_id(options.resource_group, "Microsoft.Storage/storageAccounts", options.storage_account)
     identifier = f"{_get_resource(state, account)['id']}/blobServices/default/containers/{options.name}"
     state["resources"][identifier] = {"id": identifier, "name": options.name}
@@ -174,6 +183,7 @@ def _create_container(state: State, options: ParsedOptions) -> State:
 
 
 def _subscribe(state: State, options: ParsedOptions) -> State:
+    """`az eventgrid event-subscription create`: the destination must exist, as Event Grid checks when it subscribes."""
     _get_resource(state, options.source_resource_id)
     if options.deadletter_endpoint:
         _get_resource(state, options.deadletter_endpoint)
@@ -215,6 +225,7 @@ def _show_scheduler(state: State, options: ParsedOptions) -> State:
 
 
 def _create_identity(state: State, options: ParsedOptions) -> State:
+    """`az identity create`"""
     return _store_resource(
         state,
         "Microsoft.ManagedIdentity/userAssignedIdentities",
@@ -226,6 +237,7 @@ def _create_identity(state: State, options: ParsedOptions) -> State:
 
 
 def _create_federated_credential(state: State, options: ParsedOptions) -> State:
+    """`az identity federated-credential create`"""
     kind = "Microsoft.ManagedIdentity/userAssignedIdentities"
     _get_resource(state, build_resource_id(options.resource_group, kind, options.identity_name))
     return {"issuer": options.issuer, "name": options.name, "subject": options.subject}

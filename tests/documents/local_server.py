@@ -34,6 +34,8 @@ class RestartingServer:
         self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request with the settings of this moment. If they have changed, the server is closed and a new one
+        starts."""
         async with self._lock:
             settings = self._current_settings()
             if settings != self._settings:

@@ -42,25 +42,25 @@ def read_section(page: Path, title: str) -> str:
     return text[start.end() : next(ends, len(text))]
 
 
-def read_table_rows(page: Path, title: str, first: str) -> list[list[str]]:
-    """The cells of each row of the tables under a heading whose first column has the title `first`."""
+def read_table_rows(page: Path, title: str, first_heading: str) -> list[list[str]]:
+    """The cells of each row of the tables under a heading whose first column has the heading `first_heading`."""
     rows: list[list[str]] = []
     in_table = False
     for line in read_section(page, title).splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
         if not cells:
             in_table = False
-        elif cells[0] == first:
+        elif cells[0] == first_heading:
             in_table = True
         elif in_table and not set(cells[0]) <= {"-", ":"}:
             rows.append(cells)
-    assert rows, f"{page.name} has no table {first} under {title}"
+    assert rows, f"{page.name} has no table {first_heading} under {title}"
     return rows
 
 
-def read_first_column(page: Path, title: str, first: str) -> list[str]:
-    """The first column of such tables, without markup."""
-    return [remove_markup(cells[0]) for cells in read_table_rows(page, title, first)]
+def read_first_column(page: Path, title: str, first_heading: str) -> list[str]:
+    """The first column of the tables that `read_table_rows` finds, without markup."""
+    return [remove_markup(cells[0]) for cells in read_table_rows(page, title, first_heading)]
 
 
 def remove_markup(cell: str) -> str:

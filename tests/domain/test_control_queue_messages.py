@@ -51,6 +51,8 @@ def build_queue_snapshot(*messages: VisibleMessage, invisible: int = 0, more: bo
 
 
 def build_queues_with_timers(*timers: PendingTimer, invisible: int = 0, when: float = 0) -> ObservedQueues:
+    """Control queues with invisible messages, and the pending timers that explain some of them. `when` is in seconds
+    after noon."""
     return ObservedQueues.from_snapshot(
         build_queue_snapshot(invisible=invisible), KnownTimers(timers), noon_plus(when), noon_plus(when)
     )
@@ -68,6 +70,7 @@ def build_quiet_period(unexplained: int = 1, began: float = 0, **changed_members
 def track_quiet_period_with_defaults(
     before: QuietPeriod | None, after: ObservedQueues, *, key: str = "key", stamps: int = 7, queue_digest: str = "signs"
 ) -> QuietPeriod | None:
+    """The quiet period after `after` was read. Every member that a test does not change is as it was `before`."""
     return track_quiet_period(
         before, after, key=key, changed_since=noon_plus(-5), stamp_digest=stamps, queue_digest=queue_digest
     )
@@ -76,6 +79,7 @@ def track_quiet_period_with_defaults(
 def assess_message_evidence(
     after: ObservedQueues, before: QuietPeriod | None = None, *, exemptions: Exemptions = NO_EXEMPTIONS
 ) -> MessageEvidence:
+    """The evidence of the queues as read, with the quiet period as it was before."""
     return assess_messages(after, before, exemptions, max_hidden_seconds=MAX_INVISIBLE_SECONDS)
 
 

@@ -52,6 +52,7 @@ def build_requirements(
     requested: float = 0,
     for_verdict: bool = True,
 ) -> ReadRequirements:
+    """What a request needs to know of the task hub. `requested` is in seconds after noon."""
     return ReadRequirements(
         KEY,
         "azureStorage",
@@ -67,6 +68,7 @@ def build_requirements(
 def build_result(
     *active: ActiveInstance, began: float = -10, status: ProbeStatus = ProbeStatus.COMPLETE
 ) -> ProbeResult:
+    """A probe result for the same settings as the request's. `began` is in seconds after noon."""
     return replace(build_probe_result(*active, began=began, status=status), request_key=KEY)
 
 
@@ -75,6 +77,7 @@ def build_result_with_messages(messages: MessageEvidence, began: float = -10) ->
 
 
 def build_scan(*cursors: str, began: float = -10, queues_read: int = 0, pass_number: int = 1) -> Scan:
+    """A scan that still has to read these cursors. `began` is in seconds after noon."""
     return Scan(
         noon_plus(began),
         noon_plus(began),
@@ -101,11 +104,13 @@ def build_batch(
     observed: Mapping[str, ObservedInstance | None] | None = None,
     sees_messages: bool = True,
 ) -> Batch:
-    """A batch of instances that were looked up. By default, the task hub shows none of them."""
+    """A batch of instances that were looked up. By default, the task hub shows none of them. With `sees_messages`, the
+    control queues were read, too."""
     return Batch(instances, observed or dict.fromkeys(instance.instance_id for instance in instances), sees_messages)
 
 
 def build_done(probe: ProbeResult | None, **outcome: object) -> Done:
+    """The end of a plan with this probe result. `outcome` replaces members of the ProbeOutcome."""
     return Done(replace(ProbeOutcome(KEY, probe), **outcome))  # type: ignore[arg-type]  # a test names the member
 
 
@@ -432,7 +437,7 @@ def test_a_large_task_hub_is_fresh_if_its_scan_ended_after_the_request(
     assert is_fresh_enough(large, FRESH) is is_fresh
 
 
-def test_a_result_under_another_key_does_not_answer() -> None:
+def test_a_probe_result_for_other_settings_of_the_app_does_not_answer_the_request() -> None:
     assert not answers(replace(build_result(), request_key="another key"), build_requirements(), NOTHING_ACTIVE, NOON)
 
 

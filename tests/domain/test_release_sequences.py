@@ -78,6 +78,8 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, verdict=VERDICTS, override=OVERRIDES)
     def post_staging(self, hub: str, slot: str, caller: Caller, verdict: Verdict, override: str) -> None:
+        """A caller stages. Neither another run's deployment nor a slot that has not drained gives way without an
+        override."""
         command = build_stage_command(
             hub,
             caller=caller,
@@ -100,6 +102,7 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS)
     def delete_staging(self, hub: str, slot: str, caller: Caller) -> None:
+        """A caller abandons a deployment: the slots stay as they are."""
         before, now = self.app, self.now
         if self.attempt(lambda: abandon_staging(before, hub, now, slot=slot, caller=caller)):
             assert self.app.slots == before.slots
@@ -108,6 +111,7 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @rule(hub=HUBS, slot=SLOTS)
     def post_swap(self, hub: str, slot: str) -> None:
+        """A caller records a swap in one step: production holds the task hub, and no task hub retires."""
         before, now = self.app, self.now
         if self.attempt(lambda: swap_at_once(before, hub, now, slot=slot), may_end_swap=True):
             assert self.app.pending_swap is None
@@ -117,6 +121,7 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @rule(hub=HUBS, slot=SLOTS, caller=CALLERS, rollback=st.booleans())
     def begin_swap(self, hub: str, slot: str, caller: Caller, *, rollback: bool) -> None:
+        """A caller begins a swap in two steps. Reverting it restores the app."""
         before, now = self.app, self.now
         if not self.attempt(lambda: begin_swap(before, hub, now, slot=slot, caller=caller, rollback=rollback)):
             return
@@ -136,6 +141,7 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @rule(hub=HUBS, slot=SLOTS)
     def revert_swap_in_slot(self, hub: str, slot: str) -> None:
+        """A caller reports that a swap has failed: the slots are as they were before it."""
         before = self.app
         if self.attempt(lambda: revert_swap(before, hub, slot=slot), may_end_swap=True):
             assert self.app.pending_swap is None
@@ -163,6 +169,7 @@ class TransitionSequences(RuleBasedStateMachine):
         verdict=VERDICTS,
     )
     def put_app(self, slots: dict[str, tuple[str, str | None] | None], verdict: Verdict) -> None:
+        """An administrator assigns slots. A task hub retires only if its slot has drained."""
         before, now = self.app, self.now
         registration = build_register_command(slots)
         verdicts = dict.fromkeys(find_replaced_slots(before, registration), verdict)
@@ -173,6 +180,7 @@ class TransitionSequences(RuleBasedStateMachine):
     @precondition(lambda self: self.app.retired)
     @rule(data=st.data())
     def clean_up(self, data: st.DataObject) -> None:
+        """Cleanup forgets one retired task hub, whose name must never be used again."""
         hub = data.draw(st.sampled_from(self.app.retired)).task_hub
         before = self.app
         assert self.attempt(lambda: forget_retired_hubs(before, [hub]))

@@ -29,6 +29,7 @@ NOTHING_REMEMBERED = MessageState("account")
 def assess_messages_of_scan(
     scan: Scan, state: MessageState = NOTHING_REMEMBERED, *, exemptions: Exemptions = NO_EXEMPTIONS
 ) -> tuple[MessageEvidence | None, MessageState]:
+    """What the messages that a scan has read mean, without a recorded event."""
     return assess_scan_messages(
         scan, state, exemptions=exemptions, message_visibility_seconds=300, last_recorded_at=None
     )

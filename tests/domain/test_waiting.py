@@ -67,6 +67,7 @@ def know_activity(activity: InstanceActivity, exemptions: Exemptions = NO_EXEMPT
 def find_earliest(
     known: KnownActivity, now: float = 0, policy: Policy = POLICY, *, is_verified: bool = False
 ) -> object:
+    """When the task hub can be Ready at the earliest. `now` is in seconds after noon."""
     return earliest_ready_at([known], policy, noon_plus(now), is_verified=is_verified)
 
 
@@ -200,6 +201,8 @@ class RecordedHistory:
         return InstanceActivity(active=active, last_recorded_at=self.last_recorded_at)
 
     def record(self, number: int, *, active: bool, stamps_activity: bool, elsewhere: bool) -> None:
+        """A server records an event or a correction: this one, or `elsewhere` another one, whose changes only a read
+        shows."""
         instance_id = f"order-{number}"
         (self.active_ids.add if active else self.active_ids.discard)(instance_id)
         if stamps_activity:
@@ -214,6 +217,7 @@ class RecordedHistory:
             )
 
     def begin_read(self) -> None:
+        """Begin a read, which shows at least what was recorded before."""
         number = self.known.begin_read()
         self.open_reads.append((number, None))
         self.begun_after[number] = self.remote_changes
@@ -293,6 +297,7 @@ def test_no_order_of_changes_and_reads_hides_a_moment_at_which_a_verdict_can_be_
 def build_verdict(
     probe: ProbeResult | None = None, activity: InstanceActivity | None = None, *, now: float = 0
 ) -> Verdict:
+    """The verdict on a task hub of Azure Storage. `now` is in seconds after noon."""
     evidence = replace(build_evidence(activity=activity), provider="azureStorage", probe=probe)
     return assess_readiness(evidence, POLICY, noon_plus(now))
 

@@ -35,6 +35,7 @@ def build_evidence_by_events(*active: ActiveInstance, waived: tuple[ActiveInstan
 def build_evidence_by_probe(
     *active: ActiveInstance, waived: ActiveInstance | None = None, activity: InstanceActivity | None = None
 ) -> Evidence:
+    """Evidence with a probe that found these active instances, and one that is waived."""
     return build_evidence_with_probe(replace(build_probe_result(*active), waived=(waived,) if waived else ()), activity)
 
 

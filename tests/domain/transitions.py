@@ -191,6 +191,7 @@ def register(
     proof: OwnershipProof | None = None,
     now: Instant = NOON,
 ) -> Transition:
+    """Register an app. Fails if that is refused."""
     return require_transition(register_app(app, command, RegisterEvidence(verdicts or {}, used_hub_keys, proof), now))
 
 

@@ -20,6 +20,7 @@ NOTICE = StatusChange("ProcessOrder", "order-1", "Running")
 
 
 def complete_action(status: pb.OrchestrationStatus, message: str | None = None) -> pb.OrchestratorAction:
+    """The action with which an orchestration ends in this status. A message is that of its failure."""
     failure = pb.TaskFailureDetails(errorType="builtins.OSError", errorMessage=message) if message else None
     return pb.OrchestratorAction(
         completeOrchestration=pb.CompleteOrchestrationAction(orchestrationStatus=status, failureDetails=failure)

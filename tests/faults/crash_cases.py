@@ -142,6 +142,7 @@ async def _case_with_staged_hub(environment: CaseEnvironment) -> CrashCase:
 
 
 def _swap_request(case: CrashCase, hub: str, *, rollback: bool, outcome: str | None) -> SendRequest:
+    """PostSwap for the task hub with this name in `case.hubs`, such as `new`."""
     body: dict[str, Any] = {"taskHub": case.hubs[hub], "rollback": rollback}
     return _post_request(f"/api/apps/{case.app}/swap", body | ({"outcome": outcome} if outcome else {}))
 

@@ -76,6 +76,8 @@ class CrashPlan:
         return sum(method not in _READS for method, _ in self.requests)
 
     async def _before_request(self, method: str, path: str) -> None:
+        """Decide the fate of a storage request: it passes, or it is the one at which the server crashes, or comes after
+        that."""
         self.requests.append((method, path))
         is_crash_point = len(self.requests) == self.at_request
         if self._has_crashed or (is_crash_point and self.timing is CrashTiming.BEFORE):

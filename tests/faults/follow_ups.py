@@ -141,6 +141,7 @@ async def _staged_hub(case: CrashCase, http: httpx.AsyncClient) -> str:
 
 
 async def _get_history(case: CrashCase, http: httpx.AsyncClient) -> list[Any]:
+    """The audit log of the app, newest record first."""
     response = await http.get(f"/api/apps/{case.app}/history")
     assert response.status_code == 200, response.text
     history: list[Any] = response.json()["history"]

@@ -39,7 +39,8 @@ class LoadPlan:
     timeout: float = 30
 
     def size(self, delivery: int) -> int:
-        """The number of events of a delivery, by its number."""
+        """The number of events of a delivery, by its number: every fourth delivery is a batch, the others are single
+        events."""
         return self.batch if delivery % 4 == 0 else 1
 
 
@@ -167,12 +168,14 @@ class LoadGenerator:
 
 
 async def _read_response(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """The status, the headers and the body of an HTTP response."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").strip().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return int(first.split(" ")[1]), headers, await reader.readexactly(int(headers.get("content-length", "0")))
 
 
 def _is_documented_refusal(status: int, headers: dict[str, str], body: bytes) -> bool:
+    """Whether the response is a refusal that docs/http-api.md lets a publisher repeat: 429 or 503 with Retry-After."""
     if status not in (429, 503) or not headers.get("retry-after", "").isdigit():
         return False
     if headers.get("content-type") != "application/problem+json":

@@ -179,6 +179,7 @@ class Publisher:
         return min(delay, _MAX_DELAY_SECONDS) * self._random.uniform(0.8, 1.2)
 
     def _acknowledge(self, numbers: Sequence[int], body: bytes) -> None:
+        """Remember that the server has acknowledged these events. What they start is active until an end is sent."""
         self.quarantined += b'"quarantined":0' not in body
         now = time.monotonic()
         for number in numbers:

@@ -30,6 +30,7 @@ class ServerGroup:
     def add(
         self, extra_settings: Mapping[str, str] | None = None, command: Sequence[str] = SERVER_COMMAND
     ) -> ServerProcess:
+        """Start another server on the same storage."""
         server = self.stack.enter_context(
             run_server(self.storage, self.folder, extra_settings=extra_settings, command=command)
         )

@@ -62,6 +62,7 @@ class FaultInjector:
         self.failure_rate = 0
 
     async def _before_request(self, method: str, path: str) -> None:
+        """Choose at random whether this request fails, and delay it if that is the fault."""
         fails = self._random.random() < self.failure_rate
         self._fails.set(fails)
         self.request_count += 1

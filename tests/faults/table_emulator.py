@@ -37,6 +37,7 @@ class TableEmulator:
         return self.folder / "__azurite_db_table__.json"
 
     def start(self) -> None:
+        """Start the emulator on its port, with the tables of its folder, and wait until it listens."""
         journal = ["--require", str(_JOURNAL)] if self.journaled else []
         self.process = subprocess.Popen(
             [

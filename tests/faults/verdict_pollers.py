@@ -39,6 +39,7 @@ class VerdictPoller:
     durations: list[float] = field(default_factory=list)
 
     async def get_verdict(self, http: httpx.AsyncClient, address: str) -> dict[str, Any] | None:
+        """The verdict of one server, or None if it does not answer 200. Counts both, and the duration of a request."""
         began_at = time.monotonic()
         try:
             response = await http.get(
@@ -65,6 +66,8 @@ class WrongReadyWatcher(VerdictPoller):
     wrong: list[dict[str, Any]] = field(default_factory=list)
 
     async def watch(self, publisher: Publisher, interval_seconds: float = 0.3) -> None:
+        """Ask every server in turn. A verdict is wrong if it is Ready and an instance was known to be active throughout
+        the request."""
         async with httpx.AsyncClient() as http:
             while True:
                 for address in list(self.addresses):
@@ -99,6 +102,8 @@ class SingleOrderPoller(VerdictPoller):
     rounds: int = 0
 
     async def run_rounds(self) -> None:
+        """Start and end one order after the other. After each event that was acknowledged, every server must say what
+        it means."""
         async with httpx.AsyncClient() as http:
             while True:
                 order = f"canary-{self.rounds}"

@@ -94,6 +94,7 @@ class DeliveryChecker:
         return self._list_all(f"/api/taskhubs/{hub}/instances", "instances")
 
     def _list_all(self, path: str, member: str) -> list[Any]:
+        """All members of a list operation, page by page."""
         listed: list[Any] = []
         token: str | None = None
         while True:
@@ -111,6 +112,7 @@ class DeliveryChecker:
         self.tables.delete_table(instance_table_name(hub))
 
     def _empty_quarantine(self) -> None:
+        """Delete all rows of the quarantine, a hundred a transaction, which is the limit of Azure Tables."""
         table = self.tables.get_table_client(QUARANTINE_TABLE)
         try:
             rows = list(table.list_entities(select=["PartitionKey", "RowKey"]))

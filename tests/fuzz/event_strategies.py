@@ -240,6 +240,7 @@ def with_hub(value: Any, hub: str) -> Any:
 
 
 def _with_hub_in_base64(encoded: Any, hub: str) -> Any:
+    """The text with the placeholder of the task hub replaced, if it is base64; otherwise unchanged."""
     if not isinstance(encoded, str) or not encoded.isascii():
         return encoded
     try:

@@ -26,12 +26,14 @@ async def put_app(http: httpx.AsyncClient, app: str, **body: Any) -> httpx.Respo
 async def post_staging(
     http: httpx.AsyncClient, app: str, hub: str, headers: dict[str, str] | None = None, **body: Any
 ) -> httpx.Response:
+    """Call PostStaging."""
     return await http.post(f"/api/apps/{app}/staging", json={"taskHub": hub, **body}, headers=headers)
 
 
 async def post_swap(
     http: httpx.AsyncClient, app: str, hub: str, headers: dict[str, str] | None = None
 ) -> httpx.Response:
+    """Call PostSwap without an outcome: the swap is recorded in one step."""
     return await http.post(f"/api/apps/{app}/swap", json={"taskHub": hub}, headers=headers)
 
 

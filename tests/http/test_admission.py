@@ -131,17 +131,17 @@ async def test_a_delivery_above_the_limit_is_refused_and_recorded_when_it_is_sen
 ) -> None:
     storage_responds = asyncio.Event()
 
-    async def wait(method: str, path: str) -> None:
+    async def wait_until_storage_responds(method: str, path: str) -> None:
         await storage_responds.wait()
 
-    async def post(number: int) -> httpx.Response:
+    async def post_order(number: int) -> httpx.Response:
         return await limited_client.post("/api/events", json=[event(hub, f"order-{number}")])
 
-    proxy.before_request = wait
-    waiting = [asyncio.create_task(post(number)) for number in range(4)]
+    proxy.before_request = wait_until_storage_responds
+    waiting = [asyncio.create_task(post_order(number)) for number in range(4)]
     await asyncio.sleep(0.2)
     began = time.monotonic()
-    refused = await post(4)
+    refused = await post_order(4)
     assert time.monotonic() - began >= 0.5, "a refusal is delayed"
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) > 0
@@ -152,43 +152,47 @@ async def test_a_delivery_above_the_limit_is_refused_and_recorded_when_it_is_sen
     storage_responds.set()
     assert (await status_request).status_code == 404
     assert [response.status_code for response in await asyncio.gather(*waiting)] == [200] * 4
-    assert (await post(4)).status_code == 200
+    assert (await post_order(4)).status_code == 200
     listed = (await limited_client.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
     assert sorted(instance["instanceId"] for instance in listed) == [f"order-{number}" for number in range(5)]
 
 
-@pytest.mark.parametrize(("limit", "pause"), [("BODY_TIMEOUT_SECONDS", 0.02), ("BODY_STALL_TIMEOUT_SECONDS", 5)])
+@pytest.mark.parametrize(
+    ("limit", "pause_seconds"), [("BODY_TIMEOUT_SECONDS", 0.02), ("BODY_STALL_TIMEOUT_SECONDS", 5)]
+)
 async def test_a_body_that_stalls_or_takes_too_long_is_refused(
-    monkeypatch: pytest.MonkeyPatch, limited_client: httpx.AsyncClient, hub: str, limit: str, pause: float
+    monkeypatch: pytest.MonkeyPatch, limited_client: httpx.AsyncClient, hub: str, limit: str, pause_seconds: float
 ) -> None:
     monkeypatch.setattr(middleware, limit, 0.2)
 
-    async def slow_body() -> AsyncIterator[bytes]:
+    async def send_space_after_each_pause() -> AsyncIterator[bytes]:
         yield b"["
         for _ in range(100):
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause_seconds)
             yield b" "
 
     for path in ("/api/events", "/api/apps/shop/cleanup"):
-        refused = await limited_client.post(path, content=slow_body(), headers={"Content-Type": "application/json"})
+        refused = await limited_client.post(
+            path, content=send_space_after_each_pause(), headers={"Content-Type": "application/json"}
+        )
         assert (refused.status_code, refused.json()["code"]) == (408, "RequestTimeout")
     assert (await limited_client.post("/api/events", json=[event(hub)])).status_code == 200
 
 
-async def test_a_slow_body_is_revoked_for_another_delivery(
+async def test_a_send_begin_of_body_is_revoked_for_another_delivery(
     monkeypatch: pytest.MonkeyPatch, limited_client: httpx.AsyncClient, hub: str
 ) -> None:
     """Its request is refused at once, so that the publisher can send it again."""
     monkeypatch.setattr(admission, "UNFINISHED_SECONDS", 0)
     begun, ended = asyncio.Event(), asyncio.Event()
 
-    async def slow_body() -> AsyncIterator[bytes]:
+    async def send_begin_of_body() -> AsyncIterator[bytes]:
         yield b"[" + b" " * (4 * MIN_DELIVERY_BYTES - 1)
         begun.set()
         await ended.wait()
 
     slow_request = asyncio.create_task(
-        limited_client.post("/api/events", content=slow_body(), headers={"Content-Type": "application/json"})
+        limited_client.post("/api/events", content=send_begin_of_body(), headers={"Content-Type": "application/json"})
     )
     await begun.wait()
     assert (await limited_client.post("/api/events", json=[event(hub)])).status_code == 200

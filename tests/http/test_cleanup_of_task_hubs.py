@@ -204,7 +204,7 @@ class SimulatedCrash(Exception):
     """Stands for the end of the server process."""
 
 
-@pytest.mark.parametrize("survived", range(CLEANUP_STEPS))
+@pytest.mark.parametrize("completed_steps", range(CLEANUP_STEPS))
 async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
     *,
     http: httpx.AsyncClient,
@@ -213,23 +213,23 @@ async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
     provider_account: ProviderAccount,
     hubs_with_common_prefix: list[str],
     monkeypatch: pytest.MonkeyPatch,
-    survived: int,
+    completed_steps: int,
 ) -> None:
     others = [
         artifact
         for artifact in await provider_account.list_artifacts(hubs_with_common_prefix[0])
         if artifact not in artifacts_of(hubs_with_common_prefix[0])
     ]
-    result: list[str] = []
+    steps_taken: list[str] = []
 
-    def counted(name: str, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def take(*arguments: Any, **named: Any) -> Any:
-            if len(result) == survived:
+    def crash_after_completed_steps(name: str, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def take_step_or_crash(*arguments: Any, **keywords: Any) -> Any:
+            if len(steps_taken) == completed_steps:
                 raise SimulatedCrash(name)
-            result.append(name)
-            return await step(*arguments, **named)
+            steps_taken.append(name)
+            return await step(*arguments, **keywords)
 
-        return take
+        return take_step_or_crash
 
     with monkeypatch.context() as patched:
         for owner, name in (
@@ -239,10 +239,10 @@ async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
             (InstanceStore, "delete_records"),
             (AppStore, "commit"),
         ):
-            patched.setattr(owner, name, counted(name, getattr(owner, name)))
+            patched.setattr(owner, name, crash_after_completed_steps(name, getattr(owner, name)))
         crashed = await http.post(f"/api/apps/{app}/cleanup", json={"deleteTaskHubs": True})
     assert crashed.status_code == 500, "the server must have died before the last step"
-    again = await post_cleanup(http, app, deleteTaskHubs=survived % 2 == 0)
+    again = await post_cleanup(http, app, deleteTaskHubs=completed_steps % 2 == 0)
     assert [result["outcome"] for result in again] == ["Removed"]
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == others
     assert (await http.get(f"/api/apps/{app}")).json()["retired"] == []
@@ -281,7 +281,7 @@ async def test_a_begun_deletion_waits_until_the_provider_is_set_again(
     provider_account: ProviderAccount,
     hubs_with_common_prefix: list[str],
 ) -> None:
-    await TaskHubStore(server.tables, 4).close(
+    await TaskHubStore(server.tables, shards=4).close(
         hubs_with_common_prefix[0], deleting_from=str(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     )
     await put_app(http, app, taskHubs=None)
@@ -313,7 +313,7 @@ async def test_an_instance_whose_end_is_not_recorded_after_the_closing_does_not_
     with monkeypatch.context() as patched:
         patched.setattr(TaskHubStateStore, "update", die)
         with pytest.raises(SimulatedCrash):
-            await TaskHubStore(server.tables, 1).close(retired_hub, deleting_from=str(provider_config))
+            await TaskHubStore(server.tables, shards=1).close(retired_hub, deleting_from=str(provider_config))
     async with ProviderTaskHub(storage, retired_hub) as provider:
         await provider.put("order-2", "Completed")
     assert (await post_events(http, event(retired_hub, "order-2", "Completed")))["quarantined"] == 1
@@ -354,6 +354,7 @@ async def test_cleanup_removes_only_the_records_of_a_hub_that_does_not_exist(
 
 
 async def staged_hub(http: httpx.AsyncClient, app: str) -> str:
+    """The task hub in slot staging."""
     app_body = (await http.get(f"/api/apps/{app}")).json()
     hub: str = app_body["slots"]["staging"]["taskHub"]
     return hub

@@ -63,7 +63,8 @@ async def test_only_one_of_two_apps_can_stage_the_same_hub_name_at_once(
 async def test_eight_concurrent_writers_of_one_instance_leave_the_latest_state(
     storage: StorageSettings, server: StateServer, http: httpx.AsyncClient, hub: str
 ) -> None:
-    servers = [StateServer(Settings(storage=storage)) for _ in range(8)]
+    writer_count = 8
+    servers = [StateServer(Settings(storage=storage)) for _ in range(writer_count)]
     base = event(hub)["eventTime"][:20]
     events = [
         event(hub, "order-1", "Running" if n % 3 else "Completed", time=f"{base}{n:07d}Z", function=f"F{n}")
@@ -71,11 +72,11 @@ async def test_eight_concurrent_writers_of_one_instance_leave_the_latest_state(
     ]
     try:
 
-        async def write(writer: int) -> None:
-            for own_event in events[writer::8]:
+        async def record_share_of_events(writer: int) -> None:
+            for own_event in events[writer::writer_count]:
                 await servers[writer].services.recorder.record([own_event], "webhook")
 
-        await asyncio.gather(*(write(writer) for writer in range(8)))
+        await asyncio.gather(*(record_share_of_events(writer) for writer in range(writer_count)))
     finally:
         for stopped in servers:
             await stopped.close()
@@ -92,18 +93,18 @@ async def test_a_caller_that_loses_every_attempt_gets_a_conflict_that_names_the_
     storage: StorageSettings, http: httpx.AsyncClient, app: str
 ) -> None:
     await put_app(http, app)
-    settle = 0
-    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as unlucky:
+    settle_seconds = 0
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slower_client:
 
-        async def overtake(method: str, path: str) -> None:
-            nonlocal settle
+        async def change_app_before_each_commit(method: str, path: str) -> None:
+            nonlocal settle_seconds
             if path.endswith("$batch"):
-                settle += 1
-                changed = {"policy": {"settleSeconds": settle}}
+                settle_seconds += 1
+                changed = {"policy": {"settleSeconds": settle_seconds}}
                 await http.put(f"/api/apps/{app}", json=changed, headers={"X-Actor": "the faster caller"})
 
-        proxy.before_request = overtake
-        refused = assert_problem(await post_staging(unlucky, app, new_hub_name()), 409, "Conflict")
+        proxy.before_request = change_app_before_each_commit
+        refused = assert_problem(await post_staging(slower_client, app, new_hub_name()), 409, "Conflict")
     assert refused["updatedBy"] == "the faster caller"
     assert (await http.get(f"/api/apps/{app}")).json()["slots"]["staging"] is None
 
@@ -112,32 +113,32 @@ async def test_a_caller_that_loses_one_attempt_decides_again(
     storage: StorageSettings, http: httpx.AsyncClient, app: str
 ) -> None:
     await put_app(http, app)
-    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as late:
-        raced = False
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slower_client:
+        other_caller_has_acted = False
 
-        async def overtake(method: str, path: str) -> None:
-            nonlocal raced
-            if path.endswith("$batch") and not raced:
-                raced = True
+        async def stage_before_first_commit(method: str, path: str) -> None:
+            nonlocal other_caller_has_acted
+            if path.endswith("$batch") and not other_caller_has_acted:
+                other_caller_has_acted = True
                 assert (await post_staging(http, app, new_hub_name(), run_headers(1))).status_code == 200
 
-        proxy.before_request = overtake
+        proxy.before_request = stage_before_first_commit
         refused = assert_problem(
-            await post_staging(late, app, new_hub_name(), run_headers(2)), 409, "DeploymentInProgress"
+            await post_staging(slower_client, app, new_hub_name(), run_headers(2)), 409, "DeploymentInProgress"
         )
         assert refused["deployment"]["by"] == "pipeline 1"
-        raced = False
+        other_caller_has_acted = False
         hub = (await http.get(f"/api/apps/{app}")).json()["slots"]["staging"]["taskHub"]
 
-        async def swap_first(method: str, path: str) -> None:
-            nonlocal raced
-            if path.endswith("$batch") and not raced:
-                raced = True
+        async def swap_before_first_commit(method: str, path: str) -> None:
+            nonlocal other_caller_has_acted
+            if path.endswith("$batch") and not other_caller_has_acted:
+                other_caller_has_acted = True
                 assert (await post_swap(http, app, hub)).status_code == 200
 
-        proxy.before_request = swap_first
+        proxy.before_request = swap_before_first_commit
         # The swap that both callers want has happened, so this one changes nothing.
-        assert (await post_swap(late, app, hub)).json()["slots"]["production"]["taskHub"] == hub
+        assert (await post_swap(slower_client, app, hub)).json()["slots"]["production"]["taskHub"] == hub
 
 
 async def test_a_server_that_has_cached_a_hub_notices_that_it_was_cleaned_up(
@@ -216,19 +217,19 @@ async def test_an_event_between_two_reads_of_a_verdict_is_included_in_the_next_o
     storage: StorageSettings, http: httpx.AsyncClient, app: str
 ) -> None:
     """While the shards are read one after the other, a parent in one shard ends and its child in another starts."""
-    old = new_hub_name()
-    await put_app(http, app, slots={"staging": {"taskHub": old}})
-    await post_events(http, event(old, "parent"))
+    hub = new_hub_name()
+    await put_app(http, app, slots={"staging": {"taskHub": hub}})
+    await post_events(http, event(hub, "parent"))
     async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as reader:
-        raced = False
+        events_were_posted = False
 
-        async def hand_over(method: str, path: str) -> None:
-            nonlocal raced
-            if "State" in path and not raced:
-                raced = True
-                await post_events(http, event(old, "child"), event(old, "parent", "Completed"))
+        async def end_parent_and_start_child_between_reads(method: str, path: str) -> None:
+            nonlocal events_were_posted
+            if "State" in path and not events_were_posted:
+                events_were_posted = True
+                await post_events(http, event(hub, "child"), event(hub, "parent", "Completed"))
 
-        proxy.before_request = hand_over
+        proxy.before_request = end_parent_and_start_child_between_reads
         verdict = await get_staging(reader, app)
     assert not verdict["ready"]
 
@@ -239,14 +240,14 @@ async def test_a_contended_instance_does_not_delay_the_others_of_its_batch(
     """Another server always writes one instance of the batch first. The other instances are recorded nevertheless."""
     later = timestamp(60)
     batch = [event(hub, f"order-{n}", time=later) for n in range(12)]
-    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slow:
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slower_client:
 
-        async def overtake(method: str, path: str) -> None:
+        async def write_order_3_before_each_transaction(method: str, path: str) -> None:
             if path.endswith("$batch"):
                 await post_events(http, event(hub, "order-3"))
 
-        proxy.before_request = overtake
-        assert_problem(await slow.post("/api/events", json=batch), 503, "StorageUnavailable")
+        proxy.before_request = write_order_3_before_each_transaction
+        assert_problem(await slower_client.post("/api/events", json=batch), 503, "StorageUnavailable")
     instances = (await http.get(f"/api/taskhubs/{hub}/instances")).json()["instances"]
     recorded = {instance["instanceId"] for instance in instances if instance["startedAt"] == later}
     assert recorded >= {f"order-{n}" for n in range(12) if n != 3}

@@ -31,6 +31,7 @@ async def delete_app(http: httpx.AsyncClient, app: str, **headers: str) -> httpx
 
 
 async def get_history(http: httpx.AsyncClient, app: str) -> list[Any]:
+    """The audit log of the app, newest record first."""
     response = await http.get(f"/api/apps/{app}/history")
     assert response.status_code == 200, response.text
     records: list[Any] = response.json()["history"]

@@ -109,13 +109,13 @@ async def test_an_app_that_claims_the_task_hub_at_the_same_time_keeps_its_record
         deleting = StateServer(Settings(storage=proxy.settings), clock, NO_EVENT_LEASE)
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
 
-        async def claim_first(method: str, path: str) -> None:
+        async def claim_before_first_transaction(method: str, path: str) -> None:
             if path.endswith("$batch"):
                 proxy.before_request = pass_request
                 assert (await put_app(http, app, slots={"staging": {"taskHub": hub}})).status_code == 200
 
         async with httpx.AsyncClient(transport=transport, base_url="http://deleting") as client:
-            proxy.before_request = claim_first
+            proxy.before_request = claim_before_first_transaction
             assert_problem(await delete_task_hub(client, hub), 409, "TaskHubClaimed")
             assert proxy.before_request is pass_request
         await deleting.close()
@@ -125,7 +125,7 @@ async def test_an_app_that_claims_the_task_hub_at_the_same_time_keeps_its_record
 
 
 @asynccontextmanager
-async def acting_before(
+async def client_delayed_by(
     storage: StorageSettings,
     clock: ShiftedClock,
     is_due: Callable[[str, str], bool],
@@ -136,12 +136,12 @@ async def acting_before(
         deleting = StateServer(Settings(storage=proxy.settings), clock, NO_EVENT_LEASE)
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
 
-        async def act_once(method: str, path: str) -> None:
+        async def act_before_due_request(method: str, path: str) -> None:
             if is_due(method, path):
                 proxy.before_request = pass_request
                 await act(proxy)
 
-        proxy.before_request = act_once
+        proxy.before_request = act_before_due_request
         async with httpx.AsyncClient(transport=transport, base_url="http://deleting") as client:
             yield client
         assert proxy.before_request is pass_request, "it has acted"
@@ -153,10 +153,12 @@ async def test_an_event_recorded_between_the_check_and_the_closing_refuses_the_d
 ) -> None:
     await add_drained_hub(http, hub, clock)
 
-    async def start_another(proxy: StorageProxy) -> None:
+    async def record_another_start(proxy: StorageProxy) -> None:
         assert (await post_events(http, event(hub, "order-2")))["recorded"] == 1
 
-    async with acting_before(storage, clock, lambda method, path: path.endswith("$batch"), start_another) as deleting:
+    async with client_delayed_by(
+        storage, clock, lambda method, path: path.endswith("$batch"), record_another_start
+    ) as deleting:
         refused = assert_problem(await delete_task_hub(deleting, hub), 409, "TaskHubNotDrained")
         assert refused["activeCount"] == 1
     body = (await http.get(f"/api/taskhubs/{hub}")).json()
@@ -171,10 +173,12 @@ async def test_an_event_that_arrives_while_the_records_are_removed_goes_to_quara
     await add_drained_hub(http, hub, clock)
     late: list[dict[str, int]] = []
 
-    async def start_another(proxy: StorageProxy) -> None:
+    async def record_another_start(proxy: StorageProxy) -> None:
         late.append(await post_events(http, event(hub, "order-2"), event(hub, "order-3")))
 
-    async with acting_before(storage, clock, lambda method, path: method == "DELETE", start_another) as deleting:
+    async with client_delayed_by(
+        storage, clock, lambda method, path: method == "DELETE", record_another_start
+    ) as deleting:
         assert (await delete_task_hub(deleting, hub)).status_code == 200
     assert late == [{"recorded": 0, "unchanged": 0, "quarantined": 2}]
     assert not await has_table(server, hub)
@@ -199,16 +203,18 @@ async def test_an_event_that_is_sent_again_while_the_records_are_removed_goes_to
     outcomes: list[int | dict[str, int]] = []
     started = event(hub, "order-2")
 
-    async def unavailable(store: TaskHubStore, task_hub: str) -> bool:
+    async def fail_to_read_registry(store: TaskHubStore, task_hub: str) -> bool:
         raise StorageUnavailable("the storage does not answer")
 
-    async def send_twice(proxy: StorageProxy) -> None:
+    async def send_refused_event_twice(proxy: StorageProxy) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(TaskHubStore, "takes_events", unavailable)
+            patched.setattr(TaskHubStore, "takes_events", fail_to_read_registry)
             outcomes.append((await http.post("/api/events", json=[started])).status_code)
         outcomes.append(await post_events(http, started))
 
-    async with acting_before(storage, clock, lambda method, path: method == "DELETE", send_twice) as deleting:
+    async with client_delayed_by(
+        storage, clock, lambda method, path: method == "DELETE", send_refused_event_twice
+    ) as deleting:
         assert (await delete_task_hub(deleting, hub)).status_code == 200
     assert outcomes == [503, {"recorded": 0, "unchanged": 0, "quarantined": 1}]
 
@@ -218,11 +224,13 @@ async def test_a_repeated_deletion_checks_again_what_a_cut_off_one_had_not_check
 ) -> None:
     await add_drained_hub(http, hub, clock)
 
-    async def start_another(proxy: StorageProxy) -> None:
+    async def record_another_start(proxy: StorageProxy) -> None:
         await post_events(http, event(hub, "order-2"))
         proxy.failure_status = lambda method, path: 500 if instance_table_name(hub) in path else None
 
-    async with acting_before(storage, clock, lambda method, path: path.endswith("$batch"), start_another) as dying:
+    async with client_delayed_by(
+        storage, clock, lambda method, path: path.endswith("$batch"), record_another_start
+    ) as dying:
         assert_problem(await delete_task_hub(dying, hub), 503, "StorageUnavailable")
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]
     assert_problem(await delete_task_hub(http, hub), 409, "TaskHubNotDrained")

@@ -25,6 +25,7 @@ CLOUD_EVENT_BATCH_HEADERS = {"Content-Type": "application/cloudevents-batch+json
 
 
 async def deliver(http: httpx.AsyncClient, body: Any, headers: dict[str, str] | None = None) -> Any:
+    """Post a delivery of Event Grid to the webhook, and return the response's JSON."""
     response = await http.post(
         "/api/events", content=json.dumps(body), headers=headers or {"Content-Type": "application/json"}
     )
@@ -140,6 +141,7 @@ async def test_the_validation_request_of_cloud_events_is_answered(http: httpx.As
 
 
 def event_without_member(hub: str, *path: str) -> dict[str, Any]:
+    """A lifecycle event without the member at this path of names."""
     changed = event(hub)
     container = changed
     for name in path[:-1]:

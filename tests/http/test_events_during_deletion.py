@@ -150,7 +150,7 @@ async def test_an_event_that_reaches_quarantine_after_the_reopening_is_recorded(
 ) -> None:
     """The call that has reopened the task hub looked for waiting events before."""
     await post_events(http, event(hub, "order-1"))
-    registry = TaskHubStore(server.tables, 1)
+    registry = TaskHubStore(server.tables, shards=1)
     closing = await registry.close_for_deletion(hub)
     async with run_storage_proxy(storage) as proxy, client_of_server(proxy.settings, clock) as (_, recording):
 
@@ -225,7 +225,7 @@ async def test_concurrent_deletions_share_the_closing_and_a_later_closing_is_ano
     server: StateServer, http: httpx.AsyncClient, hub: str
 ) -> None:
     await post_events(http, event(hub))
-    registry = TaskHubStore(server.tables, 1)
+    registry = TaskHubStore(server.tables, shards=1)
     first = await registry.close_for_deletion(hub)
     assert await registry.close_for_deletion(hub) == first
     assert (await registry.reopen(first)).closed is False

@@ -136,10 +136,10 @@ async def test_an_operation_without_a_body_does_not_wait_for_one(
 ) -> None:
     sent: list[Any] = []
 
-    async def receive() -> Any:
+    async def fail_if_body_is_read() -> Any:
         pytest.fail("the server waits for a body")
 
-    async def send(message: Any) -> None:
+    async def record_message(message: Any) -> None:
         sent.append(message)
 
     scope = {
@@ -150,7 +150,7 @@ async def test_an_operation_without_a_body_does_not_wait_for_one(
         "query_string": b"",
         "headers": [(b"content-length", b"60000")],
     }
-    await server.application(scope, receive, send)
+    await server.application(scope, fail_if_body_is_read, record_message)
     assert sent[0]["status"] == status
 
 

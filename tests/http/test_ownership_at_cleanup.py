@@ -121,7 +121,7 @@ async def test_an_unfinished_deletion_continues_only_once_the_setting_leads_to_t
     await provider_account.add_task_hub(hub, ("order-1", "Completed"))
     await retire_task_hub(http, app_with_provider, hub)
     provider_config = str(ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
-    await TaskHubStore(server.tables, 4).close(hub, deleting_from=provider_config)
+    await TaskHubStore(server.tables, shards=4).close(hub, deleting_from=provider_config)
     artifacts_before = await provider_account.list_artifacts(hub)
     async with client_of_server_with(
         storage, clock, {"STATE_TASKHUBS_SHOP": connection_at_other_address(storage)}

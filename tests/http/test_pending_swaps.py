@@ -32,6 +32,7 @@ pytestmark = pytest.mark.anyio
 async def post_swap_outcome(
     http: httpx.AsyncClient, app: str, hub: str, outcome: str, headers: dict[str, str] | None = None, **body: Any
 ) -> httpx.Response:
+    """Call PostSwap with this outcome."""
     sent = {"taskHub": hub, "outcome": outcome, **body}
     return await http.post(f"/api/apps/{app}/swap", json=sent, headers=headers)
 
@@ -240,27 +241,27 @@ async def test_exactly_one_of_many_runs_begins_a_swap(http: httpx.AsyncClient, a
     assert len(await swap_audit_details(http, app)) == 3
 
 
-@pytest.mark.parametrize("late_one", ["begins", "stages"])
+@pytest.mark.parametrize("slower_request", ["begins", "stages"])
 async def test_a_decision_that_was_made_before_a_swap_began_is_refused_afterwards(
-    storage: StorageSettings, http: httpx.AsyncClient, app: str, late_one: str
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, slower_request: str
 ) -> None:
     old, new = new_hub_name(), new_hub_name()
     await stage_and_swap(http, app, old, new)
-    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as late:
-        raced = False
+    async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slower_client:
+        swap_has_begun = False
 
-        async def overtake(method: str, path: str) -> None:
-            nonlocal raced
-            if path.endswith("$batch") and not raced:
-                raced = True
+        async def begin_swap_before_first_commit(method: str, path: str) -> None:
+            nonlocal swap_has_begun
+            if path.endswith("$batch") and not swap_has_begun:
+                swap_has_begun = True
                 assert (await post_swap_outcome(http, app, old, "Pending", run_headers(1))).status_code == 200
 
-        proxy.before_request = overtake
-        if late_one == "begins":
-            response = await post_swap_outcome(late, app, old, "Pending", run_headers(2))
+        proxy.before_request = begin_swap_before_first_commit
+        if slower_request == "begins":
+            response = await post_swap_outcome(slower_client, app, old, "Pending", run_headers(2))
         else:
-            response = await post_staging(late, app, new_hub_name(), run_headers(2))
-    assert raced
+            response = await post_staging(slower_client, app, new_hub_name(), run_headers(2))
+    assert swap_has_begun
     assert assert_problem(response, 409, "SwapPending")["pendingSwap"]["by"] == "pipeline 1"
 
 

@@ -26,6 +26,7 @@ def quarantined_event(received_at: int, event: str, hub: str | None = None) -> Q
 
 
 async def delete_quarantine(http: httpx.AsyncClient, before: str) -> tuple[int, bool]:
+    """Call PurgeQuarantine. Returns how many events were removed, and whether there are more."""
     response = await http.delete("/api/quarantine", params={"before": before})
     assert response.status_code == 200, response.text
     body = response.json()

@@ -136,6 +136,7 @@ async def test_a_key_is_compared_with_every_known_key_in_constant_time(
 
 
 def assert_secured(response: httpx.Response) -> None:
+    """Assert that a response has the security headers, does not name the server, and allows no other origin."""
     assert {name: response.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS, response.url
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "server" not in response.headers
@@ -258,6 +259,7 @@ async def test_the_webhook_handshake_grants_other_origins_nothing(client_with_ke
 
 
 async def register_verified_app(http: httpx.AsyncClient, app: str, hub: str, **policy: Any) -> None:
+    """Register an app whose verdicts need a probe."""
     response = await put_app(
         http,
         app,

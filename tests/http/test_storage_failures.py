@@ -84,25 +84,25 @@ async def test_a_verdict_without_readable_records_is_an_error_and_never_ready(
         await server.close()
 
 
-@pytest.mark.parametrize("lost_index", range(4))
+@pytest.mark.parametrize("lost_transaction", range(4))
 async def test_a_write_whose_response_is_lost_is_not_repeated(
-    storage: StorageSettings, app: str, hub: str, lost_index: int
+    storage: StorageSettings, app: str, hub: str, lost_transaction: int
 ) -> None:
     """The library sends the transaction again and gets a conflict, and the server recognizes its own write."""
-    writes = 0
+    transaction_count = 0
 
-    def drop_response(method: str, path: str) -> bool:
-        nonlocal writes
-        writes += path.endswith("$batch")
-        return path.endswith("$batch") and writes == lost_index + 1
+    def drop_response_of_chosen_transaction(method: str, path: str) -> bool:
+        nonlocal transaction_count
+        transaction_count += path.endswith("$batch")
+        return path.endswith("$batch") and transaction_count == lost_transaction + 1
 
     async with run_storage_proxy(storage) as proxy:
         server = StateServer(Settings(storage=proxy.settings))
         async with client_for(server) as http:
-            proxy.drops_response = drop_response
+            proxy.drops_response = drop_response_of_chosen_transaction
             assert (await post_staging(http, app, hub)).status_code == 200
             recorded = await post_events(http, event(hub))
-            assert writes >= lost_index + 1, "a response was lost"
+            assert transaction_count >= lost_transaction + 1, "a response was lost"
             assert recorded["quarantined"] == 0
             assert (await get_staging(http, app))["activeCount"] == 1
             assert len((await http.get(f"/api/apps/{app}/history")).json()["history"]) == 1
@@ -126,10 +126,10 @@ async def test_a_request_whose_body_is_cut_off_has_no_effect(
         sent: list[Any] = []
         unread = list(cut_off)
 
-        async def receive(unread: list[Any] = unread) -> Any:
+        async def receive_next_message(unread: list[Any] = unread) -> Any:
             return unread.pop(0)
 
-        async def send(message: Any, sent: list[Any] = sent) -> None:
+        async def record_message(message: Any, sent: list[Any] = sent) -> None:
             sent.append(message)
 
         scope = {
@@ -140,14 +140,14 @@ async def test_a_request_whose_body_is_cut_off_has_no_effect(
             "query_string": b"",
             "headers": [(b"content-type", b"application/json")],
         }
-        await server.application(scope, receive, send)
+        await server.application(scope, receive_next_message, record_message)
         assert sent == []
     assert len((await http.get(f"/api/apps/{app}")).json()["retired"]) == 1
 
 
-@pytest.mark.parametrize("deadline", [25, 1])
+@pytest.mark.parametrize("deadline_seconds", [25, 1])
 async def test_a_delivery_fails_before_event_grid_stops_waiting_when_the_storage_hangs(
-    storage: StorageSettings, hub: str, deadline: int, monkeypatch: pytest.MonkeyPatch
+    storage: StorageSettings, hub: str, deadline_seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Either the library's timeouts end it, or the deadline of the whole delivery."""
     async with run_storage_proxy(storage) as proxy:
@@ -156,15 +156,15 @@ async def test_a_delivery_fails_before_event_grid_stops_waiting_when_the_storage
             await post_events(http, event(hub, "before"))
             storage_responds = asyncio.Event()
 
-            async def hang(method: str, path: str) -> None:
+            async def wait_until_storage_responds(method: str, path: str) -> None:
                 await storage_responds.wait()
 
-            proxy.before_request = hang
+            proxy.before_request = wait_until_storage_responds
             with monkeypatch.context() as patched:
-                patched.setattr(recording, "_RECORD_TIMEOUT_SECONDS", deadline)
+                patched.setattr(recording, "_RECORD_TIMEOUT_SECONDS", deadline_seconds)
                 began_at = time.monotonic()
                 assert_problem(await http.post("/api/events", json=[event(hub)]), 503, "StorageUnavailable")
-                assert time.monotonic() - began_at < deadline + 5, "Event Grid waits 30 s"
+                assert time.monotonic() - began_at < deadline_seconds + 5, "Event Grid waits 30 s"
             storage_responds.set()
             # The server works again once the storage responds.
             assert (await post_events(http, event(hub)))["quarantined"] == 0

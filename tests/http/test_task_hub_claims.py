@@ -206,7 +206,7 @@ async def test_other_refusals_come_before_an_unavailable_provider(
 
 
 async def test_a_provider_that_does_not_answer_in_time_is_unavailable(server: StateServer, hub: str) -> None:
-    ownership = Ownership(TaskHubStore(server.tables, 4), server.backends)
+    ownership = Ownership(TaskHubStore(server.tables, shards=4), server.backends)
     shop = App("shop", provider_config=ProviderConfig("azureStorage", "STATE_TASKHUBS_SHOP"))
     deadline_that_has_passed = asyncio.get_running_loop().time()
     problem = await ownership.find_existing(shop, hub, Caller("ci"), deadline_that_has_passed)

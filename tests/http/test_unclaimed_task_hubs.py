@@ -202,13 +202,13 @@ async def test_after_a_claim_was_cut_off_another_run_cannot_stage_a_task_hub_tha
     """The run that claimed it may repeat its request, because the events came after its first request."""
     async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
 
-        async def come_before_the_claim(method: str, path: str) -> None:
+        async def post_event_before_the_claim(method: str, path: str) -> None:
             if path.endswith("$batch"):
                 proxy.before_request = pass_request
                 assert await post_events(client_at_limit, event(hub)) == QUARANTINED
                 proxy.failure_status = lambda method, path: 500 if "Quarantine" in path else None
 
-        proxy.before_request = come_before_the_claim
+        proxy.before_request = post_event_before_the_claim
         assert_problem(await post_staging(dying, app, hub, run_headers(1)), 503, "StorageUnavailable")
     assert (await client_at_limit.get(f"/api/taskhubs/{hub}")).json()["app"] == app
     assert_problem(await post_staging(client_at_limit, app, hub, run_headers(2)), 409, "TaskHubAlreadyUsed")
@@ -221,12 +221,12 @@ async def test_post_staging_records_events_that_arrive_during_the_claim(
 ) -> None:
     async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, http):
 
-        async def come_before_the_claim(method: str, path: str) -> None:
+        async def post_event_before_the_claim(method: str, path: str) -> None:
             if path.endswith("$batch"):
                 proxy.before_request = pass_request
                 assert await post_events(client_at_limit, event(hub)) == QUARANTINED
 
-        proxy.before_request = come_before_the_claim
+        proxy.before_request = post_event_before_the_claim
         assert (await post_staging(http, app, hub)).status_code == 200
         assert await events_waiting_for_claim(server, hub) == []
         assert reason_codes(await get_staging(http, app, slot="staging"))[-1] == "InstancesActive"
@@ -243,14 +243,14 @@ async def test_an_event_that_is_quarantined_during_the_claim_of_its_task_hub_is_
     async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, late):
         await post_events(late, event(new_hub_name()))
 
-        async def claim_before_it_is_kept(method: str, path: str) -> None:
+        async def claim_before_the_event_is_kept(method: str, path: str) -> None:
             if path.endswith("$batch"):
                 proxy.before_request = pass_request
                 body = {"slots": {"staging": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
                 assert (await put_app(http, app, **body)).status_code == 200
                 assert (await get_staging(http, app))["ready"]
 
-        proxy.before_request = claim_before_it_is_kept
+        proxy.before_request = claim_before_the_event_is_kept
         assert await post_events(late, event(hub)) == QUARANTINED
         assert proxy.before_request is pass_request
     # It was acknowledged, so the verdict must include it.
@@ -258,7 +258,7 @@ async def test_an_event_that_is_quarantined_during_the_claim_of_its_task_hub_is_
     assert await events_waiting_for_claim(server, hub) == []
 
 
-@pytest.mark.parametrize("survived", range(8))
+@pytest.mark.parametrize("completed_writes", range(8))
 async def test_a_server_that_dies_during_a_claim_loses_no_event(
     *,
     storage: StorageSettings,
@@ -266,7 +266,7 @@ async def test_a_server_that_dies_during_a_claim_loses_no_event(
     client_at_limit: httpx.AsyncClient,
     app: str,
     hub: str,
-    survived: int,
+    completed_writes: int,
 ) -> None:
     """The server can die after any number of writes. The same request to another server finishes the claim."""
     await post_events(client_at_limit, event(hub, "order-1"), event(hub, "order-2"), event(hub, "order-2", "Completed"))
@@ -274,15 +274,15 @@ async def test_a_server_that_dies_during_a_claim_loses_no_event(
     async with run_storage_proxy(storage) as proxy, server_with_limit(proxy.settings, 0) as (_, dying):
         writes = 0
 
-        def dead(method: str, path: str) -> int | None:
+        def fail_after_written_requests(method: str, path: str) -> int | None:
             nonlocal writes
             writes += method != "GET"
-            return 500 if writes > survived else None
+            return 500 if writes > completed_writes else None
 
-        proxy.failure_status = dead
+        proxy.failure_status = fail_after_written_requests
         response = await put_app(dying, app, **body)
         died = response.status_code != 200
-    assert died == (writes > survived)
+    assert died == (writes > completed_writes)
     if died:
         assert_problem(response, 503, "StorageUnavailable")
         unknown = await client_at_limit.get(f"/api/apps/{app}/staging")

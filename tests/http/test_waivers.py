@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def post_waiver(http: httpx.AsyncClient, app: str, hub: str, instance_id: str, **more: Any) -> httpx.Response:
+    """Call PostWaiver for one instance, for an hour. `more` replaces members of the request."""
     body = {
         "taskHub": hub,
         "instanceId": instance_id,

@@ -1,4 +1,4 @@
-"""Runs an Azure Pipelines pipeline on this machine: templates, stages, jobs, attempts, variables, logging commands.
+"""Runs an Azure Pipelines pipeline on this machine: stages, jobs, attempts, variables, logging commands.
 
 It supports what this project's templates use. Anything else in a file is an error."""
 
@@ -9,105 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.state_server import ROOT
-from tests.pipelines.ci_machine import KEYS, Cancelled, Machine, ScriptResult, load_yaml, write_sample_app
-from tests.pipelines.github_actions_runner import check_out
+from tests.pipelines.azure_pipelines_templates import Values, expand_pipeline, require_known_keys
+from tests.pipelines.ci_machine import KEYS, Cancelled, Machine, ScriptResult, write_sample_app
+from tests.pipelines.github_actions_runner import copy_safe_deploy_repository
 
 PROJECT = "6ce954b1-ce1f-45d1-b94d-e6bf2464ba2c"
 
-_ROOT_KEYS = {"parameters", "trigger", "pr", "resources", "variables", "stages"}
-_TEMPLATE_KEYS = {"parameters", "steps", "stages"}
 _STAGE_KEYS = {"stage", "displayName", "dependsOn", "variables", "jobs"}
 _JOB_KEYS = {"displayName", "dependsOn", "pool", "timeoutInMinutes", "variables"}
 _STEP_KEYS = {"displayName", "name", "env"}
 
-_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "boolean": bool, "number": int, "object": object}
 _COMMAND = re.compile(r"##vso\[(?P<area>[\w.]+)(?: (?P<properties>[^\]]*))?\](?P<data>.*)")
-
-Values = Mapping[str, Any]
-
-
-class TemplateError(Exception):
-    """An error that Azure Pipelines reports before a run starts."""
-
-
-# --- templates, before a run ---
-
-
-def expand_pipeline(file: Path, arguments: Values | None = None) -> dict[str, Any]:
-    """The pipeline with all of its templates expanded. Raises TemplateError."""
-    pipeline: dict[str, Any] = load_yaml(file)
-    _require_known_keys(pipeline, _ROOT_KEYS, file)
-    aliases = {repository["repository"] for repository in pipeline["resources"]["repositories"]}
-    return _expand_templates(pipeline, file, arguments or {}, aliases)
-
-
-def _expand_templates(template: Values, file: Path, arguments: Values, aliases: set[str]) -> dict[str, Any]:
-    parameters = bind_parameters(template.get("parameters", []), arguments, file)
-    body = {key: value for key, value in template.items() if key != "parameters"}
-    result: dict[str, Any] = _expand_content(body, file, parameters, aliases)
-    return result
-
-
-def bind_parameters(declared: list[Values], arguments: Values, file: Path) -> dict[str, Any]:
-    """The value of every parameter. Raises TemplateError for an unknown or missing one, or one of another type."""
-    unknown = set(arguments) - {parameter["name"] for parameter in declared}
-    if unknown:
-        raise TemplateError(f"{file.name} has no parameters {unknown}")
-    values: dict[str, Any] = {}
-    for parameter in declared:
-        _require_known_keys(parameter, {"name", "displayName", "type", "default", "values"}, file)
-        name = parameter["name"]
-        if name not in arguments and "default" not in parameter:
-            raise TemplateError(f"{file.name} needs the parameter {name}")
-        value = arguments.get(name, parameter.get("default"))
-        right = isinstance(value, _TYPES[parameter["type"]])
-        if not right or (parameter["type"] == "number" and isinstance(value, bool)):
-            raise TemplateError(f"{file.name}: {name} is not a {parameter['type']}: {value!r}")
-        if value not in parameter.get("values", [value]):
-            raise TemplateError(f"{file.name}: {name} is not one of {parameter['values']}: {value!r}")
-        values[name] = value
-    return values
-
-
-def _expand_content(template: Any, file: Path, parameters: Values, aliases: set[str]) -> Any:
-    if isinstance(template, str):
-        return _substitute_expressions(template, file, parameters)
-    if isinstance(template, dict):
-        return {key: _expand_content(value, file, parameters, aliases) for key, value in template.items()}
-    if not isinstance(template, list):
-        return template
-    expanded: list[Any] = []
-    for item in template:
-        if isinstance(item, dict) and "template" in item:
-            _require_known_keys(item, {"template", "parameters"}, file)
-            path, _, alias = item["template"].partition("@")
-            if alias and alias not in aliases:
-                raise TemplateError(f"{file.name}: no repository {alias}")
-            target = (ROOT / path if alias else file.parent / path).resolve()
-            template = load_yaml(target)
-            _require_known_keys(template, _TEMPLATE_KEYS, target)
-            handed = _expand_content(item.get("parameters", {}), file, parameters, aliases)
-            [inner] = [value for key, value in _expand_templates(template, target, handed, aliases).items()]
-            expanded.extend(inner)
-        else:
-            expanded.append(_expand_content(item, file, parameters, aliases))
-    return expanded
-
-
-def _substitute_expressions(text: str, file: Path, parameters: Values) -> Any:
-    def value(expression: str) -> Any:
-        name = re.fullmatch(r"\s*parameters\.(\w+)\s*", expression)
-        if name is None or name[1] not in parameters:
-            raise TemplateError(f"{file.name}: unsupported expression ${{{{{expression}}}}}")
-        return parameters[name[1]]
-
-    if whole := re.fullmatch(r"\$\{\{([^}]*)\}\}", text):
-        return value(whole[1])
-    return re.sub(r"\$\{\{([^}]*)\}\}", lambda match: str(value(match[1])), text)
-
-
-# --- a run ---
 
 
 @dataclass
@@ -125,43 +37,51 @@ class PipelineRun:
     """One run of a pipeline. `secrets` are the variables of the variable group."""
 
     def __init__(self, file: Path, machine: Machine, number: int, arguments: Values | None = None) -> None:
+        """Expand the templates of the pipeline in `file`. `number` is the build id, `arguments` are its parameters."""
         pipeline = expand_pipeline(file, arguments)
         self.machine = machine
         self.number = number
         self.stages: dict[str, dict[str, Any]] = {stage["stage"]: stage for stage in pipeline["stages"]}
         self.jobs: dict[str, dict[str, PipelineJob]] = {name: {} for name in self.stages}
         self.attempts = dict.fromkeys(self.stages, 0)
+        # By default, safe-deploy is preinstalled and the job that builds the app is replaced, which saves time.
         self.installs_for_real = False
         self.builds_for_real = False
         self.artifacts = machine.create_folder("artifacts")
         assert pipeline["variables"] == [{"group": "safe-deploy"}]
         self.secrets = {"STATE_KEY": KEYS["deployer"]}
         for stage in self.stages.values():
-            _require_known_keys(stage, _STAGE_KEYS, file)
+            require_known_keys(stage, _STAGE_KEYS, file)
 
     def start(self) -> "PipelineRun":
+        """Run all stages to their end. Returns this run, for chained calls."""
         return self._run_stages(dict.fromkeys(self.stages, frozenset[str]()))
 
     def rerun_failed(self) -> "PipelineRun":
         """ "Rerun failed jobs", and what depends on them."""
         [stage] = [name for name in self.stages if self.result(name) in {"failed", "canceled"}]
-        kept = frozenset(name for name, job in self.jobs[stage].items() if job.result == "succeeded")
-        return self._run_stages({stage: kept} | {name: frozenset[str]() for name in self._stages_after(stage)})
+        succeeded_jobs = frozenset(name for name, job in self.jobs[stage].items() if job.result == "succeeded")
+        return self._run_stages(
+            {stage: succeeded_jobs} | {name: frozenset[str]() for name in self._stages_after(stage)}
+        )
 
     def rerun(self, stage: str) -> "PipelineRun":
         """Run a whole stage again, and the stages that depend on it."""
         return self._run_stages({name: frozenset[str]() for name in [stage, *self._stages_after(stage)]})
 
     def result(self, stage: str) -> str:
+        """The result of a stage: the worst result of its jobs."""
         results = [job.result for job in self.jobs[stage].values()]
         return next((result for result in ("failed", "canceled", "skipped") if result in results), "succeeded")
 
     @property
     def results(self) -> dict[str, str]:
+        """The result of each stage, by its name."""
         return {stage: self.result(stage) for stage in self.stages}
 
     @property
     def log(self) -> str:
+        """The logs of the last attempt of every job, for messages of assertions."""
         return "\n".join(
             f"--- {stage}.{name}: {job.result}\n{job.log}"
             for stage, jobs in self.jobs.items()
@@ -169,47 +89,49 @@ class PipelineRun:
         )
 
     def _stages_after(self, stage: str) -> list[str]:
+        """All later stages. In this project's pipelines each stage depends on the one before it."""
         names = list(self.stages)
         return names[names.index(stage) + 1 :]
 
-    def _needs(self, name: str) -> list[str]:
-        stage = self.stages[name]
-        if needs := _as_list(stage.get("dependsOn")):
-            return needs
-        # By default a stage depends on the stage before it.
+    def _needed_stages(self, name: str) -> list[str]:
+        """The stages that must succeed before this stage. By default that is the stage before it."""
+        if needed := _as_list(self.stages[name].get("dependsOn")):
+            return needed
         names = list(self.stages)
         return names[: names.index(name)][-1:]
 
-    def _run_stages(self, chosen: Mapping[str, frozenset[str]]) -> "PipelineRun":
-        for name, kept in chosen.items():
+    def _run_stages(self, kept_jobs_by_stage: Mapping[str, frozenset[str]]) -> "PipelineRun":
+        """Run these stages in their order. The jobs given with a stage keep their result and are not run again."""
+        for name, kept_jobs in kept_jobs_by_stage.items():
             self.attempts[name] += 1
-            needed = [self.result(other) for other in self._needs(name)]
+            results_of_needed_stages = [self.result(other) for other in self._needed_stages(name)]
             for job in self.stages[name]["jobs"]:
                 label = job.get("job") or job["deployment"]
-                if label in kept:
+                if label in kept_jobs:
                     continue
-                before = [self.jobs[name][other].result for other in _as_list(job.get("dependsOn"))]
-                if any(stage != "succeeded" for stage in [*needed, *before]):
+                results_of_needed_jobs = [self.jobs[name][other].result for other in _as_list(job.get("dependsOn"))]
+                if any(result != "succeeded" for result in [*results_of_needed_stages, *results_of_needed_jobs]):
                     self.jobs[name][label] = PipelineJob("skipped")
                 else:
                     self.jobs[name][label] = self._run_job(name, label, job)
         return self
 
     def _run_job(self, stage: str, label: str, job: Values) -> PipelineJob:
+        """Run the steps of a job, until one fails. `job` is its definition in the stage."""
         if label == "Build" and not self.builds_for_real:
-            # Most tests leave this job out.
+            # Publish an empty package as the artifact that the job would build.
             (self.artifacts / "app").mkdir(exist_ok=True)
             (self.artifacts / "app" / "app.zip").touch()
             return PipelineJob("succeeded")
         if "deployment" in job:
-            _require_known_keys(job, _JOB_KEYS | {"deployment", "environment", "strategy"}, Path(label))
+            require_known_keys(job, _JOB_KEYS | {"deployment", "environment", "strategy"}, Path(label))
             [(kind, [(hook, body)])] = [(kind, list(hooks.items())) for kind, hooks in job["strategy"].items()]
             assert (kind, hook, list(body)) == ("runOnce", "deploy", ["steps"])
             steps = body["steps"]
             # By default a deployment job downloads all artifacts.
             assert "download" in steps[0]
         else:
-            _require_known_keys(job, _JOB_KEYS | {"job", "steps"}, Path(label))
+            require_known_keys(job, _JOB_KEYS | {"job", "steps"}, Path(label))
             steps = job["steps"]
             # By default a job checks out the pipeline's own repository.
             assert any("checkout" in step for step in steps) or label == "Build"
@@ -218,13 +140,13 @@ class PipelineRun:
             write_sample_app(running.sources)
         for step in steps:
             try:
-                ended = running.step(step)
+                script_result = running.run_step(step)
             except Cancelled as cancelled:
                 running.job.log += str(cancelled)
                 running.job.result = "canceled"
                 return running.job
-            running.job.log += ended.log
-            if ended.code != 0:
+            running.job.log += script_result.log
+            if script_result.code != 0:
                 running.job.result = "failed"
                 return running.job
         running.job.result = "succeeded"
@@ -235,6 +157,7 @@ class _RunningJob:
     """A running job: its folders and variables."""
 
     def __init__(self, run: PipelineRun, stage: str, job: Values, folder: Path) -> None:
+        """Create the folders of the agent, and evaluate the variables of the job. `job` is its definition."""
         self.run, self.stage, self.job = run, stage, PipelineJob()
         self.folder = folder
         self.sources, self.temporary, self.staging = (folder / name for name in ("s", "temp", "a"))
@@ -261,10 +184,13 @@ class _RunningJob:
 
     def _evaluate_runtime_expression(self, value: str) -> str:
         """Evaluate `$[ ... ]`, which Azure does when the job starts."""
-        same = re.fullmatch(r"\$\[ dependencies\.(\w+)\.outputs\['(\w+\.\w+)'\] \]", value)
-        other = re.fullmatch(r"\$\[ stageDependencies\.(\w+)\.(\w+)\.outputs\['(\w+\.\w+)'\] \]", value)
-        assert same or other, f"unsupported expression: {value}"
-        stage, job, output = (self.stage, same[1], same[2]) if same else other.groups()  # type: ignore[union-attr]
+        output_of_same_stage = re.fullmatch(r"\$\[ dependencies\.(\w+)\.outputs\['(\w+\.\w+)'\] \]", value)
+        output_of_other_stage = re.fullmatch(r"\$\[ stageDependencies\.(\w+)\.(\w+)\.outputs\['(\w+\.\w+)'\] \]", value)
+        if output_of_same_stage:
+            stage, (job, output) = self.stage, output_of_same_stage.groups()
+        else:
+            assert output_of_other_stage, f"unsupported expression: {value}"
+            stage, job, output = output_of_other_stage.groups()
         return self.run.jobs[stage][job].outputs[output]
 
     def _expand_macros(self, value: Any) -> str:
@@ -273,7 +199,8 @@ class _RunningJob:
         known = {**self.system, **self.variables, **self.run.secrets}
         return re.sub(r"\$\(([\w.]+)\)", lambda match: known[match[1]], str(value))
 
-    def step(self, step: Values) -> ScriptResult:
+    def run_step(self, step: Values) -> ScriptResult:
+        """Run a step by its kind, which is the one of its keys that is listed here."""
         [kind] = set(step) & {"checkout", "bash", "task", "publish", "download"}
         return {
             "checkout": self._run_checkout,
@@ -284,24 +211,28 @@ class _RunningJob:
         }[kind](step)
 
     def _run_checkout(self, step: Values) -> ScriptResult:
+        """Check out the app's repository (`self`), or this project's repository (`safe-deploy`)."""
         if step["checkout"] == "self":
             write_sample_app(self.sources)
         elif step["checkout"] != "none":
-            _require_known_keys(step, {"checkout", "displayName", "path", "fetchDepth"}, Path("checkout"))
+            require_known_keys(step, {"checkout", "displayName", "path", "fetchDepth"}, Path("checkout"))
             assert step["checkout"] == "safe-deploy"
             if self.run.installs_for_real:
-                check_out(self.folder / step["path"])
+                copy_safe_deploy_repository(self.folder / step["path"])
         return ScriptResult(0, "")
 
     def _run_bash(self, step: Values) -> ScriptResult:
-        _require_known_keys(step, _STEP_KEYS | {"bash"}, Path("bash"))
+        """Run a script without access to Azure. The installation of safe-deploy is replaced by a program on the PATH,
+        unless the run installs for real."""
+        require_known_keys(step, _STEP_KEYS | {"bash"}, Path("bash"))
         if step.get("displayName") == "Install safe-deploy" and not self.run.installs_for_real:
             self.path.insert(0, self.run.machine.preinstalled)
             return ScriptResult(0, "")
         return self._run_script(step["bash"], step, logged_in=False)
 
     def _run_task(self, step: Values) -> ScriptResult:
-        _require_known_keys(step, _STEP_KEYS | {"task", "inputs"}, Path("task"))
+        """Run a built-in task: `AzureCLI@2` runs a script that is logged in to Azure."""
+        require_known_keys(step, _STEP_KEYS | {"task", "inputs"}, Path("task"))
         inputs = dict(step["inputs"])
         if step["task"] == "UsePythonVersion@0":
             assert inputs == {"versionSpec": "3.11"}
@@ -312,18 +243,22 @@ class _RunningJob:
         return self._run_script(script, step, logged_in=True)
 
     def _run_publish(self, step: Values) -> ScriptResult:
-        _require_known_keys(step, {"publish", "artifact"}, Path("publish"))
+        """Copy a folder to the artifacts of the run."""
+        require_known_keys(step, {"publish", "artifact"}, Path("publish"))
         shutil.copytree(self._expand_macros(step["publish"]), self.run.artifacts / step["artifact"])
         return ScriptResult(0, "")
 
     def _run_download(self, step: Values) -> ScriptResult:
+        """Copy an artifact of this run into the folder of the job."""
         if step["download"] != "none":
-            _require_known_keys(step, {"download", "artifact"}, Path("download"))
+            require_known_keys(step, {"download", "artifact"}, Path("download"))
             assert step["download"] == "current"
             shutil.copytree(self.run.artifacts / step["artifact"], self.folder / step["artifact"])
         return ScriptResult(0, "")
 
     def _run_script(self, script: str, step: Values, *, logged_in: bool) -> ScriptResult:
+        """Run a script with the variables of the job, and carry out the logging commands in its output. With
+        `logged_in`, `az` is on the PATH."""
         known = {**self.system, **self.variables, **self.run.secrets}
         assert not [name for name in re.findall(r"\$\(([\w.]+)\)", script) if name in known], "a macro in a script"
         file = self.temporary / f"script-{len(list(self.temporary.glob('script-*')))}.sh"
@@ -331,17 +266,18 @@ class _RunningJob:
         # The environment of every script has all variables except secrets, which a step must map.
         public = {name.upper().replace(".", "_"): value for name, value in {**self.system, **self.variables}.items()}
         env = {
-            **self.run.machine.environment(self.folder, logged_in=logged_in, first=self.path),
+            **self.run.machine.environment(self.folder, logged_in=logged_in, first_on_path=self.path),
             **public,
             **{name: self._expand_macros(value) for name, value in step.get("env", {}).items()},
         }
-        ended = self.run.machine.run(["bash", "--noprofile", "--norc", str(file)], env, self.sources)
-        for line in ended.log.splitlines():
+        script_result = self.run.machine.run(["bash", "--noprofile", "--norc", str(file)], env, self.sources)
+        for line in script_result.log.splitlines():
             if match := _COMMAND.search(line):
                 self._run_logging_command(match, step)
-        return ended
+        return script_result
 
     def _run_logging_command(self, match: re.Match[str], step: Values) -> None:
+        """Carry out a command `##vso[area properties]data` that a step has printed."""
         pairs = (pair.partition("=") for pair in (match["properties"] or "").split(";") if pair)
         properties = {name.strip(): value for name, _, value in pairs}
         data = match["data"].replace("%0D", "\r").replace("%0A", "\n").replace("%AZP25", "%")
@@ -360,9 +296,5 @@ class _RunningJob:
 
 
 def _as_list(value: Any) -> list[str]:
+    """A member of a pipeline that may be a string, a list of strings, or missing."""
     return [value] if isinstance(value, str) else list(value or [])
-
-
-def _require_known_keys(value: Values, known: set[str], file: Path) -> None:
-    if unknown := set(value) - known:
-        raise TemplateError(f"{file.name} has what this does not know: {unknown}")

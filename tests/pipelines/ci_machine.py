@@ -69,19 +69,20 @@ class Machine:
     _folder_count: int = field(default=0)
 
     def __post_init__(self) -> None:
-        # `az` has a folder of its own, because it is on a job's PATH only after the login.
         install_fake_az(self.azure_cli_folder, self.folder / "cloud.json")
         self.fake_azure = FakeAzure(self.folder / "cloud.json")
         for name in ("python", "python3"):
-            self._program(self.tools / name, f'exec {sys.executable} "$@"')
+            self._write_program(self.tools / name, f'exec {sys.executable} "$@"')
         fork_server.install_forking_program(self.preinstalled / "safe-deploy", self.fork_server_address)
 
     @property
     def tools(self) -> Path:
+        """The folder on every script's PATH, with Python."""
         return self.folder / "tools"
 
     @property
     def azure_cli_folder(self) -> Path:
+        """The folder with the fake `az`, which is on the PATH only after the login."""
         return self.folder / "azure"
 
     @property
@@ -90,23 +91,35 @@ class Machine:
         return self.folder / "preinstalled"
 
     def create_folder(self, name: str) -> Path:
+        """Create a new folder, such as a job's. Its number shows the order in which folders were created."""
         self._folder_count += 1
         folder = self.folder / "jobs" / f"{self._folder_count:03}-{name}"
         folder.mkdir(parents=True)
         return folder
 
-    def environment(self, home: Path, *, logged_in: bool, first: Sequence[Path] = ()) -> dict[str, str]:
-        path = [*first, self.tools, *([self.azure_cli_folder] if logged_in else []), Path("/usr/bin"), Path("/bin")]
-        known = {"PATH": os.pathsep.join(map(str, path)), "HOME": str(home), "LANG": "C.UTF-8", "TERM": "dumb"}
-        return {**known, "PIP_CACHE_DIR": str(_PIP_CACHE), "SAFE_DEPLOY_STABILIZATION_WINDOW": STABILIZATION_SECONDS}
+    def environment(self, home: Path, *, logged_in: bool, first_on_path: Sequence[Path] = ()) -> dict[str, str]:
+        """The environment variables of a script. With `logged_in`, `az` is on the PATH."""
+        path = [
+            *first_on_path,
+            self.tools,
+            *([self.azure_cli_folder] if logged_in else []),
+            Path("/usr/bin"),
+            Path("/bin"),
+        ]
+        variables = {"PATH": os.pathsep.join(map(str, path)), "HOME": str(home), "LANG": "C.UTF-8", "TERM": "dumb"}
+        return {
+            **variables,
+            "PIP_CACHE_DIR": str(_PIP_CACHE),
+            "SAFE_DEPLOY_STABILIZATION_WINDOW": STABILIZATION_SECONDS,
+        }
 
     def run(self, command: Sequence[str | Path], env: Mapping[str, str], folder: Path) -> ScriptResult:
         """Run a program to its end. Raises Cancelled if `cancel_when` becomes true meanwhile."""
         log = folder.parent / f"{folder.name}-{time.monotonic_ns()}.log"
         cancelled = False
-        with log.open("wb") as sink:
+        with log.open("wb") as log_stream:
             process = subprocess.Popen(
-                list(command), env=dict(env), cwd=folder, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+                list(command), env=dict(env), cwd=folder, stdin=subprocess.DEVNULL, stdout=log_stream, stderr=log_stream
             )
             deadline = time.monotonic() + _SCRIPT_SECONDS
             while process.poll() is None:
@@ -126,7 +139,8 @@ class Machine:
         return ScriptResult(process.returncode, text)
 
     @staticmethod
-    def _program(file: Path, line: str) -> None:
+    def _write_program(file: Path, line: str) -> None:
+        """Write an executable shell script with this line."""
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"#!/bin/sh\n{line}\n")
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
@@ -143,42 +157,44 @@ class PipelineApp:
 
     def register(self, production: str) -> None:
         """Register the app with a version in production, on the server and in Azure."""
-        self.put({"slots": {"production": {"taskHub": production}}})
-        self.reset({"TASK_HUB": production}, {"TASK_HUB": production})
+        self.put_app({"slots": {"production": {"taskHub": production}}})
+        self.reset_azure({"TASK_HUB": production}, {"TASK_HUB": production})
 
-    def reset(self, production: dict[str, str], staging: dict[str, str]) -> None:
+    def reset_azure(self, production: dict[str, str], staging: dict[str, str]) -> None:
+        """Give the Function App these app settings in its two slots, and forget all calls of `az`."""
         slots = {
             "production": {"settings": dict(production), "package": "first.zip"},
             "staging": {"settings": dict(staging), "package": "first.zip"},
         }
         self.fake_azure.reset({self.name: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
 
-    def put(self, body: dict[str, Any]) -> None:
-        # The tests do not depend on the settle window.
+    def put_app(self, body: dict[str, Any]) -> None:
+        """Send PutApp. The app has no settle window, so that an ended orchestration does not delay a test."""
         self.admin.put(f"/api/apps/{self.name}", json={"policy": {"settleSeconds": 0}, **body}).raise_for_status()
 
     def task_hubs(self) -> tuple[str | None, str | None]:
         """The task hubs of production and staging on the server. Fails unless Azure has the same ones."""
-        slots = self.app()["slots"]
+        slots = self.get_app()["slots"]
         production, staging = ((slots[slot] or {}).get("taskHub") for slot in ("production", "staging"))
-        if self.app()["pendingSwap"] is None:
+        if self.get_app()["pendingSwap"] is None:
             assert self.fake_azure.settings(self.name).get("TASK_HUB") == production
         return production, staging
 
-    def app(self) -> dict[str, Any]:
+    def get_app(self) -> dict[str, Any]:
+        """The app as GetApp returns it."""
         app: dict[str, Any] = self.admin.get(f"/api/apps/{self.name}").raise_for_status().json()
         return app
 
     def history(self) -> list[dict[str, Any]]:
         """The audit log, newest first."""
-        answer = self.admin.get(f"/api/apps/{self.name}/history", params={"top": 100}).raise_for_status()
-        records: list[dict[str, Any]] = answer.json()["history"]
+        response = self.admin.get(f"/api/apps/{self.name}/history", params={"top": 100}).raise_for_status()
+        records: list[dict[str, Any]] = response.json()["history"]
         return records
 
     def publish_event(self, hub: str, status: str) -> None:
         """Publish that an orchestration of a task hub has reached a status."""
-        answer = self.admin.post("/api/events", json=[event(hub, "order-1", status)])
-        assert answer.raise_for_status().json()["recorded"] == 1
+        response = self.admin.post("/api/events", json=[event(hub, "order-1", status)])
+        assert response.raise_for_status().json()["recorded"] == 1
 
     @property
     def swap_count(self) -> int:
@@ -194,5 +210,5 @@ def write_sample_app(folder: Path) -> None:
     for name in ("requirements.txt", "requirements-dev.txt"):
         (folder / name).write_text("# nothing\n")
     (folder / "tests" / "test_app.py").write_text(
-        "from function_app import ANSWER\n\n\ndef test_it_answers():\n    assert ANSWER == 42\n"
+        "from function_app import ANSWER\n\n\ndef test_the_answer_is_right():\n    assert ANSWER == 42\n"
     )

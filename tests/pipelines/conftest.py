@@ -10,9 +10,12 @@ import pytest
 
 from harness.processes import stop_after, wait_until
 from harness.state_server import ROOT, ServerProcess, run_server
+from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
+from tests.conftest import new_hub_name
 from tests.keys import key_entries
 from tests.pipelines.ci_machine import KEYS, Machine, PipelineApp
+from tests.pipelines.deploy_script import DeployScript
 from tests.pipelines.workflow_releases import ReleaseRunner
 
 
@@ -49,3 +52,19 @@ def pipeline_app(state_server: ServerProcess, machine: Machine, app: str) -> Ite
 @pytest.fixture
 def release_runner(machine: Machine, pipeline_app: PipelineApp) -> ReleaseRunner:
     return ReleaseRunner(machine, pipeline_app)
+
+
+@pytest.fixture
+def deploy_script(machine: Machine, pipeline_app: PipelineApp) -> DeployScript:
+    return DeployScript(machine, pipeline_app)
+
+
+@pytest.fixture
+def staged(pipeline_app: PipelineApp, deploy_script: DeployScript) -> tuple[str, str]:
+    """The task hubs in production and in the slot, after a release was staged over an empty slot and deployed."""
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    pipeline_app.put_app({"slots": {"production": {"taskHub": old_hub}}})
+    deploy_script.run("stage", task_hub=new_hub, version="1.5.0")
+    assert deploy_script.exit_code == ExitCode.DONE, deploy_script.stderr
+    pipeline_app.reset_azure({"TASK_HUB": old_hub}, {"TASK_HUB": new_hub})
+    return old_hub, new_hub

@@ -50,6 +50,7 @@ def main(arguments: list[str], path: str) -> int:
 
 
 def _run_command(path: str, fault: dict[str, Any], effect: Effect, options: ParsedOptions) -> Any:
+    """Run the effect of a command, and inject the fault that a test has set. Raises AzError."""
     fails = fault.get("exit_code") is not None
     time.sleep(fault.get("delay_before_seconds") or 0)
     while (awaited_file := fault.get("wait_for_file")) and not os.path.exists(awaited_file):  # noqa: PTH110 (as quick as it gets)
@@ -77,6 +78,7 @@ def _raise_unrecognized(words: list[str]) -> NoReturn:
 
 
 def _print_result(result: Any, options: ParsedOptions) -> None:
+    """Print the result as `--query` and `--output` ask: JSON, or values separated by tabs."""
     if options.query:
         result = evaluate_query(options.query, result)
     if result is None or options.output == "none":

@@ -26,6 +26,7 @@ def _not_found_error(kind: str, group: str) -> AzError:
 
 
 def _find_app(state: dict[str, Any], options: ParsedOptions, name: str | None = None) -> dict[str, Any]:
+    """The app that the options name, compared without case. Raises AzError."""
     app_name = name or options.name
     for known, app in state["apps"].items():
         group = app.get("resourceGroup", options.resource_group)
@@ -36,6 +37,7 @@ def _find_app(state: dict[str, Any], options: ParsedOptions, name: str | None = 
 
 
 def _find_slot(app: dict[str, Any], options: ParsedOptions, name: str | None) -> dict[str, Any]:
+    """The slot with this name, production without a name. Raises AzError."""
     for known, slot in app["slots"].items():
         if known.lower() == (name or PRODUCTION).lower():
             slot_state: dict[str, Any] = slot
@@ -56,6 +58,7 @@ def _list_sticky_settings(app: dict[str, Any]) -> list[str]:
 
 
 def _list_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
+    """`az functionapp config appsettings list`"""
     app = _find_app(state, options)
     slot, sticky = _find_slot(app, options, options.slot), _list_sticky_settings(app)
     # As in `az`, names are compared case-sensitively.
@@ -66,6 +69,7 @@ def _list_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _set_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
+    """`az functionapp config appsettings set`: refuses a name that differs from an existing one only in case."""
     if not options.settings and not options.slot_settings:
         raise AzError("Please provide either --settings or --slot-settings parameter.")
     app = _find_app(state, options)
@@ -88,6 +92,7 @@ def _set_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _show_resource(state: dict[str, Any], options: ParsedOptions) -> Any:
+    """`az resource show` for the list of an app's slot-sticky settings, and for nothing else."""
     name = (options.parent or "").removeprefix("sites/")
     if (options.namespace, options.resource_type, options.name) != ("Microsoft.Web", "config", "slotConfigNames"):
         raise _not_found_error(f"{options.parent}/{options.resource_type}/{options.name}", options.resource_group)
@@ -102,6 +107,7 @@ def _show_resource(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _swap(state: dict[str, Any], options: ParsedOptions) -> None:
+    """`az functionapp deployment slot swap`: packages and settings are exchanged. Slot-sticky settings stay."""
     if options.action not in {None, "swap"}:
         raise AzError("The fake does not support swaps with preview.", 2)
     app = _find_app(state, options)
@@ -121,6 +127,7 @@ def _swap(state: dict[str, Any], options: ParsedOptions) -> None:
 
 
 def _deploy(state: dict[str, Any], options: ParsedOptions) -> Any:
+    """`az functionapp deployment source config-zip`: the slot's package is the name of the file."""
     if not os.path.isfile(options.src):
         raise AzError(f"'{options.src}' is not a valid local file path or you do not have permissions to access it")
     _find_slot(_find_app(state, options), options, options.slot)["package"] = os.path.basename(options.src)
@@ -128,6 +135,8 @@ def _deploy(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _set_state(app_state: str) -> Effect:
+    """The effect of `az functionapp start` or `stop`: the slot is `Running` or `Stopped`."""
+
     def set_state(state: dict[str, Any], options: ParsedOptions) -> None:
         _find_slot(_find_app(state, options), options, options.slot)["state"] = app_state
 
@@ -135,6 +144,7 @@ def _set_state(app_state: str) -> Effect:
 
 
 def _show_app(state: dict[str, Any], options: ParsedOptions) -> Any:
+    """`az functionapp show`"""
     slot = _find_slot(_find_app(state, options), options, options.slot)
     is_slot = options.slot is not None and options.slot.lower() != PRODUCTION
     host = f"{options.name}-{options.slot}" if is_slot else options.name
@@ -150,6 +160,7 @@ def _show_app(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _show_account(state: dict[str, Any], options: ParsedOptions) -> Any:
+    """`az account show`"""
     return {
         "environmentName": "AzureCloud",
         "id": options.subscription or SUBSCRIPTION,

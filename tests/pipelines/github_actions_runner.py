@@ -5,7 +5,7 @@ by fakes. `your-org/safe-deploy@COMMIT` is the action at the root of this reposi
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,17 @@ from tests.pipelines.ci_machine import (
     load_yaml,
     write_sample_app,
 )
+from tests.pipelines.github_expressions import Values, expand_expressions
 
 ACTION = "your-org/safe-deploy@COMMIT"
+EXIT_CODE_OF_SIGINT = 128 + 2
+"""The exit code that a shell reports of a program that SIGINT has ended."""
 
 _WORKFLOW_KEYS = {"name", "on", "permissions", "defaults", "concurrency", "env", "jobs"}
 _JOB_KEYS = {"name", "needs", "runs-on", "timeout-minutes", "environment", "permissions", "outputs", "env", "steps"}
 _STEP_KEYS = {"name", "id", "if", "uses", "with", "env", "run", "shell"}
 _SHELL = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]  # `shell: bash`
 _NO_SHELL = ["bash", "-e"]  # without `shell`
-
-Values = Mapping[str, Any]
 
 
 @dataclass
@@ -45,7 +46,8 @@ class WorkflowJob:
 
 
 class WorkflowRun:
-    """One run of a workflow, with its attempts."""
+    """One run of a workflow, with its attempts. `attempt` is the number of the last one, `jobs` have the last result
+    of each job."""
 
     def __init__(
         self, file: Path, machine: Machine, pipeline_app: PipelineApp, number: int, inputs: Values | None = None
@@ -56,9 +58,10 @@ class WorkflowRun:
         self.attempt = 0
         self.jobs: dict[str, WorkflowJob] = {}
         self.outputs: dict[str, dict[str, str]] = {}
+        # By default, safe-deploy is preinstalled and the job that builds the app is replaced, which saves time.
         self.installs_for_real = False
         self.builds_for_real = False
-        self.inputs = self._checked_inputs(inputs or {})
+        self.inputs = self._check_inputs(inputs or {})
         self.artifacts = machine.create_folder("artifacts")
         self.variables = {
             "AZURE_CLIENT_ID": "client",
@@ -77,9 +80,11 @@ class WorkflowRun:
     # --- operations on a run ---
 
     def start(self) -> "WorkflowRun":
+        """Run all jobs to their end. Returns this run, for chained calls."""
         return self._run_attempt(set(self.workflow["jobs"]))
 
     def rerun_all(self) -> "WorkflowRun":
+        """ "Re-run all jobs"."""
         return self.start()
 
     def rerun_failed(self) -> "WorkflowRun":
@@ -94,6 +99,7 @@ class WorkflowRun:
 
     @property
     def conclusions(self) -> dict[str, str]:
+        """The conclusion of each job in its last attempt, by its name."""
         return {name: job.conclusion for name, job in self.jobs.items()}
 
     @property
@@ -102,31 +108,37 @@ class WorkflowRun:
 
     # --- attempts and jobs ---
 
-    def _with_dependents(self, chosen: set[str]) -> set[str]:
+    def _with_dependents(self, jobs: set[str]) -> set[str]:
+        """These jobs, and all that depend on them. A workflow of this project lists a job after those it needs."""
         for name in self.workflow["jobs"]:
-            if chosen & set(self._needs(name)):
-                chosen = chosen | {name}
-        return chosen
+            if jobs & set(self._needed_jobs(name)):
+                jobs = jobs | {name}
+        return jobs
 
-    def _needs(self, job: str) -> list[str]:
+    def _needed_jobs(self, job: str) -> list[str]:
+        """The jobs that must succeed before this job."""
         needs = self.workflow["jobs"][job].get("needs", [])
         return [needs] if isinstance(needs, str) else list(needs)
 
-    def _run_attempt(self, chosen: set[str]) -> "WorkflowRun":
+    def _run_attempt(self, chosen_jobs: set[str]) -> "WorkflowRun":
+        """Run these jobs again. The others keep their result. A job whose needed jobs have not succeeded is skipped."""
         self.attempt += 1
         for name, job in self.workflow["jobs"].items():
-            if name not in chosen:
+            if name not in chosen_jobs:
                 continue
-            needed = [self.jobs[other].conclusion for other in self._needs(name)]
+            needed_conclusions = [self.jobs[other].conclusion for other in self._needed_jobs(name)]
             self.jobs[name] = (
-                WorkflowJob("skipped") if any(job != "success" for job in needed) else self._run_job(name, job)
+                WorkflowJob("skipped")
+                if any(conclusion != "success" for conclusion in needed_conclusions)
+                else self._run_job(name, job)
             )
         return self
 
     def _run_job(self, name: str, job: Values) -> WorkflowJob:
+        """Run the steps of a job. After a failure, the other steps are skipped. `job` is its definition."""
         _require_known_keys(job, _JOB_KEYS, name)
         if name == "build" and not self.builds_for_real:
-            # Most tests leave this job out.
+            # Upload an empty package as the artifact that the job would build.
             package = self.artifacts / f"app-{self.attempt}"
             package.mkdir()
             (package / "app.zip").touch()
@@ -144,27 +156,29 @@ class WorkflowRun:
                 result.steps[label] = "skipped"
                 continue
             try:
-                ended = running.step(step)
+                script_result = running.run_step(step)
             except Cancelled as cancelled:
-                ended = ScriptResult(130, str(cancelled))
+                script_result = ScriptResult(EXIT_CODE_OF_SIGINT, str(cancelled))
                 result.conclusion = "cancelled"
-            result.log += ended.log
-            result.steps[label] = "success" if ended.code == 0 else "failure"
-            if ended.code != 0 and result.conclusion == "success":
+            result.log += script_result.log
+            result.steps[label] = "success" if script_result.code == 0 else "failure"
+            if script_result.code != 0 and result.conclusion == "success":
                 result.conclusion = "failure"
-        result.summary = running.summary()
+        result.summary = running.read_summaries()
         if result.conclusion == "success":
             outputs = job.get("outputs", {})
-            self.outputs[name] = {key: running.text(value) for key, value in outputs.items()}
+            self.outputs[name] = {key: running.evaluate(value) for key, value in outputs.items()}
         return result
 
-    def _checked_inputs(self, arguments: Values) -> Values:
+    def _check_inputs(self, arguments: Values) -> Values:
+        """The inputs of the run, which must be exactly those that the workflow declares."""
         declared = (self.workflow["on"].get("workflow_dispatch") or {}).get("inputs", {})
         assert set(arguments) == set(declared), "every input is given, and no other"
         return arguments
 
-    def needed(self, job: str) -> dict[str, Any]:
-        return {name: {"outputs": self.outputs.get(name, {})} for name in self._needs(job)}
+    def needs_context(self, job: str) -> dict[str, Any]:
+        """The context `needs` of a job: the outputs of the jobs that it needs."""
+        return {name: {"outputs": self.outputs.get(name, {})} for name in self._needed_jobs(job)}
 
 
 class _RunningJob:
@@ -187,43 +201,50 @@ class _RunningJob:
             "vars": run.variables,
             "secrets": run.secrets,
             "inputs": run.inputs,
-            "needs": run.needed(name),
+            "needs": run.needs_context(name),
             "steps": {},
             "env": {},
         }
         self.env = self.contexts["env"] = {"SAFE_DEPLOY_STABILIZATION_WINDOW": STABILIZATION_SECONDS}
         for arguments in (run.workflow.get("env", {}), job.get("env", {})):
-            self.env |= {key: self.text(value) for key, value in arguments.items()}
+            self.env |= {key: self.evaluate(value) for key, value in arguments.items()}
         if not run.installs_for_real:
             # The action installs it at its first use in a job.
             programs = self.temporary / "safe-deploy" / "bin"
             shutil.copytree(run.machine.preinstalled, programs)
             (programs.parent / "installed").write_text(str(ROOT))
 
-    def text(self, template: Any) -> str:
+    def evaluate(self, template: Any) -> str:
+        """The text with its `${{ }}` expressions evaluated in the contexts of this job."""
         return expand_expressions(template, self.contexts)
 
     def should_run(self, step: Values) -> bool:
-        return "if" not in step or self.text(step["if"]) == "true"
+        """Whether the condition `if` of a step holds. A step without it always runs."""
+        return "if" not in step or self.evaluate(step["if"]) == "true"
 
-    def summary(self) -> str:
+    def read_summaries(self) -> str:
+        """The job summary: what all steps have written to GITHUB_STEP_SUMMARY."""
         return "".join(file.read_text() for file in sorted(self.temporary.glob("summary-*")))
 
-    def step(self, step: Values) -> ScriptResult:
+    def run_step(self, step: Values) -> ScriptResult:
+        """Run a script, this project's action, or the fake of a third-party action."""
         self.contexts["steps"].setdefault(step.get("id", ""), {"outputs": {}})
         if "run" in step:
             assert "shell" not in step
-            env = {key: self.text(value) for key, value in step.get("env", {}).items()}
-            ended, outputs = self._run_script(step["run"], {**self.env, **env})
+            env = {key: self.evaluate(value) for key, value in step.get("env", {}).items()}
+            script_result, outputs = self._run_script(step["run"], {**self.env, **env})
         elif step["uses"] == ACTION:
-            ended, outputs = self._run_our_action(step)
+            script_result, outputs = self._run_our_action(step)
         else:
             assert "env" not in step
             return self._run_third_party_action(step)
         self.contexts["steps"][step.get("id", "")] = {"outputs": outputs}
-        return ended
+        return script_result
 
-    def _run_script(self, script: str, env: Values, action: Path | None = None) -> tuple[ScriptResult, dict[str, str]]:
+    def _run_script(
+        self, script: str, env: Values, action_folder: Path | None = None
+    ) -> tuple[ScriptResult, dict[str, str]]:
+        """Run a script of the workflow, or of the action in `action_folder`. Returns its result and its outputs."""
         assert "${{" not in script, "an expression in a script inserts text that others may write"
         number = len(list(self.temporary.glob("script-*")))
         script_file, output, summary = (self.temporary / f"{kind}-{number}" for kind in ("script", "output", "summary"))
@@ -245,44 +266,48 @@ class _RunningJob:
             "GITHUB_STEP_SUMMARY": str(summary),
             "RUNNER_OS": "Linux",
             "RUNNER_TEMP": str(self.temporary),
-            **({"GITHUB_ACTION_PATH": str(action)} if action else {}),
+            **({"GITHUB_ACTION_PATH": str(action_folder)} if action_folder else {}),
             **env,
         }
-        shell = _SHELL if action or self.run.workflow.get("defaults") == {"run": {"shell": "bash"}} else _NO_SHELL
-        ended = self.run.machine.run([*shell, str(script_file)], arguments, self.workspace)
-        return ended, _parse_outputs(output.read_text())
+        shell = (
+            _SHELL if action_folder or self.run.workflow.get("defaults") == {"run": {"shell": "bash"}} else _NO_SHELL
+        )
+        script_result = self.run.machine.run([*shell, str(script_file)], arguments, self.workspace)
+        return script_result, _parse_outputs(output.read_text())
 
     def _run_our_action(self, step: Values) -> tuple[ScriptResult, dict[str, str]]:
+        """Run the steps of `action.yml`, until one fails. Returns the result and the outputs of the action."""
         action = load_yaml(ROOT / "action.yml")
-        arguments = {key: self.text(value) for key, value in step.get("with", {}).items()}
+        arguments = {key: self.evaluate(value) for key, value in step.get("with", {}).items()}
         unknown = set(arguments) - set(action["inputs"])
         assert not unknown, f"our action has no inputs {unknown}"
         inputs = {name: arguments.get(name, "") for name in action["inputs"]}
         assert all(inputs[name] for name, declared in action["inputs"].items() if declared.get("required"))
-        path = ROOT
+        action_folder = ROOT
         if self.run.installs_for_real:
-            path = self.temporary / "action"
-            if not path.exists():
-                check_out(path)
+            action_folder = self.temporary / "action"
+            if not action_folder.exists():
+                copy_safe_deploy_repository(action_folder)
         log, code = "", 0
         contexts: dict[str, Any] = {"inputs": inputs, "env": self.env, "steps": {}}
-        for inner in action["runs"]["steps"]:
-            _require_known_keys(inner, {"name", "id", "shell", "env", "run"}, "action.yml")
-            assert inner["shell"] == "bash"
-            env = {key: expand_expressions(value, contexts) for key, value in inner.get("env", {}).items()}
-            ended, outputs = self._run_script(inner["run"], {**self.env, **env}, path)
-            contexts["steps"][inner.get("id", "")] = {"outputs": outputs}
-            log, code = log + ended.log, ended.code
+        for action_step in action["runs"]["steps"]:
+            _require_known_keys(action_step, {"name", "id", "shell", "env", "run"}, "action.yml")
+            assert action_step["shell"] == "bash"
+            env = {key: expand_expressions(value, contexts) for key, value in action_step.get("env", {}).items()}
+            script_result, outputs = self._run_script(action_step["run"], {**self.env, **env}, action_folder)
+            contexts["steps"][action_step.get("id", "")] = {"outputs": outputs}
+            log, code = log + script_result.log, script_result.code
             if code != 0:
                 break
-        handed_on = {"run": {"outputs": {}}} | contexts["steps"]
+        outputs_by_step = {"run": {"outputs": {}}} | contexts["steps"]
         declared = {name: output["value"] for name, output in action["outputs"].items()}
-        outputs = {name: expand_expressions(value, {"steps": handed_on}) for name, value in declared.items()}
-        assert set(handed_on["run"]["outputs"]) <= set(declared), "the action hides an output of the command"
+        outputs = {name: expand_expressions(value, {"steps": outputs_by_step}) for name, value in declared.items()}
+        assert set(outputs_by_step["run"]["outputs"]) <= set(declared), "the action hides an output of the command"
         return ScriptResult(code, log), outputs
 
     def _run_third_party_action(self, step: Values) -> ScriptResult:
-        arguments = {key: self.text(value) for key, value in step.get("with", {}).items()}
+        """Run the fake of an action, which must be pinned by commit."""
+        arguments = {key: self.evaluate(value) for key, value in step.get("with", {}).items()}
         action, _, commit = step["uses"].partition("@")
         assert re.fullmatch(r"[0-9a-f]{40}", commit), "actions are pinned by commit"
         THIRD_PARTY_ACTIONS[action](self, arguments)
@@ -290,29 +315,33 @@ class _RunningJob:
 
     # --- fakes of third-party actions ---
 
-    def check_out(self, arguments: Values) -> None:
+    def check_out_app(self, arguments: Values) -> None:
+        """`actions/checkout`: write the files of the app's repository into the workspace."""
         assert arguments in ({}, {"persist-credentials": "false"})
         assert self.permissions.get("contents") == "read"
         write_sample_app(self.workspace)
 
     def set_up_python(self, arguments: Values) -> None:
+        """`actions/setup-python`: the jobs use this process's Python."""
         assert arguments == {"python-version": "3.11"}
 
-    def upload(self, arguments: Values) -> None:
+    def upload_artifact(self, arguments: Values) -> None:
+        """`actions/upload-artifact`: each attempt has a folder of its own."""
         assert set(arguments) == {"name", "path", "if-no-files-found"}
         folder = self.run.artifacts / f"{arguments['name']}-{self.run.attempt}"
         folder.mkdir()
         shutil.copy(arguments["path"], folder)
 
-    def download(self, arguments: Values) -> None:
-        # A re-run job finds the artifacts that other jobs uploaded in an earlier attempt.
+    def download_artifact(self, arguments: Values) -> None:
+        """`actions/download-artifact`: a re-run job finds what other jobs uploaded in an earlier attempt."""
         newest = max(
             self.run.artifacts.glob(f"{arguments['name']}-*"), key=lambda folder: int(folder.name.split("-")[-1])
         )
         assert set(arguments) == {"name", "path"}
         shutil.copytree(newest, arguments["path"])
 
-    def log_in(self, arguments: Values) -> None:
+    def log_in_to_azure(self, arguments: Values) -> None:
+        """`azure/login`: later steps of the job have `az` on the PATH."""
         assert arguments == {"client-id": "client", "tenant-id": "tenant", "subscription-id": "subscription"}
         assert self.permissions.get("id-token") == "write"
         # The federated credential requires an environment.
@@ -321,15 +350,15 @@ class _RunningJob:
 
 
 THIRD_PARTY_ACTIONS: dict[str, Callable[[_RunningJob, dict[str, str]], None]] = {
-    "actions/checkout": _RunningJob.check_out,
+    "actions/checkout": _RunningJob.check_out_app,
     "actions/setup-python": _RunningJob.set_up_python,
-    "actions/upload-artifact": _RunningJob.upload,
-    "actions/download-artifact": _RunningJob.download,
-    "azure/login": _RunningJob.log_in,
+    "actions/upload-artifact": _RunningJob.upload_artifact,
+    "actions/download-artifact": _RunningJob.download_artifact,
+    "azure/login": _RunningJob.log_in_to_azure,
 }
 
 
-def check_out(folder: Path) -> None:
+def copy_safe_deploy_repository(folder: Path) -> None:
     """Copy the files of this repository that the installation of `safe-deploy` needs."""
     folder.mkdir()
     for name in ("action.yml", "pyproject.toml", "README.md", "LICENSE", "requirements-cli.txt"):
@@ -340,52 +369,23 @@ def check_out(folder: Path) -> None:
     shutil.copy(ROOT / "state_api" / "__init__.py", folder / "state_api")
 
 
-def expand_expressions(template: Any, contexts: Values) -> str:
-    """The text with its expressions evaluated. Raises ValueError for an unsupported expression."""
-    if isinstance(template, bool):
-        return str(template).lower()
-    return re.sub(r"\$\{\{(.*?)\}\}", lambda match: _evaluate(match[1].strip(), contexts), str(template))
-
-
-def _evaluate(expression: str, contexts: Values) -> str:
-    if " || " in expression:
-        values = (_evaluate(part.strip(), contexts) for part in expression.split(" || "))
-        return next((value for value in values if value), "")
-    for operator in (" == ", " != "):
-        if operator in expression:
-            left, right = (_evaluate(part.strip(), contexts) for part in expression.split(operator))
-            return str((left == right) is (operator == " == ")).lower()
-    if not re.fullmatch(r"[a-z]+(\.[A-Za-z_][\w-]*)+", expression):
-        raise ValueError(f"unsupported expression: {expression}")
-    context, *path = expression.split(".")
-    value: Any = contexts.get(context)
-    if value is None:
-        raise ValueError(f"{context} is not known here: {expression}")
-    for depth, name in enumerate(path):
-        if name not in value:
-            # On GitHub unknown values are empty. Here only optional values may be unknown.
-            if context == "env" or (context in {"steps", "needs"} and depth == 2):
-                return ""
-            raise ValueError(f"nothing has set {expression}")
-        value = value[name]
-    return str(value)
-
-
 def _parse_outputs(text: str) -> dict[str, str]:
+    """The outputs in a file GITHUB_OUTPUT, whose entries are `name=value` or `name<<END`, lines and `END`."""
     outputs, lines = {}, iter(text.splitlines())
     for line in lines:
         if heredoc := re.fullmatch(r"([\w-]+)<<(.+)", line):
-            value = []
-            for inner in lines:
-                if inner == heredoc[2]:
+            value_lines = []
+            for value_line in lines:
+                if value_line == heredoc[2]:
                     break
-                value.append(inner)
-            outputs[heredoc[1]] = "\n".join(value)
+                value_lines.append(value_line)
+            outputs[heredoc[1]] = "\n".join(value_lines)
         else:
             name, _, value_text = line.partition("=")
             outputs[name] = value_text
     return outputs
 
 
-def _require_known_keys(value: Values, known: set[str], where: str) -> None:
-    assert set(value) <= known, f"{where} has what this does not know: {set(value) - known}"
+def _require_known_keys(mapping: Values, known_keys: set[str], where: str) -> None:
+    unknown = set(mapping) - known_keys
+    assert not unknown, f"{where} has keys that this runner does not support: {unknown}"

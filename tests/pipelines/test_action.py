@@ -9,7 +9,7 @@ import pytest
 from harness.state_server import ROOT
 from tests.conftest import new_hub_name
 from tests.pipelines.ci_machine import Machine, PipelineApp, load_yaml
-from tests.pipelines.github_actions_runner import ACTION, WorkflowRun, check_out
+from tests.pipelines.github_actions_runner import ACTION, WorkflowRun, copy_safe_deploy_repository
 from tests.pipelines.workflow_releases import job_logs, run_numbers
 
 
@@ -19,11 +19,18 @@ class ActionWorkflow:
     def __init__(self, machine: Machine, pipeline_app: PipelineApp, folder: Path) -> None:
         self.machine, self.pipeline_app, self.file = machine, pipeline_app, folder / "workflow.yml"
 
-    def __call__(self, *uses: dict[str, str], env: dict[str, str] | None = None, for_real: bool = False) -> WorkflowRun:
-        base = {"server": self.pipeline_app.server, "app": self.pipeline_app.name, "key": "${{ secrets.STATE_KEY }}"}
+    def __call__(
+        self, *inputs_of_uses: dict[str, str], env: dict[str, str] | None = None, installs_for_real: bool = False
+    ) -> WorkflowRun:
+        """Run the workflow. Its job uses the action once for each of `inputs_of_uses`."""
+        common_inputs = {
+            "server": self.pipeline_app.server,
+            "app": self.pipeline_app.name,
+            "key": "${{ secrets.STATE_KEY }}",
+        }
         steps = [
-            {"name": f"Use {number}", "id": f"use{number}", "uses": ACTION, "with": {**base, **inputs}}
-            for number, inputs in enumerate(uses)
+            {"name": f"Use {number}", "id": f"use{number}", "uses": ACTION, "with": {**common_inputs, **inputs}}
+            for number, inputs in enumerate(inputs_of_uses)
         ]
         job = {"permissions": {}, "timeout-minutes": 5, "runs-on": "ubuntu-24.04", "steps": steps}
         workflow: dict[str, Any] = {"on": {}, "permissions": {}, "env": env or {}, "jobs": {"use": job}}
@@ -32,7 +39,7 @@ class ActionWorkflow:
         }
         self.file.write_text(json.dumps(workflow))
         run = WorkflowRun(self.file, self.machine, self.pipeline_app, next(run_numbers))
-        run.installs_for_real = for_real
+        run.installs_for_real = installs_for_real
         return run.start()
 
 
@@ -44,7 +51,7 @@ def run_action(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> A
 @pytest.mark.long
 def test_the_action_installs_itself_once_in_a_job(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
     pipeline_app.register(new_hub_name())
-    run = run_action({"command": "status"}, {"command": "status"}, for_real=True)
+    run = run_action({"command": "status"}, {"command": "status"}, installs_for_real=True)
     assert run.conclusions == {"use": "success"}, job_logs(run)
     assert run.outputs["use"]["ready"] == "true"
     [venv] = run_action.machine.folder.glob("jobs/*-use/temp/safe-deploy")
@@ -55,7 +62,7 @@ def test_the_action_installs_itself_once_in_a_job(run_action: ActionWorkflow, pi
 
 def test_the_action_passes_on_the_outputs_of_the_command(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
     hub = new_hub_name()
-    pipeline_app.put(
+    pipeline_app.put_app(
         {"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub, "version": "1.4.0"}}}
     )
     run = run_action({"command": "status"})
@@ -82,7 +89,7 @@ def test_the_action_passes_on_the_outputs_of_the_command(run_action: ActionWorkf
 def test_the_action_refuses_invalid_inputs_before_it_installs_anything(
     run_action: ActionWorkflow, inputs: dict[str, str], message: str
 ) -> None:
-    run = run_action(inputs, for_real=True)
+    run = run_action(inputs, installs_for_real=True)
     assert run.conclusions == {"use": "failure"}
     assert f"::error::safe-deploy: {message}" in run.jobs["use"].log
     assert not list(run_action.machine.folder.glob("jobs/*-use/temp/safe-deploy"))
@@ -92,7 +99,7 @@ def test_an_old_python_is_refused_by_its_version(
     run_action: ActionWorkflow, pipeline_app: PipelineApp, machine: Machine
 ) -> None:
     (machine.tools / "python3").write_text("#!/bin/sh\nexit 1\n")
-    run = run_action({"command": "status"}, for_real=True)
+    run = run_action({"command": "status"}, installs_for_real=True)
     assert run.conclusions == {"use": "failure"}
     assert "::error::safe-deploy: python3 must be Python 3.11 or newer" in run.jobs["use"].log
 
@@ -123,7 +130,7 @@ def test_the_platforms_commands_run_with_the_jobs_variables_and_without_the_key(
     run_action: ActionWorkflow, pipeline_app: PipelineApp
 ) -> None:
     hub = new_hub_name()
-    pipeline_app.put({"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub}}})
+    pipeline_app.put_app({"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub}}})
     run_text = 'echo "said: $WORD"\necho "key: ${SAFE_DEPLOY_KEY-none}"\nfalse\necho "not reached"'
     run = run_action({"command": "swap", "task-hub": hub, "run": run_text}, env={"WORD": "a b"})
     log = run.jobs["use"].log
@@ -132,25 +139,25 @@ def test_the_platforms_commands_run_with_the_jobs_variables_and_without_the_key(
     assert "\nnot reached" not in log
     # Without a resource group, Azure cannot be queried here.
     assert "--outcome failed" in log
-    assert pipeline_app.app()["pendingSwap"]["taskHub"] == hub
+    assert pipeline_app.get_app()["pendingSwap"]["taskHub"] == hub
 
 
 def test_a_swap_without_a_command_needs_an_outcome(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
     old, new = new_hub_name(), new_hub_name()
-    pipeline_app.put({"slots": {"production": {"taskHub": old}, "staging": {"taskHub": new}}})
+    pipeline_app.put_app({"slots": {"production": {"taskHub": old}, "staging": {"taskHub": new}}})
     run = run_action({"command": "swap", "task-hub": new, "outcome": "pending"})
     assert run.conclusions == {"use": "success"}, job_logs(run)
-    assert pipeline_app.app()["pendingSwap"]["taskHub"] == new
+    assert pipeline_app.get_app()["pendingSwap"]["taskHub"] == new
     run = run_action({"command": "swap", "task-hub": new, "outcome": "failed"})
     assert run.outputs["use"]["production-task-hub"] == old
-    assert pipeline_app.app()["pendingSwap"] is None
+    assert pipeline_app.get_app()["pendingSwap"] is None
 
 
-def test_exit_codes_of_the_command_are_those_of_the_action(
+def test_the_action_fails_with_an_annotation_if_the_slot_is_not_ready(
     run_action: ActionWorkflow, pipeline_app: PipelineApp
 ) -> None:
     hub = new_hub_name()
-    pipeline_app.put({"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub}}})
+    pipeline_app.put_app({"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub}}})
     pipeline_app.publish_event(hub, "Running")
     run = run_action({"command": "status"})
     assert run.conclusions == {"use": "failure"}
@@ -158,5 +165,5 @@ def test_exit_codes_of_the_command_are_those_of_the_action(
 
 
 def test_the_files_that_an_installation_checks_out_exist(tmp_path: Path) -> None:
-    check_out(tmp_path / "action")
+    copy_safe_deploy_repository(tmp_path / "action")
     assert (tmp_path / "action" / "safe_deploy" / "cli.py").exists()

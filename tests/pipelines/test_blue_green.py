@@ -9,7 +9,7 @@ from tests.pipelines.workflow_releases import BLUE_GREEN, BLUE_GREEN_ROLLBACK, R
 @pytest.fixture
 def unreleased_app(pipeline_app: PipelineApp) -> PipelineApp:
     """A Function App without orchestrations, before its first release by the workflow."""
-    pipeline_app.reset({}, {})
+    pipeline_app.reset_azure({}, {})
     return pipeline_app
 
 
@@ -143,8 +143,8 @@ def test_the_blue_green_rollback_has_no_effect_the_second_time(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp
 ) -> None:
     first, second = release_runner.blue_green(), release_runner.blue_green()
-    button = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
-    assert button.conclusions == {"rollback": "success"}, job_logs(button)
+    rollback_run = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
+    assert rollback_run.conclusions == {"rollback": "success"}, job_logs(rollback_run)
     assert release_runner.deployed_releases() == (release_of(first), release_of(second))
     again = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
     assert again.conclusions == {"rollback": "failure"}
@@ -156,8 +156,8 @@ def test_the_blue_green_rollback_requires_the_name_of_the_app(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp, confirm: str
 ) -> None:
     release_runner.blue_green()
-    button = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=confirm).start()
-    assert button.conclusions == {"rollback": "failure"}
+    rollback_run = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=confirm).start()
+    assert rollback_run.conclusions == {"rollback": "failure"}
     assert unreleased_app.swap_count == 1
 
 
@@ -169,8 +169,8 @@ def test_the_blue_green_rollback_does_not_promote_a_release_that_was_never_in_pr
     first = release_runner.blue_green()
     unreleased_app.fake_azure.set_fault("swap", call_count=1)
     staged = release_runner.run(BLUE_GREEN).start()
-    button = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
-    assert button.conclusions == {"rollback": "failure"}
+    rollback_run = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
+    assert rollback_run.conclusions == {"rollback": "failure"}
     assert release_runner.deployed_releases() == (release_of(first), release_of(staged))
 
 

@@ -155,8 +155,8 @@ def test_the_rollback_workflow_restores_the_old_version_and_has_no_effect_the_se
     pipeline_app.register(old)
     bad = release_runner.durable()
     for _ in range(2):
-        button = release_runner.run(DURABLE_ROLLBACK, confirm=pipeline_app.name).start()
-        assert button.conclusions == {"rollback": "success"}, job_logs(button)
+        rollback_run = release_runner.run(DURABLE_ROLLBACK, confirm=pipeline_app.name).start()
+        assert rollback_run.conclusions == {"rollback": "success"}, job_logs(rollback_run)
         assert pipeline_app.task_hubs() == (old, hub_of_run(bad))
     assert pipeline_app.swap_count == 2
 
@@ -166,8 +166,8 @@ def test_the_rollback_workflow_requires_the_name_of_the_app(
 ) -> None:
     pipeline_app.register(new_hub_name())
     release_runner.durable()
-    button = release_runner.run(DURABLE_ROLLBACK, confirm="another-app").start()
-    assert button.conclusions == {"rollback": "failure"}
+    rollback_run = release_runner.run(DURABLE_ROLLBACK, confirm="another-app").start()
+    assert rollback_run.conclusions == {"rollback": "failure"}
     assert pipeline_app.swap_count == 1
 
 
@@ -180,9 +180,9 @@ def test_the_rollback_workflow_does_not_promote_a_version_that_was_only_staged(
     pipeline_app.fake_azure.set_fault("swap", call_count=1)
     staged = release_runner.run(DURABLE).start()
     assert pipeline_app.task_hubs() == (old, hub_of_run(staged))
-    button = release_runner.run(DURABLE_ROLLBACK, confirm=pipeline_app.name).start()
-    assert button.conclusions == {"rollback": "failure"}
-    assert "never in production" in button.jobs["rollback"].log
+    rollback_run = release_runner.run(DURABLE_ROLLBACK, confirm=pipeline_app.name).start()
+    assert rollback_run.conclusions == {"rollback": "failure"}
+    assert "never in production" in rollback_run.jobs["rollback"].log
     assert pipeline_app.task_hubs() == (old, hub_of_run(staged))
     assert pipeline_app.swap_count == 1
 

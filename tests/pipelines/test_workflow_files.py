@@ -91,6 +91,7 @@ def test_every_input_of_the_action_reaches_a_script_as_a_variable_that_the_job_m
 
 
 def find_scripts(file: Path) -> list[str]:
+    """Every script in a workflow or an action, also those that a workflow passes to this project's action."""
     workflow = load_yaml(file)
     jobs = workflow["jobs"].values() if "jobs" in workflow else [workflow["runs"]]
     scripts = [step["run"] for job in jobs for step in job["steps"] if "run" in step]

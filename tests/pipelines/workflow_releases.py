@@ -24,11 +24,13 @@ class ReleaseRunner:
         return WorkflowRun(file, self.machine, self.pipeline_app, next(run_numbers), inputs)
 
     def durable(self) -> WorkflowRun:
+        """Run the workflow for an app with durable functions. Fails unless all jobs succeed."""
         run = self.run(DURABLE).start()
         assert set(run.conclusions.values()) == {"success"}, job_logs(run)
         return run
 
     def blue_green(self) -> WorkflowRun:
+        """Run the blue-green workflow. Fails unless all jobs succeed."""
         run = self.run(BLUE_GREEN).start()
         assert set(run.conclusions.values()) == {"success"}, job_logs(run)
         return run

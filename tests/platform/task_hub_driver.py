@@ -113,6 +113,7 @@ class TaskHubDriver:
         return (await self.retry_until_answered(lambda: self._send_operation_once(operation, instance_id)))[1]
 
     async def _raise_go_event(self, instance_id: str) -> None:
+        """Raise the event `go` to an instance, unless it has ended."""
         try:
             await self.worker.raise_go_event(instance_id)
         except AssertionError:
@@ -121,6 +122,7 @@ class TaskHubDriver:
                 raise
 
     async def _send_operation_once(self, operation: str, instance_id: str) -> None:
+        """Suspend, resume or terminate an instance, unless that has already happened."""
         try:
             await self.worker.send_operation(operation, instance_id)
         except AssertionError:

@@ -44,10 +44,12 @@ class TaskHubReader:
         await self.queues.close()
 
     async def list_control_queues(self) -> list[str]:
+        """The names of the control queues of the task hub."""
         prefix = f"{self.task_hub.lower()}-control-"
         return [queue.name async for queue in self.queues.list_queues(name_starts_with=prefix)]
 
     async def count_messages(self) -> MessageCounts:
+        """Count the messages in all control queues, and those of them that can be peeked."""
         count = visible = 0
         for name in await self.list_control_queues():
             queue = self.queues.get_queue_client(name)

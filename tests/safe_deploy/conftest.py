@@ -20,6 +20,7 @@ from tests.safe_deploy.deployment_fixture import (
 )
 from tests.safe_deploy.doctor_runner import register_verified_app
 from tests.safe_deploy.fault_proxy import FaultProxy, run_fault_proxy
+from tests.safe_deploy.injections import AppWithInjections
 from tests.safe_deploy.processes import server_key_entries, state_server
 from tests.safe_deploy.wait_scenario import WaitScenario
 
@@ -107,3 +108,8 @@ def azure_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeAzure:
 def registered_app(app_client: AppClient, storage: StorageSettings) -> AppClient:
     """An app that passes every check except those of Azure."""
     return register_verified_app(app_client, storage)
+
+
+@pytest.fixture(scope="session")
+def app_with_injections(served: ServerProcess) -> AppWithInjections:
+    return AppWithInjections(AppClient(served.url))

@@ -33,6 +33,7 @@ class ConnectionProxy:
 
 @contextmanager
 def run_connection_proxy(url: str) -> Iterator[ConnectionProxy]:
+    """Run a proxy before the server with this URL until the block ends."""
     parts = urlsplit(url)
     turn = threading.Lock()
 

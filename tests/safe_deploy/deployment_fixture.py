@@ -39,10 +39,10 @@ from safe_deploy import client, slot_observer
 from safe_deploy.cli import main
 from tests.pipelines.fork_server import import_everything
 
-exits = Path(sys.argv[1])
+exit_code_folder = Path(sys.argv[1])
 import_everything()
 
-def reap(number, frame):
+def write_exit_codes(signal_number, frame):
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -50,11 +50,11 @@ def reap(number, frame):
             return
         if pid == 0:
             return
-        draft = exits / f"{pid}.draft"
+        draft = exit_code_folder / f"{pid}.draft"
         draft.write_text(str(os.waitstatus_to_exitcode(status)))
-        draft.replace(exits / str(pid))
+        draft.replace(exit_code_folder / str(pid))
 
-signal.signal(signal.SIGCHLD, reap)
+signal.signal(signal.SIGCHLD, write_exit_codes)
 for line in iter(sys.stdin.readline, ""):
     request = json.loads(line)
     child = os.fork()
@@ -63,9 +63,11 @@ for line in iter(sys.stdin.readline, ""):
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["folder"])
-        for number, (name, flags) in enumerate([("/dev/null", 0), (request["out"], 1), (request["err"], 1)]):
-            opened = os.open(name, [os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC][flags], 0o600)
-            os.dup2(opened, number)
+        write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        streams = [("/dev/null", os.O_RDONLY), (request["out"], write), (request["err"], write)]
+        for descriptor, (file, flags) in enumerate(streams):
+            opened = os.open(file, flags, 0o600)
+            os.dup2(opened, descriptor)
             os.close(opened)
         if request["retry_seconds"] is not None:
             slot_observer.CONFIRMATION_INTERVAL_SECONDS = 0.05
@@ -94,6 +96,7 @@ class ForkServer:
 
 @contextmanager
 def run_fork_server(folder: Path) -> Iterator[ForkServer]:
+    """Run a fork server until the block ends. It writes the exit codes of its children into this folder."""
     with subprocess.Popen(
         [sys.executable, "-c", _STARTER, str(folder)],
         env=environment(),
@@ -109,26 +112,28 @@ class RunningCli:
     """A running `safe-deploy`. It prints to files, so it never blocks on a full pipe."""
 
     pid: int
-    exit: Path
+    exit_code_file: Path
     out: Path
     err: Path
 
     def has_ended(self) -> bool:
-        return self.exit.exists()
+        """Whether the fork server has written the exit code."""
+        return self.exit_code_file.exists()
 
     def wait_for_result(self, seconds: float = 60) -> CliResult:
+        """Wait until safe-deploy has ended. Kills it and raises TimeoutError if it has not ended within `seconds`."""
         try:
             wait_until(self.has_ended, "safe-deploy ends", seconds)
         except TimeoutError:
             self.send(signal.SIGKILL)
             raise
-        code = int(self.exit.read_text())
+        code = int(self.exit_code_file.read_text())
         # Process ids are reused.
-        self.exit.unlink()
+        self.exit_code_file.unlink()
         return CliResult(code, self.out.read_text(), self.err.read_text())
 
-    def send(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+    def send(self, sent_signal: signal.Signals) -> None:
+        os.kill(self.pid, sent_signal)
 
 
 @dataclass
@@ -144,10 +149,12 @@ class DeploymentFixture:
     fake_azure: FakeAzure
     old: str = field(default_factory=new_hub_name)
     new: str = field(default_factory=new_hub_name)
-    calls: int = 0
+    start_count: int = 0
+    """How often safe-deploy was started. It numbers the files of its output."""
 
     @property
-    def az_swap(self) -> list[str]:
+    def az_swap_command(self) -> list[str]:
+        """The command that exchanges production and staging in Azure."""
         return [
             "az",
             *SWAP_COMMAND.split(),
@@ -160,44 +167,49 @@ class DeploymentFixture:
         ]
 
     @property
-    def az_deploy(self) -> str:
-        """Sets the slot's task hub in Azure."""
+    def az_deploy_command(self) -> str:
+        """The command that sets the task hub of the slot staging in Azure, as a deployment does."""
         app = f"--resource-group {RESOURCE_GROUP} --name {self.app} --slot staging"
         return f"az functionapp config appsettings set {app} --settings TASK_HUB=$SAFE_DEPLOY_TASK_HUB"
 
     @property
-    def path(self) -> Path:
+    def bin_folder(self) -> Path:
+        """The folder of the fake `az`."""
         return self.folder / "bin"
 
     def swap(self, *command: str, options: Sequence[str] = ()) -> list[str]:
-        return ["swap", "--task-hub", self.new, *options, "--", *(command or self.az_swap)]
+        """The arguments of `safe-deploy swap` for `new`. By default it runs the command `az` that swaps."""
+        return ["swap", "--task-hub", self.new, *options, "--", *(command or self.az_swap_command)]
 
     def rollback(self, *command: str, options: Sequence[str] = ()) -> list[str]:
-        return ["rollback", *options, "--", *(command or self.az_swap)]
+        """The arguments of `safe-deploy rollback`. By default it runs the command `az` that swaps."""
+        return ["rollback", *options, "--", *(command or self.az_swap_command)]
 
-    def deploy(self, *options: str, hub: str = "", by: str = "", swap: str = "") -> list[str]:
-        commands = ["--deploy-command", by or self.az_deploy, "--swap-command", swap or shlex.join(self.az_swap)]
+    def deploy(self, *options: str, hub: str = "", deploy_command: str = "", swap_command: str = "") -> list[str]:
+        """The arguments of `safe-deploy deploy`. By default it stages `new`, and deploys and swaps with `az`."""
+        commands = ["--deploy-command", deploy_command or self.az_deploy_command]
+        commands += ["--swap-command", swap_command or shlex.join(self.az_swap_command)]
         return ["deploy", "--task-hub", hub or self.new, "--timeout", "20", "--interval", "1", *commands, *options]
 
     def start(
         self,
         arguments: Sequence[str],
         *,
-        az: bool = True,
+        az_on_path: bool = True,
         retry_seconds: float | None = None,
         url: str = "",
         run_url: str | None = RUN,
         **variables: str,
     ) -> RunningCli:
         """Start safe-deploy. `retry_seconds` limits the retries of a request, and shortens the pauses between
-        observations. Without `az`, the fake `az` is not on the PATH."""
-        self.calls += 1
-        out, err = (self.folder / f"{kind}-{self.calls}" for kind in ("out", "err"))
+        observations. Without `az_on_path`, the fake `az` is not on the PATH."""
+        self.start_count += 1
+        out, err = (self.folder / f"{kind}-{self.start_count}" for kind in ("out", "err"))
         for file in (out, err):
             file.touch()
-        path = f"{self.path}:/usr/bin:/bin" if az else "/usr/bin:/bin"
+        path_variable = f"{self.bin_folder}:/usr/bin:/bin" if az_on_path else "/usr/bin:/bin"
         all_variables = {
-            "PATH": path,
+            "PATH": path_variable,
             "SAFE_DEPLOY_SERVER": url or self.url,
             "SAFE_DEPLOY_APP": self.app,
             "SAFE_DEPLOY_KEY": KEYS["deployer"],
@@ -238,6 +250,7 @@ class DeploymentFixture:
         self.set_slot_task_hubs(staging=hub or self.new)
 
     def report_swap(self, hub: str, outcome: str, run_url: str | None = RUN) -> None:
+        """Report `Pending`, `Done` or `Failed` to the server, without a swap in Azure."""
         body = {"taskHub": hub, "outcome": outcome}
         headers = {"X-Run-Url": run_url} if run_url else {}
         response = self.server.post(f"/api/apps/{self.app}/swap", json=body, headers=headers)
@@ -292,13 +305,13 @@ class DeploymentFixture:
 
     def is_swapped(self) -> bool:
         """Whether server and Azure have the new task hub in production, and no swap is pending."""
-        both = (self.new, self.old)
-        return self.recorded_hubs() == both == self.azure_hubs() and self.pending_hub() is None
+        expected_hubs = (self.new, self.old)
+        return self.recorded_hubs() == expected_hubs == self.azure_hubs() and self.pending_hub() is None
 
     def is_unswapped(self) -> bool:
         """Whether server and Azure have the old task hub in production, and no swap is pending."""
-        both = (self.old, self.new)
-        return self.recorded_hubs() == both == self.azure_hubs() and self.pending_hub() is None
+        expected_hubs = (self.old, self.new)
+        return self.recorded_hubs() == expected_hubs == self.azure_hubs() and self.pending_hub() is None
 
 
 def create_deployment_fixture(
@@ -323,15 +336,15 @@ def open_admin_client(url: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers={"x-functions-key": KEYS["admin"]}, timeout=60)
 
 
-def is_process_group_gone(group: int) -> bool:
+def is_process_group_gone(group_id: int) -> bool:
     """Whether no process of a process group is left. A zombie counts as gone."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                status = (entry / "stat").read_text().rpartition(")")[2].split()
+                state, _, group_text, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(status[2]) == group and status[0] != "Z":
+            if int(group_text) == group_id and state != "Z":
                 return False
     return True
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event
@@ -37,7 +38,7 @@ def run_doctor(app_client: AppClient, *options: str, role: str = "deployer", **v
     assert "Traceback" not in result.err
     assert not any(key in result.out + result.err for key in KEYS.values())
     results = CheckResults(result)
-    assert (result.code == 0) is (not results.failed_checks())
+    assert (result.code == ExitCode.DONE) is (not results.failed_checks())
     for check in results.failed_checks():
         assert f"{check}: {results[check][1]}" in result.err
     return results

@@ -81,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def _handle(self) -> None:
+        """Inject the fault of this request, or forward it. Without a state server, answer 404."""
         proxy = self.server.proxy
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with self.server.lock:
@@ -104,6 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815  # the names that http.server calls
 
     def _forward(self, upstream_url: str, body: bytes, *, truncate: bool) -> None:
+        """Send the request to the state server, and its response to the client, or only half of it."""
         headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
         try:
             response = httpx.request(
@@ -119,6 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond(CannedResponse(response.status_code, response.content, kept), truncate=truncate)
 
     def _respond(self, response: CannedResponse, *, truncate: bool = False) -> None:
+        """Send a response. With `truncate`, break the connection after half of the body."""
         self.send_response(response.status)
         for name, value in response.headers.items():
             self.send_header(name, value)
@@ -130,6 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
 
     def _send_endless_response(self, stopped: threading.Event) -> None:
+        """Send one blank after the other until the test stops the proxy."""
         self.send_response(200)
         self.send_header("Content-Length", "1000000")
         self.end_headers()
@@ -137,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b" ")
 
     def _reset(self) -> None:
+        """Break the connection with a TCP reset, which closing without lingering sends."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()

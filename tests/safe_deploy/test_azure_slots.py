@@ -241,6 +241,7 @@ class SlowAz:
         os.close(self._reader)
 
     def _ended(self) -> bool:
+        """Whether every process that holds the pipe has ended."""
         try:
             return os.read(self._reader, 1) == b""
         except BlockingIOError:

@@ -112,6 +112,7 @@ def parse_azure_command(line: str) -> tuple[str, dict[str, str], str]:
 
 
 def unescape_azure(text: str) -> str:
+    """The text of a logging command as the agent of Azure Pipelines reads it."""
     for escaped, character in (("%3B", ";"), ("%0D", "\r"), ("%0A", "\n"), ("%5D", "]"), ("%AZP25", "%")):
         text = text.replace(escaped, character)
     return text

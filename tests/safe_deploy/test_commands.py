@@ -2,18 +2,16 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from safe_deploy.client import PipelineCaller, StateServerClient
-from safe_deploy.errors import ConflictError, ExitCode
+from safe_deploy.errors import ExitCode
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.safe_deploy.app_client import RUN, AppClient
 from tests.safe_deploy.ci_systems import github_environment
-from tests.safe_deploy.processes import KEYS, CliResult, run_safe_deploy
+from tests.safe_deploy.processes import CliResult, run_safe_deploy
 
 
 def table_lines(text: str) -> list[str]:
@@ -61,7 +59,7 @@ def test_status_as_json_is_the_servers_verdict(app_client: AppClient) -> None:
 
 def test_register_records_the_task_hub_in_production(app_client: AppClient) -> None:
     result = app_client.run_cli("register", "--task-hub", app_client.hub, "--version", "1.4.0")
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert table_lines(result.stdout)[0] == f"slot production of app {app_client.app} holds task hub {app_client.hub}"
     assert re.fullmatch(rf"production {app_client.hub} 1\.4\.0 \S+Z", table_lines(result.stdout)[3])
     slot = app_client.request_json("GET")["slots"]["production"]
@@ -72,7 +70,7 @@ def test_register_enables_verification(app_client: AppClient) -> None:
     options = ("--provider", "azureStorage", "--connection", "STATE_TASKHUBS_SHOP", "--require-verification")
     slot = ("--slot", "staging", "--task-hub", app_client.hub)
     result = app_client.run_cli("register", *slot, *options, "--output", "json")
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     app = result.json()
     assert app["taskHubs"]["provider"] == "azureStorage"
     assert app["policy"]["requireVerification"] is True
@@ -90,31 +88,31 @@ def test_stage_swap_and_rollback_with_outcomes_update_the_record(app_client: App
     app_client.register()
     hub = new_hub_name()
     staged = app_client.run_cli("stage", "--task-hub", hub, "--version", "2", role="deployer")
-    assert staged.code == 0
+    assert staged.code == ExitCode.DONE
     assert table_lines(staged.stdout)[0] == f"task hub {hub} is staged into slot staging of app {app_client.app}"
     outcome = ("--outcome", "done")
     swapped = app_client.run_cli("swap", "--task-hub", hub, *outcome, "--output", "json", role="deployer")
-    assert swapped.code == 0
+    assert swapped.code == ExitCode.DONE
     assert {name: slot["taskHub"] for name, slot in swapped.json()["slots"].items()} == {
         "production": hub,
         "staging": app_client.hub,
     }
     for _ in range(2):
         back = app_client.run_cli("rollback", *outcome, role="deployer")
-        assert back.code == 0
+        assert back.code == ExitCode.DONE
         assert table_lines(back.stdout)[0] == f"task hub {app_client.hub} is in production of app {app_client.app}"
 
 
 def test_an_external_swap_is_recorded_as_pending_only_once(app_client: AppClient) -> None:
     """Swapping the slots twice would bring the old version back."""
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 1)
+    hub = app_client.stage(new_hub_name(), run_number=1)
     begin = ("swap", "--task-hub", hub, "--outcome", "pending", "--run-url", f"{RUN}1")
-    assert app_client.run_cli(*begin, role="deployer").code == 0
+    assert app_client.run_cli(*begin, role="deployer").code == ExitCode.DONE
     again = app_client.run_cli(*begin, role="deployer")
     assert again.code == ExitCode.CONFLICT
     assert "has not reported its outcome" in again.stderr
-    assert app_client.run_cli("swap", "--task-hub", hub, "--outcome", "done", role="deployer").code == 0
+    assert app_client.run_cli("swap", "--task-hub", hub, "--outcome", "done", role="deployer").code == ExitCode.DONE
     over = app_client.run_cli(*begin, role="deployer")
     assert over.code == ExitCode.CONFLICT
     assert "do not swap the slots" in over.stderr
@@ -124,8 +122,8 @@ def test_an_external_swap_is_recorded_as_pending_only_once(app_client: AppClient
 @pytest.mark.parametrize("outcome", ["done", "failed", "pending"])
 def test_the_outcome_of_a_rollback_does_not_end_a_pending_swap(app_client: AppClient, outcome: str) -> None:
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 1)
-    assert app_client.run_cli("swap", "--task-hub", hub, "--outcome", "pending", role="deployer").code == 0
+    hub = app_client.stage(new_hub_name(), run_number=1)
+    assert app_client.run_cli("swap", "--task-hub", hub, "--outcome", "pending", role="deployer").code == ExitCode.DONE
     result = app_client.run_cli("rollback", "--outcome", outcome, role="deployer")
     assert result.code == ExitCode.CONFLICT
     assert app_client.request_json("GET")["pendingSwap"]["taskHub"] == hub
@@ -133,12 +131,15 @@ def test_the_outcome_of_a_rollback_does_not_end_a_pending_swap(app_client: AppCl
 
 def test_an_abandoned_deployment_lets_the_next_run_stage(app_client: AppClient) -> None:
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 1)
+    hub = app_client.stage(new_hub_name(), run_number=1)
     result = app_client.run_cli("abandon", "--task-hub", hub, "--run-url", f"{RUN}1", role="deployer")
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert table_lines(result.stdout)[0] == f"the deployment of task hub {hub} into app {app_client.app} is closed"
     assert app_client.request_json("GET")["deployment"] is None
-    assert app_client.run_cli("stage", "--task-hub", new_hub_name(), "--run-url", f"{RUN}2", role="deployer").code == 0
+    assert (
+        app_client.run_cli("stage", "--task-hub", new_hub_name(), "--run-url", f"{RUN}2", role="deployer").code
+        == ExitCode.DONE
+    )
 
 
 def test_cleanup_removes_what_its_dry_run_shows(app_client: AppClient) -> None:
@@ -151,7 +152,7 @@ def test_cleanup_removes_what_its_dry_run_shows(app_client: AppClient) -> None:
     assert [line.split()[0] for line in table_lines(dry_run_result.stdout)[2:]] == [app_client.hub, first]
     assert [task_hub["taskHub"] for task_hub in app_client.request_json("GET")["retired"]] == [app_client.hub, first]
     result = app_client.run_cli("cleanup", "--output", "json", role="deployer")
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert [task_hub["taskHub"] for task_hub in result.json()["taskHubs"]] == [app_client.hub, first]
     assert app_client.request_json("GET")["slots"]["staging"]["taskHub"] == second
 
@@ -179,7 +180,7 @@ def test_instances_shows_the_active_instances_of_the_slot_by_default(app_client:
 
     def list_ids(*options: str) -> list[str]:
         result = app_client.run_cli("instances", *options, "--output", "json", role="reader")
-        assert result.code == 0
+        assert result.code == ExitCode.DONE
         return sorted(instance["instanceId"] for instance in result.json()["instances"])
 
     assert list_ids("--slot", "production") == ["new"]
@@ -199,7 +200,7 @@ def test_instances_of_an_empty_slot_is_a_usage_error(app_client: AppClient) -> N
 
 def test_history_is_newest_first_and_limited_by_top(app_client: AppClient) -> None:
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 7)
+    hub = app_client.stage(new_hub_name(), run_number=7)
     table = table_lines(app_client.run_cli("history", role="reader").stdout)
     assert table[0] == "Revision At Operation By Details"
     assert re.search(rf"^2 \S+ PostStaging test {RUN}7 .*{hub}", table[2])
@@ -217,7 +218,7 @@ def test_a_waived_instance_does_not_block(app_client: AppClient, instance_id: st
     assert [instance["instanceId"] for instance in instances] == [instance_id]
     options = ("--task-hub", app_client.hub, "--instance-id", instance_id, "--reason", "case 4711")
     result = app_client.run_cli("waive", *options, "--hours", "2", "--actor", "anna")
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     first, *_ = table_lines(result.stdout)
     assert re.fullmatch(rf"waived until 20\S+Z in task hub {app_client.hub}: instance {re.escape(instance_id)}", first)
     row = rf"{app_client.hub} instance {re.escape(instance_id)} \S+Z anna case 4711"
@@ -229,7 +230,7 @@ def test_unexplained_messages_are_waived_by_number(app_client: AppClient) -> Non
     app_client.register()
     options = ("--task-hub", app_client.hub, "--reason", "purged timers", "--actor", "anna")
     result = app_client.run_cli("waive", *options, "--unexplained-messages", "3")
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert table_lines(result.stdout)[0].endswith(f"in task hub {app_client.hub}: 3 unexplained messages")
     assert re.fullmatch(
         rf"{app_client.hub} 3 unexplained messages \S+Z anna purged timers", table_lines(result.stdout)[3]
@@ -304,143 +305,3 @@ def test_characters_outside_the_encoding_of_a_log_are_escaped(app_client: AppCli
     assert result.code == ExitCode.NOT_READY
     assert "bestellung-\\xfc" in result.stdout
     assert "bestellung-\\xfc" in result.stderr
-
-
-# --- exit codes ---
-
-
-def stage_and_start_instance(app_client: AppClient) -> None:
-    """Stage a task hub, and start an instance on it."""
-    app_client.register()
-    app_client.publish(event(app_client.stage(new_hub_name(), 1)))
-
-
-def open_deployment(app_client: AppClient) -> None:
-    """Open a deployment of run 1."""
-    app_client.register()
-    app_client.stage(new_hub_name(), 1)
-
-
-def begin_swap(app_client: AppClient) -> None:
-    """Record a pending swap of run 1."""
-    app_client.register()
-    hub = app_client.stage(new_hub_name(), 1)
-    app_client.swap(hub, 1, "Pending")
-
-
-def use_task_hub_in_other_app(app_client: AppClient) -> None:
-    """Another app has this app's task hub in production."""
-    other = AppClient(app_client.url, hub=app_client.hub)
-    other.register()
-
-
-def register_nothing(app_client: AppClient) -> None:
-    """The server does not know the app."""
-
-
-SetUp = Callable[[AppClient], None]
-
-
-@pytest.mark.parametrize(
-    ("set_up", "arguments", "role", "code", "message"),
-    [
-        (
-            stage_and_start_instance,
-            ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}1"],
-            "deployer",
-            3,
-            "1 orchestration instance",
-        ),
-        (stage_and_start_instance, ["status"], "reader", 3, "NotReady: slot staging"),
-        (stage_and_start_instance, ["status", "--wait", "--timeout", "0"], "reader", 5, "was not ready within 0 s: "),
-        (open_deployment, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}2"], "deployer", 6, f"{RUN}1"),
-        (AppClient.register, ["stage", "--task-hub", "OWN"], "deployer", 6, "slot production"),
-        (use_task_hub_in_other_app, ["stage", "--task-hub", "OWN"], "deployer", 6, ""),
-        (AppClient.register, ["swap", "--task-hub", "HUB", "--outcome", "done"], "deployer", 6, "HUB"),
-        (AppClient.register, ["swap", "--task-hub", "HUB"], "deployer", 2, "--outcome"),
-        (AppClient.register, ["rollback"], "deployer", 2, "--outcome"),
-        (open_deployment, ["abandon", "--task-hub", "HUB"], "deployer", 6, "does not hold the open deployment"),
-        (begin_swap, ["stage", "--task-hub", "HUB", "--run-url", f"{RUN}1"], "deployer", 6, f"{RUN}1"),
-        (AppClient.register, ["rollback", "--outcome", "done"], "deployer", 6, "nothing to roll back to"),
-        (AppClient.register, ["stage", "--task-hub", "no"], "deployer", 2, "3 to 45 letters and digits"),
-        (AppClient.register, ["status", "--slot", "-"], "reader", 2, "slot"),
-        (AppClient.register, ["status", "--run-url", "https://a b"], "reader", 2, "X-Run-Url"),
-        (AppClient.register, ["status", "--run-url", "https://a\nb"], "reader", 2, "--run-url has characters"),
-        (AppClient.register, ["status", "--app", ""], "reader", 2, "--app (or SAFE_DEPLOY_APP) is empty"),
-        (AppClient.register, ["status", "--app", "../.."], "reader", 1, ""),
-        (AppClient.register, ["status", "--slot", "canary"], "reader", 1, "has no slot canary"),
-        (AppClient.register, ["status", "--timeout", "-1"], "reader", 2, "--timeout"),
-        (AppClient.register, ["status", "--wait", "--timeout", "nan"], "reader", 2, "--timeout"),
-        (AppClient.register, ["status", "--wait", "--timeout", "inf"], "reader", 2, "--timeout"),
-        (
-            AppClient.register,
-            ["swap", "--task-hub", "HUB", "--stabilization-window", "nan", "--", "true"],
-            "deployer",
-            2,
-            "--stabilization-window",
-        ),
-        (AppClient.register, ["status", "--interval", "0"], "reader", 2, "--interval"),
-        (AppClient.register, ["status", "--interval", "121"], "reader", 2, "--interval"),
-        (AppClient.register, ["history", "--top", "0"], "reader", 2, "--top"),
-        (AppClient.register, ["history", "--top", "1001"], "reader", 2, "--top"),
-        (AppClient.register, ["stage"], "deployer", 2, "--task-hub"),
-        (AppClient.register, ["destroy"], "admin", 2, "destroy"),
-        (
-            AppClient.register,
-            ["stage", "--task-hub", "HUB"],
-            "reader",
-            4,
-            "needs a key with the role deployer or admin",
-        ),
-        (AppClient.register, ["status"], "publisher", 4, "needs a key with the role reader or deployer or admin"),
-        (AppClient.register, ["register", "--task-hub", "OWN"], "deployer", 4, "needs a key with the role admin"),
-        (AppClient.register, ["instances", "--task-hub", "HUB"], "reader", 1, "HUB"),
-        (register_nothing, ["status"], "reader", 1, "Register the task hub in production: safe-deploy register"),
-        (register_nothing, ["history"], "reader", 1, "Register the task hub in production: safe-deploy register"),
-        (register_nothing, ["cleanup"], "deployer", 1, "Register the task hub in production: safe-deploy register"),
-    ],
-)
-def test_every_refusal_has_its_exit_code(
-    app_client: AppClient, set_up: SetUp, arguments: list[str], role: str, code: int, *, message: str
-) -> None:
-    set_up(app_client)
-    hub = new_hub_name()
-    named = [{"HUB": hub, "OWN": app_client.hub}.get(word, word) for word in arguments]
-    result = app_client.run_cli(*named, role=role)
-    assert result.code == code, result
-    assert message.replace("HUB", hub) in result.stderr
-    if "--wait" not in arguments and arguments != ["status"]:
-        assert result.stdout == ""
-
-
-def test_a_task_hub_that_was_used_before_is_a_conflict(app_client: AppClient) -> None:
-    app_client.register()
-    first = app_client.stage(new_hub_name(), 1)
-    app_client.stage(new_hub_name(), 1)
-    result = app_client.run_cli("stage", "--task-hub", first, "--run-url", f"{RUN}1")
-    assert result.code == ExitCode.CONFLICT
-    assert first in result.stderr
-
-
-def test_an_outdated_etag_is_a_conflict(app_client: AppClient) -> None:
-    app_client.register()
-    with StateServerClient(
-        app_client.url,
-        app_client.app,
-        key=KEYS["deployer"],
-        caller=PipelineCaller(),
-        report=print,
-        retry_seconds=0,
-    ) as server:
-        hub = app_client.stage(new_hub_name())
-        with pytest.raises(ConflictError) as refused:
-            server.post_swap(hub, slot="staging", outcome=None, etag='"1"')
-    assert refused.value.problem["code"] == "PreconditionFailed"
-    assert refused.value.exit_code == ExitCode.CONFLICT
-
-
-def test_an_unknown_key_is_not_allowed(app_client: AppClient) -> None:
-    for key in ("", "unknown-key-0123456789", " "):
-        result = app_client.run_cli("status", SAFE_DEPLOY_KEY=key)
-        assert result.code == ExitCode.NOT_ALLOWED
-        assert "send a key that this server knows" in result.stderr

@@ -21,7 +21,7 @@ def test_on_github_run_url_outputs_and_summary_are_written(app_client: AppClient
     result = app_client.run_cli(
         "stage", "--task-hub", hub, "--version", "2", role="deployer", **github_environment(tmp_path)
     )
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert result.stderr == ""
     assert read_outputs(tmp_path) == {
         "task-hub": hub,
@@ -61,11 +61,11 @@ def test_on_github_a_verdict_becomes_outputs_and_a_failure_an_annotation(app_cli
 
 def test_on_github_cleanup_outputs_what_was_removed_and_kept(app_client: AppClient, tmp_path: Path) -> None:
     app_client.register(policy={"settleSeconds": 0})
-    kept, gone = (app_client.stage(new_hub_name(), 1) for _ in range(2))
-    app_client.swap(app_client.stage(new_hub_name(), 1))
+    kept, gone = (app_client.stage(new_hub_name(), run_number=1) for _ in range(2))
+    app_client.swap(app_client.stage(new_hub_name(), run_number=1))
     app_client.publish(event(kept))
     result = app_client.run_cli("cleanup", **github_environment(tmp_path))
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert read_outputs(tmp_path) == {"removed": gone, "kept": kept}, result.stdout
 
 
@@ -79,7 +79,7 @@ def test_in_azure_pipelines_run_url_outputs_and_summary_are_written(app_client: 
     app_client.register()
     hub = new_hub_name()
     result = app_client.run_cli("stage", "--task-hub", hub, role="deployer", AGENT_TEMPDIRECTORY=str(tmp_path), **AZURE)
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert f"##vso[task.setvariable variable=stagingTaskHub;isOutput=true]{hub}" in result.stderr.splitlines()
     assert "##vso[task.setvariable variable=productionVersion;isOutput=true]1" in result.stderr.splitlines()
     (summary,) = tmp_path.iterdir()
@@ -99,7 +99,8 @@ def test_outside_ci_the_audit_log_names_the_logged_in_user(app_client: AppClient
     app_client.register()
     for number, actor in enumerate(({"LOGNAME": "anna"}, {"LOGNAME": "Zoë"}, {"SAFE_DEPLOY_ACTOR": "Łucja\nx"})):
         assert (
-            app_client.run_cli("register", "--task-hub", app_client.hub, "--version", f"1.{number}", **actor).code == 0
+            app_client.run_cli("register", "--task-hub", app_client.hub, "--version", f"1.{number}", **actor).code
+            == ExitCode.DONE
         )
     assert [entry["by"] for entry in reversed(app_client.history())][1:] == ["anna", "Zoe", "?ucja x"]
 

@@ -69,7 +69,7 @@ def test_results_are_printed_as_a_table(app_client: AppClient) -> None:
 def test_doctor_changes_nothing(app_client: AppClient) -> None:
     """Neither the app nor its audit log changes, with any key."""
     app_client.register()
-    app_client.stage(new_hub_name(), 1)
+    app_client.stage(new_hub_name(), run_number=1)
     before = app_client.request_json("GET"), app_client.history()
     for role in KEYS:
         run_doctor(app_client, "--for", KeyPurpose.ADMINISTER, role=role)
@@ -267,7 +267,7 @@ def test_an_empty_production_fails_the_check_of_the_app(app_client: AppClient) -
 def test_an_open_deployment_is_a_warning(app_client: AppClient, storage: StorageSettings) -> None:
     """The message names the caller, the run and the task hub of the open deployment."""
     register_verified_app(app_client, storage)
-    hub = app_client.stage(new_hub_name(), 7)
+    hub = app_client.stage(new_hub_name(), run_number=7)
     results = run_doctor(app_client)
     assert results.code == 0
     status, message = results["deployment"]
@@ -280,8 +280,8 @@ def test_an_open_deployment_is_a_warning(app_client: AppClient, storage: Storage
 def test_an_interrupted_swap_is_a_conflict_with_the_command_to_run(app_client: AppClient) -> None:
     """No run can stage until the outcome of the swap is reported."""
     app_client.register()
-    hub = app_client.stage(new_hub_name(), 1)
-    app_client.swap(hub, 1, "Pending")
+    hub = app_client.stage(new_hub_name(), run_number=1)
+    app_client.swap(hub, run_number=1, outcome="Pending")
     results = run_doctor(app_client)
     assert results.code == ExitCode.CONFLICT
     status, message = results["swap"]

@@ -23,8 +23,10 @@ def path(fake_azure: FakeAzure) -> str:
 
 
 def test_fake_az_swaps_packages_and_settings_that_are_not_sticky(fake_azure: FakeAzure, path: str) -> None:
-    group = ["-g", "shop-rg", "-n", "shop"]
-    result = az(path, "webapp", "deployment", "slot", "swap", *group, "-s", "staging", "--target-slot", "production")
+    azure_options = ["-g", "shop-rg", "-n", "shop"]
+    result = az(
+        path, "webapp", "deployment", "slot", "swap", *azure_options, "-s", "staging", "--target-slot", "production"
+    )
     assert (result.returncode, result.stdout) == (0, "")
     assert fake_azure.settings("shop") == {"TASK_HUB": "v42", "AzureWebJobsStorage": SECRET, "NAME": "production"}
     assert fake_azure.settings("shop", "staging") == {

@@ -17,6 +17,7 @@ import pytest
 import state_api
 from harness.dependency_groups import read_pinned_versions
 from harness.state_server import ROOT, ServerProcess
+from safe_deploy.errors import ExitCode
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.processes import CliResult
 
@@ -78,6 +79,7 @@ def copy_project(to: Path) -> Path:
 
 
 def list_files(*under: str) -> list[Path]:
+    """The files of this checkout under these paths, apart from those that git ignores."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *under]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout.decode()
     return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
@@ -136,7 +138,7 @@ def test_only_the_command_line_and_its_dependencies_are_installed(installed: Ins
 def test_only_declared_dependencies_are_imported(installed: Installed) -> None:
     """The imports are the standard library, httpx, Typer, Rich and their dependencies, found without the project."""
     result = installed.run("python", "-I", "-c", _IMPORTS)
-    assert result.code == 0, result.stderr
+    assert result.code == ExitCode.DONE, result.stderr
     results = json.loads(result.stdout)
     assert Path(results["file"]).is_relative_to(installed.folder)
     assert sorted(results["needs"][PACKAGE]) == ["httpx", "rich", "typer"]
@@ -171,7 +173,7 @@ def test_the_installed_command_prints_its_help(installed: Installed) -> None:
     assert result.stdout.startswith("Usage: safe-deploy [OPTIONS] COMMAND")
     for name in ("status", "stage", "swap", "rollback", "cleanup", "deploy", "register", "doctor"):
         assert f"\n  {name} " in result.stdout
-    assert installed.run("python", "-m", "safe_deploy", "--help").code == 0
+    assert installed.run("python", "-m", "safe_deploy", "--help").code == ExitCode.DONE
 
 
 def test_the_installed_command_queries_a_server(installed: Installed, served: ServerProcess) -> None:

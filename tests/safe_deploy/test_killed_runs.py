@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from harness.processes import wait_until
+from safe_deploy.errors import ExitCode
 from tests.conftest import new_hub_name
 from tests.safe_deploy.connection_proxy import ConnectionProxy, Request, run_connection_proxy
 from tests.safe_deploy.deployment_fixture import (
@@ -34,52 +35,56 @@ def deployment_fixtures(
 ) -> Callable[[], DeploymentFixture]:
     """Creates a new app on every call. safe-deploy reaches the server through the proxy."""
 
-    def create() -> DeploymentFixture:
+    def create_app() -> DeploymentFixture:
         folder = tmp_path / new_hub_name()
         folder.mkdir()
         return create_deployment_fixture(server, fork_server, folder, f"shop-{new_hub_name()}", connection_proxy.url)
 
-    return create
+    return create_app
 
 
 class Killer:
     """Kills safe-deploy at one of its requests, counted from 1: before the request reaches the server, or before the
     response reaches safe-deploy."""
 
-    def __init__(self, connection_proxy: ConnectionProxy, number: int, *, answered: bool) -> None:
+    def __init__(self, connection_proxy: ConnectionProxy, request_number: int, *, server_answers: bool) -> None:
         self.running_cli: RunningCli | None = None
-        self.has_process = threading.Event()
+        self.has_started = threading.Event()
         connection_proxy.clear()
-        if answered:
-            connection_proxy.cut_before_response = self.kill_at(number)
+        if server_answers:
+            connection_proxy.cut_before_response = self._kill_before_forwarding(request_number)
         else:
-            connection_proxy.cut_before_request = self.kill_at(number)
+            connection_proxy.cut_before_request = self._kill_before_forwarding(request_number)
 
-    def kill_at(self, wanted: int) -> Callable[[int, Request], bool]:
-        def kill_at_request(number: int, request: Request) -> bool:
-            if number != wanted:
+    def _kill_before_forwarding(self, fatal_request: int) -> Callable[[int, Request], bool]:
+        """For the proxy: kill safe-deploy at the request with this number, and forward nothing of that request."""
+
+        def kill_at_request(request_number: int, request: Request) -> bool:
+            if request_number != fatal_request:
                 return False
-            assert self.has_process.wait(60)
+            assert self.has_started.wait(60)
             assert self.running_cli is not None
             kill_cli(self.running_cli)
             return True
 
         return kill_at_request
 
-    def kill(self, deployment_fixture: DeploymentFixture, arguments: list[str]) -> None:
+    def run_until_killed(self, deployment_fixture: DeploymentFixture, arguments: list[str]) -> None:
+        """Start safe-deploy with these arguments, and wait until it has been killed at the request."""
         self.running_cli = deployment_fixture.start(arguments)
-        self.has_process.set()
+        self.has_started.set()
         result = self.running_cli.wait_for_result()
         assert result.code == -signal.SIGKILL, result.stderr
 
 
 def prepare_swap(deployment_fixture: DeploymentFixture) -> list[str]:
+    """Stage `new`. Returns the arguments that swap it into production."""
     deployment_fixture.stage()
     return deployment_fixture.swap()
 
 
 def prepare_rollback(deployment_fixture: DeploymentFixture) -> list[str]:
-    """A rollback of a completed swap. Afterwards `new` is the task hub that the rollback brings back."""
+    """Complete a swap. Returns the arguments that roll it back. `new` is the task hub that the rollback brings back."""
     deployment_fixture.stage()
     deployment_fixture.report_swap(deployment_fixture.new, "Done")
     deployment_fixture.set_slot_task_hubs(production=deployment_fixture.new, staging=deployment_fixture.old)
@@ -88,53 +93,59 @@ def prepare_rollback(deployment_fixture: DeploymentFixture) -> list[str]:
 
 
 def prepare_deploy(deployment_fixture: DeploymentFixture) -> list[str]:
+    """Returns the arguments that stage, deploy and swap `new`."""
     return deployment_fixture.deploy()
 
 
-LONG = pytest.mark.long
 COMMANDS = pytest.mark.parametrize(
-    "prepare", [prepare_swap, pytest.param(prepare_rollback, marks=LONG), pytest.param(prepare_deploy, marks=LONG)]
+    "prepare",
+    [
+        prepare_swap,
+        pytest.param(prepare_rollback, marks=pytest.mark.long),
+        pytest.param(prepare_deploy, marks=pytest.mark.long),
+    ],
 )
 
 
 @COMMANDS
-@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("server_answers", [False, True])
 def test_the_next_run_succeeds_after_a_kill_at_any_request(
     deployment_fixtures: Callable[[], DeploymentFixture],
     connection_proxy: ConnectionProxy,
     prepare: Callable[[DeploymentFixture], list[str]],
     *,
-    answered: bool,
+    server_answers: bool,
 ) -> None:
     connection_proxy.clear()
-    complete = deployment_fixtures()
-    result = complete.run(prepare(complete))
-    assert result.code == 0, result.stderr
-    assert complete.is_swapped()
+    uninterrupted = deployment_fixtures()
+    result = uninterrupted.run(prepare(uninterrupted))
+    assert result.code == ExitCode.DONE, result.stderr
+    assert uninterrupted.is_swapped()
     requests = list(connection_proxy.requests)
     assert len(requests) >= 3, "one reads the app, one records the pending swap, one confirms it"
     deployment_fixture: DeploymentFixture | None = None
     for number, (method, _) in enumerate(requests, 1):
-        if answered and method == "GET":
+        if server_answers and method == "GET":
             # A GET changes nothing: a kill after it equals a kill before the next request.
             continue
         if deployment_fixture is None:
             deployment_fixture = deployment_fixtures()
             arguments = prepare(deployment_fixture)
             initial_state = read_state(deployment_fixture)
-        Killer(connection_proxy, number, answered=answered).kill(deployment_fixture, arguments)
+        Killer(connection_proxy, number, server_answers=server_answers).run_until_killed(deployment_fixture, arguments)
         connection_proxy.clear()
         if read_state(deployment_fixture) == initial_state and number < len(requests):
             # The killed run changed nothing, so the app is reused for the next kill.
             continue
         again = deployment_fixture.run(arguments)
-        assert again.code == 0, f"after request {number}: {again.stderr}"
+        assert again.code == ExitCode.DONE, f"after request {number}: {again.stderr}"
         assert deployment_fixture.is_swapped(), f"after request {number}: {again.stderr}"
         assert deployment_fixture.count_swaps() == 1, f"after request {number}: {again.stderr}"
         deployment_fixture = None
 
 
 def read_state(deployment_fixture: DeploymentFixture) -> tuple[object, ...]:
+    """Everything that a run of safe-deploy can change, on the server and in Azure."""
     return (
         deployment_fixture.recorded_hubs(),
         deployment_fixture.azure_hubs(),
@@ -145,26 +156,26 @@ def read_state(deployment_fixture: DeploymentFixture) -> tuple[object, ...]:
 
 
 @COMMANDS
-@pytest.mark.parametrize("with_az", [False, True], ids=["alone", "with az"])
-@pytest.mark.parametrize("swapped", [False, True], ids=["before it swaps", "after it has swapped"])
+@pytest.mark.parametrize("az_is_killed", [False, True], ids=["az survives", "az is killed, too"])
+@pytest.mark.parametrize("azure_has_swapped", [False, True], ids=["before it swaps", "after it has swapped"])
 def test_the_next_run_succeeds_after_a_kill_during_the_swap_in_azure(
     deployment_fixtures: Callable[[], DeploymentFixture],
     connection_proxy: ConnectionProxy,
     prepare: Callable[[DeploymentFixture], list[str]],
     *,
-    with_az: bool,
-    swapped: bool,
+    az_is_killed: bool,
+    azure_has_swapped: bool,
 ) -> None:
     connection_proxy.clear()
     deployment_fixture = deployment_fixtures()
     arguments = prepare(deployment_fixture)
     # An az that is not killed completes after half a second. One that is killed never completes.
-    seconds = 60 if with_az else 0.5
+    delay_seconds = 60 if az_is_killed else 0.5
     deployment_fixture.fake_azure.set_fault(
         "swap",
         exit_code=None,
-        delay_before_seconds=0 if swapped else seconds,
-        delay_after_seconds=seconds if swapped else 0,
+        delay_before_seconds=0 if azure_has_swapped else delay_seconds,
+        delay_after_seconds=delay_seconds if azure_has_swapped else 0,
         call_count=1,
     )
     running_cli = deployment_fixture.start(arguments)
@@ -173,19 +184,22 @@ def test_the_next_run_succeeds_after_a_kill_during_the_swap_in_azure(
         if prepare is not prepare_deploy
         else lambda: (deployment_fixture.old, deployment_fixture.new)
     )
-    unswapped = read_hubs()
+    unswapped_hubs = read_hubs()
     wait_until(
-        lambda: deployment_fixture.count_swaps() == 1 and (not swapped or deployment_fixture.azure_hubs() != unswapped),
+        lambda: (
+            deployment_fixture.count_swaps() == 1
+            and (not azure_has_swapped or deployment_fixture.azure_hubs() != unswapped_hubs)
+        ),
         "Azure swaps",
     )
     kill_cli(running_cli)
-    if with_az:
+    if az_is_killed:
         os.killpg(find_az_process_group(deployment_fixture), signal.SIGKILL)
     assert deployment_fixture.pending_hub() == deployment_fixture.new
     again = deployment_fixture.run(arguments)
-    assert again.code == 0, again.stderr
+    assert again.code == ExitCode.DONE, again.stderr
     assert deployment_fixture.is_swapped(), again.stderr
-    assert deployment_fixture.count_swaps() == (2 if with_az and not swapped else 1)
+    assert deployment_fixture.count_swaps() == (2 if az_is_killed and not azure_has_swapped else 1)
 
 
 def find_az_process_group(deployment_fixture: DeploymentFixture) -> int:
@@ -196,8 +210,8 @@ def find_az_process_group(deployment_fixture: DeploymentFixture) -> int:
         except OSError:
             continue
         if (
-            f"{deployment_fixture.path}/az" in words
-            and " ".join(SWAP_COMMAND.split()) in " ".join(words)
+            f"{deployment_fixture.bin_folder}/az" in words
+            and SWAP_COMMAND in " ".join(words)
             and deployment_fixture.app in words
         ):
             return os.getpgid(int(entry.name))

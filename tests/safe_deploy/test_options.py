@@ -30,7 +30,7 @@ def test_status_reads_its_options_from_variables(app_client: AppClient) -> None:
 
 def test_stage_reads_its_options_from_variables(app_client: AppClient) -> None:
     app_client.register()
-    app_client.publish(event(app_client.stage(new_hub_name(), 1)))
+    app_client.publish(event(app_client.stage(new_hub_name(), run_number=1)))
     hub = new_hub_name()
     many = {
         "TASK_HUB": hub,
@@ -42,7 +42,7 @@ def test_stage_reads_its_options_from_variables(app_client: AppClient) -> None:
         "RUN_URL": f"{RUN}2",
     }
     result = app_client.run_cli("stage", **{f"SAFE_DEPLOY_{name}": value for name, value in many.items()})
-    assert result.code == 0, result
+    assert result.code == ExitCode.DONE, result
     newest = app_client.history()[0]
     assert (newest["by"], newest["runUrl"], newest["reason"]) == ("anna", f"{RUN}2", "run 1 is dead")
     assert newest["details"]["version"] == "3"
@@ -101,7 +101,7 @@ def test_an_empty_variable_counts_as_not_set(app_client: AppClient, command: str
         assert result.code == ExitCode.USAGE
         assert "Missing option '--task-hub'" in result.stderr
     else:
-        assert result.code == 0, result
+        assert result.code == ExitCode.DONE, result
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.safe_deploy.processes import KEYS, run_safe_deploy
 @pytest.mark.parametrize("end", ["/", "/api", "/api/", " ", "\n"])
 def test_the_server_url_may_end_with_api_or_a_slash(app_client: AppClient, end: str) -> None:
     app_client.register()
-    assert app_client.run_cli("status", SAFE_DEPLOY_SERVER=f"{app_client.url}{end}").code == 0
+    assert app_client.run_cli("status", SAFE_DEPLOY_SERVER=f"{app_client.url}{end}").code == ExitCode.DONE
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_key_over_http_to_another_machine_causes_a_warning(app_client: AppClie
     # This address reaches this machine, but is not a loopback address.
     url = app_client.url.replace("127.0.0.1", "0.0.0.0")  # noqa: S104
     result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url)
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert "warning: the key is sent unencrypted over http" in result.stderr
     annotated = app_client.run_cli("status", SAFE_DEPLOY_SERVER=url, **github_environment(tmp_path))
     assert "::warning title=safe-deploy::the key is sent unencrypted" in annotated.stderr
@@ -63,15 +63,15 @@ def test_a_key_over_http_to_another_machine_causes_a_warning(app_client: AppClie
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(app_client: AppClient, status: int) -> None:
-    with run_fault_proxy() as other, run_fault_proxy() as here:
-        here.always_inject(
-            CannedResponse(status, headers={"Location": f"{other.url}/api/apps/{app_client.app}/staging"})
+    with run_fault_proxy() as other_server, run_fault_proxy() as server:
+        server.always_inject(
+            CannedResponse(status, headers={"Location": f"{other_server.url}/api/apps/{app_client.app}/staging"})
         )
-        result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=here.url)
+        result = app_client.run_cli("status", SAFE_DEPLOY_SERVER=server.url)
     assert result.code == ExitCode.FAILURE
     assert "redirects to another server" in result.stderr
-    assert len(here.received) == 1
-    assert other.received == []
+    assert len(server.received) == 1
+    assert other_server.received == []
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_an_invalid_key_is_refused_without_showing_it(app_client: AppClient, tmp
 
 def test_white_space_around_a_key_is_ignored(app_client: AppClient) -> None:
     app_client.register()
-    assert app_client.run_cli("status", SAFE_DEPLOY_KEY=f" {KEYS['reader']}\n").code == 0
+    assert app_client.run_cli("status", SAFE_DEPLOY_KEY=f" {KEYS['reader']}\n").code == ExitCode.DONE
 
 
 def test_the_key_is_never_shown(app_client: AppClient, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from harness.processes import free_port, wait_until
+from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.safe_deploy.assertions import (
-    SIGNALS,
+    STOP_SIGNALS,
     assert_exit,
     find_outcome_command,
     is_written,
@@ -32,6 +33,9 @@ from tests.safe_deploy.deployment_fixture import (
 )
 from tests.safe_deploy.processes import server_key_entries, state_server
 
+LONG_DELAY_SECONDS = 60
+"""A swap in Azure that is still in progress when the test ends safe-deploy."""
+
 # --- an unavailable server ---
 
 
@@ -43,54 +47,63 @@ def test_the_outcome_reaches_a_server_that_restarts_during_the_swap(
     with state_server(storage, tmp_path, server_key_entries(), port) as served, open_admin_client(served.url) as client:
         deployment_fixture = create_deployment_fixture(client, fork_server, tmp_path, app)
         deployment_fixture.stage()
-        go = tmp_path / "go"
-        command = f"while ! test -e {go}; do sleep 0.05; done; {shlex.join(deployment_fixture.az_swap)}"
+        may_swap = tmp_path / "may-swap"
+        command = f"while ! test -e {may_swap}; do sleep 0.05; done; {shlex.join(deployment_fixture.az_swap_command)}"
         running = deployment_fixture.start(
             deployment_fixture.swap("sh", "-c", command, options=["--resource-group", RESOURCE_GROUP])
         )
         wait_until(lambda: deployment_fixture.pending_hub() == deployment_fixture.new, "the swap is pending")
         served.stop()
-        go.touch()
+        may_swap.touch()
         wait_until(lambda: "trying again" in running.err.read_text(), "safe-deploy retries")
     with state_server(storage, tmp_path, server_key_entries(), port) as served, open_admin_client(served.url) as client:
         deployment_fixture.server = client
-        assert_exit(running.wait_for_result(), 0)
+        assert_exit(running.wait_for_result(), ExitCode.DONE)
         assert deployment_fixture.is_swapped()
 
 
-@pytest.mark.parametrize("swaps", [False, True])
+@pytest.mark.parametrize("azure_swaps", [False, True])
 def test_an_unavailable_server_leaves_the_swap_pending_with_a_command_to_run(
-    staged: DeploymentFixture, connection_proxy: ConnectionProxy, *, swaps: bool
+    staged: DeploymentFixture, connection_proxy: ConnectionProxy, *, azure_swaps: bool
 ) -> None:
-    first_cut_request = 3
+    outcome_request = 3  # after the requests that read the app and record the pending swap
 
-    def is_cut(request_number: int, request: Request) -> bool:
-        return request_number >= first_cut_request
+    def is_outcome_or_later(request_number: int, request: Request) -> bool:
+        return request_number >= outcome_request
 
-    connection_proxy.cut_before_request = is_cut
-    if not swaps:
+    connection_proxy.cut_before_request = is_outcome_or_later
+    if not azure_swaps:
         staged.fake_azure.set_fault("swap", call_count=1)
     result = staged.run(staged.swap(), retry_seconds=0.5)
-    production_hub = staged.new if swaps else staged.old
+    production_hub = staged.new if azure_swaps else staged.old
     assert_exit(
-        result, 1, f"production has {production_hub}", f"the swap of task hub {staged.new} into production is pending"
+        result,
+        ExitCode.FAILURE,
+        f"production has {production_hub}",
+        f"the swap of task hub {staged.new} into production is pending",
     )
     assert staged.pending_hub() == staged.new
     connection_proxy.clear()
-    assert_exit(staged.run_command_line(find_outcome_command(result, "done" if swaps else "failed")), 0)
-    assert staged.is_swapped() if swaps else staged.is_unswapped()
+    assert_exit(
+        staged.run_command_line(find_outcome_command(result, "done" if azure_swaps else "failed")), ExitCode.DONE
+    )
+    assert staged.is_swapped() if azure_swaps else staged.is_unswapped()
 
 
 def test_no_swap_starts_if_the_server_is_unavailable(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy
 ) -> None:
-    first_cut_request = 2
+    pending_swap_request = 2  # after the request that reads the app
 
-    def is_cut(request_number: int, request: Request) -> bool:
-        return request_number >= first_cut_request
+    def is_pending_swap_or_later(request_number: int, request: Request) -> bool:
+        return request_number >= pending_swap_request
 
-    connection_proxy.cut_before_request = is_cut
-    assert_exit(staged.run(staged.swap(), retry_seconds=0.5), 1, "The command was not run. Run the same command again")
+    connection_proxy.cut_before_request = is_pending_swap_or_later
+    assert_exit(
+        staged.run(staged.swap(), retry_seconds=0.5),
+        ExitCode.FAILURE,
+        "The command was not run. Run the same command again",
+    )
     assert staged.count_swaps() == 0
     assert staged.is_unswapped()
 
@@ -98,15 +111,15 @@ def test_no_swap_starts_if_the_server_is_unavailable(
 # --- signals ---
 
 
-@SIGNALS
+@STOP_SIGNALS
 def test_a_signal_before_the_command_leaves_the_record_unchanged(
-    staged: DeploymentFixture, number: signal.Signals
+    staged: DeploymentFixture, stop_signal: signal.Signals
 ) -> None:
     staged.fake_azure.set_fault("appsettings list", exit_code=None, delay_before_seconds=0.4, call_count=1)
     running = staged.start(staged.swap())
     wait_until(lambda: staged.fake_azure.count_calls(LIST_SETTINGS_COMMAND) == 1, "safe-deploy queries Azure")
-    running.send(number)
-    assert_exit(running.wait_for_result(), 1, "stopped before the command was run")
+    running.send(stop_signal)
+    assert_exit(running.wait_for_result(), ExitCode.FAILURE, "stopped before the command was run")
     assert staged.is_unswapped()
     assert (staged.count_swaps(), staged.open_deployment_hub()) == (0, staged.new)
 
@@ -117,58 +130,60 @@ def test_a_signal_before_an_interrupted_swap_resumes_leaves_it_pending(staged: D
     running = staged.start(staged.swap())
     wait_until(lambda: staged.fake_azure.count_calls(LIST_SETTINGS_COMMAND) == 1, "safe-deploy queries Azure")
     running.send(signal.SIGTERM)
-    assert_exit(running.wait_for_result(), 6, "has not reported its outcome")
+    assert_exit(running.wait_for_result(), ExitCode.CONFLICT, "has not reported its outcome")
     assert staged.pending_hub() == staged.new
     assert staged.count_swaps() == 0
 
 
-@SIGNALS
-def test_a_signal_during_the_swap_in_azure_leaves_it_pending(staged: DeploymentFixture, number: signal.Signals) -> None:
-    staged.fake_azure.set_fault("swap", exit_code=None, delay_before_seconds=60, call_count=1)
+@STOP_SIGNALS
+def test_a_signal_during_the_swap_in_azure_leaves_it_pending(
+    staged: DeploymentFixture, stop_signal: signal.Signals
+) -> None:
+    staged.fake_azure.set_fault("swap", exit_code=None, delay_before_seconds=LONG_DELAY_SECONDS, call_count=1)
     running = staged.start(staged.swap())
     wait_until(lambda: staged.count_swaps() == 1, "Azure swaps")
-    running.send(number)
+    running.send(stop_signal)
     result = running.wait_for_result()
-    assert_exit(result, 6, "Azure continues a swap that it has accepted")
+    assert_exit(result, ExitCode.CONFLICT, "Azure continues a swap that it has accepted")
     assert staged.pending_hub() == staged.new
-    assert_exit(staged.run(staged.swap()), 0)
+    assert_exit(staged.run(staged.swap()), ExitCode.DONE)
     assert staged.is_swapped()
 
 
 def test_a_signal_after_azure_has_swapped_confirms_the_swap(staged: DeploymentFixture) -> None:
-    staged.fake_azure.set_fault("swap", exit_code=None, delay_after_seconds=60, call_count=1)
+    staged.fake_azure.set_fault("swap", exit_code=None, delay_after_seconds=LONG_DELAY_SECONDS, call_count=1)
     running = staged.start(staged.swap())
     wait_until(lambda: staged.azure_hubs() == (staged.new, staged.old), "Azure has swapped")
     running.send(signal.SIGTERM)
-    assert_exit(running.wait_for_result(), 1, "the swap is done and on record")
+    assert_exit(running.wait_for_result(), ExitCode.FAILURE, "the swap is done and on record")
     assert staged.is_swapped()
 
 
-@SIGNALS
+@STOP_SIGNALS
 def test_processes_started_by_the_command_are_stopped_with_it(
-    staged: DeploymentFixture, number: signal.Signals
+    staged: DeploymentFixture, stop_signal: signal.Signals
 ) -> None:
-    group = staged.folder / "group"
-    running = staged.start(staged.swap("sh", "-c", f"sleep 30 & echo $$ > {group}; exec sleep 30"))
-    wait_until(lambda: is_written(group), "the command runs")
-    running.send(number)
+    group_id_file = staged.folder / "group-id"
+    running = staged.start(staged.swap("sh", "-c", f"sleep 30 & echo $$ > {group_id_file}; exec sleep 30"))
+    wait_until(lambda: is_written(group_id_file), "the command runs")
+    running.send(stop_signal)
     result = running.wait_for_result()
-    assert result.code == 6, result.stderr
-    wait_until(lambda: is_process_group_gone(int(group.read_text())), "all processes of the command have ended")
+    assert result.code == ExitCode.CONFLICT, result.stderr
+    wait_until(lambda: is_process_group_gone(int(group_id_file.read_text())), "all processes of the command have ended")
     assert staged.pending_hub() == staged.new
-    assert_exit(staged.run_command_line(find_outcome_command(result, "failed")), 0)
+    assert_exit(staged.run_command_line(find_outcome_command(result, "failed")), ExitCode.DONE)
     assert staged.is_unswapped()
 
 
 def test_a_second_signal_kills_a_command_that_ignores_the_first(staged: DeploymentFixture) -> None:
-    group = staged.folder / "group"
-    ignore_signals = f"trap '' INT TERM; echo $$ > {group}; sleep 30; sleep 30"
+    group_id_file = staged.folder / "group-id"
+    ignore_signals = f"trap '' INT TERM; echo $$ > {group_id_file}; sleep 30; sleep 30"
     running = staged.start(staged.swap("sh", "-c", ignore_signals, options=["--resource-group", RESOURCE_GROUP]))
-    wait_until(lambda: is_written(group), "the command runs")
+    wait_until(lambda: is_written(group_id_file), "the command runs")
     running.send(signal.SIGINT)
     running.send(signal.SIGTERM)
-    assert_exit(running.wait_for_result(), 6, "was ended by SIGKILL")
-    wait_until(lambda: is_process_group_gone(int(group.read_text())), "all processes of the command have ended")
+    assert_exit(running.wait_for_result(), ExitCode.CONFLICT, "was ended by SIGKILL")
+    wait_until(lambda: is_process_group_gone(int(group_id_file.read_text())), "all processes of the command have ended")
     assert staged.pending_hub() == staged.new
 
 
@@ -179,8 +194,8 @@ def test_a_signal_before_the_process_exists_is_forwarded_to_it(signals: list[str
         import os, signal
         from safe_deploy.subprocesses import Command, SignalGuard
         with SignalGuard() as guard:
-            for number in {signals}:
-                os.kill(os.getpid(), getattr(signal, number))
+            for name in {signals}:
+                os.kill(os.getpid(), getattr(signal, name))
             print(guard.run(Command(["sleep", "60"], os.environ)))
     """
     python = [sys.executable, "-c", textwrap.dedent(script)]
@@ -188,21 +203,23 @@ def test_a_signal_before_the_process_exists_is_forwarded_to_it(signals: list[str
     assert printed == f"was ended by {expected_signal}\n"
 
 
-@SIGNALS
+@STOP_SIGNALS
 def test_a_signal_while_the_outcome_is_reported_does_not_stop_the_report(
-    staged: DeploymentFixture, connection_proxy: ConnectionProxy, number: signal.Signals
+    staged: DeploymentFixture, connection_proxy: ConnectionProxy, stop_signal: signal.Signals
 ) -> None:
     has_process = threading.Event()
     running: list[RunningCli] = []
 
-    def send_signal(request_number: int, request: Request) -> bool:
-        if request_number == 3:
+    outcome_request = 3  # after the requests that read the app and record the pending swap
+
+    def send_signal_at_outcome(request_number: int, request: Request) -> bool:
+        if request_number == outcome_request:
             assert has_process.wait(60)
-            running[0].send(number)
+            running[0].send(stop_signal)
         return False
 
-    connection_proxy.cut_before_request = send_signal
+    connection_proxy.cut_before_request = send_signal_at_outcome
     running.append(staged.start(staged.swap()))
     has_process.set()
-    assert_exit(running[0].wait_for_result(), 0)
+    assert_exit(running[0].wait_for_result(), ExitCode.DONE)
     assert staged.is_swapped()

@@ -164,6 +164,8 @@ def simulate_run(simulated: SimulatedSwap, conditions: RunConditions) -> bool:
 
 
 def run_conditions(*, is_observable: bool) -> st.SearchStrategy[RunConditions]:
+    """Conditions of a run that can occur in Azure."""
+
     def make_exit_code_truthful(conditions: RunConditions) -> RunConditions:
         """If Azure cannot be queried after the swap, the exit code is the only evidence, and must be true."""
         swaps_late = conditions.swaps_late and conditions.azure_swaps

@@ -33,7 +33,7 @@ from tests.safe_deploy.fault_proxy import (
 )
 from tests.safe_deploy.in_process import run_in_process
 from tests.safe_deploy.processes import KEYS, server_key_entries, state_server
-from tests.safe_deploy.wait_scenario import SOON, WaitScenario, is_ready, nothing, reported_lines
+from tests.safe_deploy.wait_scenario import SOON, WaitScenario, do_nothing, is_ready, reported_lines
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_ready_slot_ends_the_wait_at_once(wait_scenario: WaitScenario, proxy: 
 
 
 def test_the_wait_ends_when_the_last_instance_ends(wait_scenario: WaitScenario, proxy: FaultProxy) -> None:
-    wait_scenario.script(proxy, nothing)
+    wait_scenario.script(proxy, do_nothing)
     result = wait_scenario.wait_through(proxy.url, *SOON, "--verify", "none")
     assert is_ready(result, wait_scenario)
     assert [request.path.partition("?")[2] for request in proxy.received] == ["slot=production&wait=1&verify=none"] * 2
@@ -106,7 +106,7 @@ def test_one_request_waits_at_the_server_until_the_slot_is_ready(
 
 def test_a_timeout_prints_the_last_verdict(wait_scenario: WaitScenario, proxy: FaultProxy) -> None:
     """The exit code is 5, and stdout shows the instances that are active at the end of the wait."""
-    wait_scenario.script(proxy, nothing, lambda: wait_scenario.begin("order-2"), nothing, nothing)
+    wait_scenario.script(proxy, do_nothing, lambda: wait_scenario.begin("order-2"), do_nothing, do_nothing)
     began = time.monotonic()
     result = wait_scenario.wait_through(proxy.url, "--interval", "1", "--timeout", "2.5")
     assert 2.5 <= time.monotonic() - began < 9
@@ -128,7 +128,7 @@ def test_a_timeout_of_zero_sends_one_request(wait_scenario: WaitScenario, proxy:
 @pytest.mark.parametrize("ready", [True, False])
 def test_json_output_of_a_wait_is_one_document(wait_scenario: WaitScenario, proxy: FaultProxy, *, ready: bool) -> None:
     """Stdout has one JSON document, because the wait reports its polls on stderr."""
-    wait_scenario.script(proxy, TruncatedResponse(), *([] if ready else [nothing] * 9))
+    wait_scenario.script(proxy, TruncatedResponse(), *([] if ready else [do_nothing] * 9))
     result = wait_scenario.wait_through(
         proxy.url, "--interval", "1", "--timeout", "30" if ready else "1.8", "--output=json"
     )
@@ -143,7 +143,7 @@ def test_json_output_of_a_wait_is_one_document(wait_scenario: WaitScenario, prox
 def test_only_changes_are_reported(wait_scenario: WaitScenario, proxy: FaultProxy) -> None:
     """An unchanged verdict or failure is not reported again."""
     busy = CannedResponse(503, b'{"code": "StorageUnavailable", "detail": "the state storage is busy"}')
-    wait_scenario.script(proxy, nothing, nothing, busy, busy, lambda: wait_scenario.begin("order-2"))
+    wait_scenario.script(proxy, do_nothing, do_nothing, busy, busy, lambda: wait_scenario.begin("order-2"))
     result = wait_scenario.wait_through(proxy.url, *SOON)
     assert is_ready(result, wait_scenario)
     assert len(proxy.received) == 6
@@ -237,7 +237,7 @@ def test_a_broken_connection_is_retried_by_the_wait(
     connection_proxy.cut_before_request = cut_before_request
     connection_proxy.cut_before_response = lambda number, request: number == 2
     result = wait_scenario.wait_through(connection_proxy.url, *SOON)
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert "Ready" in reported_lines(result)[-1]
     assert len(reported_lines(result)) in (2, 3)
     assert "cannot be reached" in reported_lines(result)[0]
@@ -272,7 +272,7 @@ def test_an_unreachable_server_does_not_delay_the_timeout(wait_scenario: WaitSce
     """The command prints no earlier verdict as its result."""
     with run_fault_proxy(wait_scenario.app_client.url) as proxy:
         url = proxy.url
-        wait_scenario.script(proxy, nothing, *([CannedResponse(503)] * 9))
+        wait_scenario.script(proxy, do_nothing, *([CannedResponse(503)] * 9))
         began = time.monotonic()
         result = wait_scenario.wait_through(url, "--interval", "1", "--timeout", "2.5", "--output", "json")
         assert 2.5 <= time.monotonic() - began < 9
@@ -318,7 +318,7 @@ def test_an_error_that_waiting_does_not_resolve_ends_the_wait(
 
 def test_a_key_that_is_revoked_ends_the_wait(wait_scenario: WaitScenario, proxy: FaultProxy) -> None:
     """The server may refuse the key only after the first verdict."""
-    wait_scenario.script(proxy, nothing, CannedResponse(401))
+    wait_scenario.script(proxy, do_nothing, CannedResponse(401))
     result = wait_scenario.wait_through(proxy.url, *SOON)
     assert (result.code, result.out) == (ExitCode.NOT_ALLOWED, "")
     assert "Check SAFE_DEPLOY_KEY" in result.err
@@ -337,11 +337,11 @@ def test_on_github_the_outputs_are_those_of_the_last_verdict(
     wait_scenario: WaitScenario, proxy: FaultProxy, tmp_path: Path, *, ready: bool
 ) -> None:
     """The wait writes each output once, when it ends. The orders end at the request after the scripted steps."""
-    wait_scenario.script(proxy, nothing, *([] if ready else [nothing] * 9))
+    wait_scenario.script(proxy, do_nothing, *([] if ready else [do_nothing] * 9))
     result = wait_scenario.wait_through(
         proxy.url, "--interval", "1", "--timeout", "30" if ready else "0.8", **github_environment(tmp_path)
     )
-    assert result.code == (0 if ready else ExitCode.TIMED_OUT)
+    assert result.code == (ExitCode.DONE if ready else ExitCode.TIMED_OUT)
     outputs = (tmp_path / "output").read_text().splitlines()
     assert outputs[:4] == [
         f"ready={str(ready).lower()}",
@@ -360,12 +360,12 @@ def test_in_azure_pipelines_the_outputs_are_those_of_the_last_verdict(
     wait_scenario: WaitScenario, proxy: FaultProxy, tmp_path: Path, *, ready: bool
 ) -> None:
     """The logging commands are on stderr, not on stdout."""
-    wait_scenario.script(proxy, nothing, *([] if ready else [nothing] * 9))
+    wait_scenario.script(proxy, do_nothing, *([] if ready else [do_nothing] * 9))
     variables = {"TF_BUILD": "True", "AGENT_TEMPDIRECTORY": str(tmp_path)}
     result = wait_scenario.wait_through(
         proxy.url, "--interval", "1", "--timeout", "30" if ready else "0.8", **variables
     )
-    assert result.code == (0 if ready else ExitCode.TIMED_OUT)
+    assert result.code == (ExitCode.DONE if ready else ExitCode.TIMED_OUT)
     set_ready = [line for line in result.err.splitlines() if "variable=ready;" in line]
     assert set_ready == [f"##vso[task.setvariable variable=ready;isOutput=true]{str(ready).lower()}"]
     assert "##vso" not in result.out

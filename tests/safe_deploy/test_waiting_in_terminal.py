@@ -19,7 +19,7 @@ from tests.safe_deploy.fault_proxy import (
     FaultProxy,
 )
 from tests.safe_deploy.processes import build_command_line, environment
-from tests.safe_deploy.wait_scenario import CLOCK, SOON, WAIT, WaitScenario, nothing
+from tests.safe_deploy.wait_scenario import CLOCK, SOON, WAIT, WaitScenario, do_nothing
 
 
 @dataclass
@@ -37,22 +37,22 @@ class TerminalRun:
 @contextmanager
 def run_in_terminal(arguments: list[str], variables: dict[str, str], *, terminal: bool = True) -> Iterator[TerminalRun]:
     """Start `safe-deploy`. At the end of the block it has ended, and its output is complete."""
-    ours, theirs = pty.openpty() if terminal else os.pipe()
+    terminal_end, process_end = pty.openpty() if terminal else os.pipe()
     with subprocess.Popen(
         build_command_line(*arguments),
         env=environment({"TERM": "xterm", "COLUMNS": "200", "LINES": "40"} | variables),
-        stdin=theirs if terminal else subprocess.DEVNULL,
+        stdin=process_end if terminal else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=theirs,
+        stderr=process_end,
         start_new_session=True,
     ) as process:
-        os.close(theirs)
+        os.close(process_end)
         started = TerminalRun(process)
 
         def read_terminal_output() -> None:
             # Reading fails when the process has closed the terminal.
             with suppress(OSError):
-                while output_part := os.read(ours, 65536):
+                while output_part := os.read(terminal_end, 65536):
                     started.output.extend(output_part)
 
         reader = threading.Thread(target=read_terminal_output)
@@ -63,7 +63,7 @@ def run_in_terminal(arguments: list[str], variables: dict[str, str], *, terminal
             process.kill()
             process.wait()
             reader.join()
-            os.close(ours)
+            os.close(terminal_end)
 
 
 HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
@@ -90,7 +90,7 @@ def test_a_terminal_shows_a_table_of_the_blockers_that_is_kept_up_to_date(
         wait_until_drawn(b"order-2    ProcessOrder ")
         wait_scenario.end()
 
-    wait_scenario.script(proxy, nothing, begin_second_order, end_both_orders)
+    wait_scenario.script(proxy, do_nothing, begin_second_order, end_both_orders)
     with run_in_terminal(
         [*WAIT, *SOON], wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
     ) as window:
@@ -117,23 +117,23 @@ def test_no_live_table_in_ci_or_without_color(wait_scenario: WaitScenario, varia
 
 
 @pytest.mark.parametrize(
-    ("number", "terminal"),
+    ("stop_signal", "terminal"),
     [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, True), (signal.SIGTERM, False)],
 )
 def test_a_signal_ends_the_wait(
-    wait_scenario: WaitScenario, proxy: FaultProxy, number: signal.Signals, *, terminal: bool
+    wait_scenario: WaitScenario, proxy: FaultProxy, stop_signal: signal.Signals, *, terminal: bool
 ) -> None:
     """The pending request is abandoned, the terminal's cursor is restored, and no traceback is printed."""
     variables = wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
     with run_in_terminal([*WAIT, "--interval", "120"], variables, terminal=terminal) as window:
         wait_until(lambda: len(proxy.received) == 1, "a request arrives")
         began = time.monotonic()
-        window.process.send_signal(number)
+        window.process.send_signal(stop_signal)
         code = window.wait()
         assert time.monotonic() - began < 10
-    if terminal or number == signal.SIGINT:
+    if terminal or stop_signal == signal.SIGINT:
         assert (code, b"error: stopped" in window.output) == (ExitCode.FAILURE, True)
     else:
-        assert code == -number
+        assert code == -stop_signal
     assert b"Traceback" not in window.output
     assert window.output.count(HIDE_CURSOR) == window.output.count(SHOW_CURSOR) == int(terminal)

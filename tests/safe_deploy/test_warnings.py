@@ -63,7 +63,7 @@ def test_a_verdict_by_events_alone_causes_one_warning(app_client: AppClient) -> 
     app_client.publish(event(app_client.hub, status="Completed"))
     for options in ([], ["--wait", "--timeout", "5"]):
         result = app_client.run_cli("status", "--slot", "production", *options)
-        assert result.code == 0
+        assert result.code == ExitCode.DONE
         [warning] = [line for line in result.stderr.splitlines() if "EventsOnly" in line]
         assert warning.startswith("warning: EventsOnly: the verdict on task hub")
 
@@ -74,7 +74,7 @@ def test_in_a_ci_system_a_warning_is_an_annotation(app_client: AppClient, tmp_pa
     app_client.publish(event(app_client.hub, status="Completed"))
     variables = github_environment(tmp_path) if system == "github" else AZURE | {"AGENT_TEMPDIRECTORY": str(tmp_path)}
     result = app_client.run_cli("status", "--slot", "production", **variables)
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     start = "::warning title=safe-deploy::" if system == "github" else "##vso[task.logissue type=warning]"
     [warning] = [line for line in result.stderr.splitlines() if "EventsOnly" in line]
     assert warning.startswith(f"{start}EventsOnly: the verdict on task hub")
@@ -100,7 +100,7 @@ def test_a_warning_with_a_hostile_message_is_printed_once_and_sanitized(app_clie
     app_client.register()
     with run_fault_proxy() as proxy:
         result = run_status(app_client, proxy, build_verdict_response(app_client, warnings=(UNSEEN, UNSEEN)))
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert result.stderr == "warning: MessagesUnseen: the control queues are not looked at: :error::x\n"
 
 
@@ -143,7 +143,7 @@ def test_another_pending_start_is_reported_as_a_change(app_client: AppClient) ->
         proxy.fault = lambda number: responses[min(number, 3)]
         wait = ("--wait", "--interval", "1", "--timeout", "30")
         result = app_client.run_cli("status", "--slot", "production", *wait, SAFE_DEPLOY_SERVER=proxy.url)
-    assert result.code == 0
+    assert result.code == ExitCode.DONE
     assert result.stderr.count(" NotReady: ") == 2
 
 

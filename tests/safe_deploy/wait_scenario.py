@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from safe_deploy.errors import ExitCode
 from tests.builders import event
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.fault_proxy import (
@@ -33,6 +34,7 @@ class WaitScenario:
         self.begin("order-1")
 
     def begin(self, order: str) -> None:
+        """Start an order, which makes the slot NotReady."""
         self.app_client.publish(event(self.app_client.hub, order))
         self.orders.append(order)
 
@@ -70,9 +72,10 @@ def reported_lines(result: InProcessResult) -> list[str]:
 
 
 def is_ready(result: InProcessResult, wait_scenario: WaitScenario) -> bool:
+    """Whether the command has succeeded, and printed and reported a verdict that is Ready."""
     title = f"Ready: slot production (task hub {wait_scenario.app_client.hub}), by lifecycle events alone"
-    return result.code == 0 and result.out == f"{title}\n" and reported_lines(result)[-1] == title
+    return result.code == ExitCode.DONE and result.out == f"{title}\n" and reported_lines(result)[-1] == title
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """A step that does nothing."""

@@ -37,6 +37,7 @@ class SlowApplication:
         self.ended = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond once the test allows it, in parts."""
         self.request_count += 1
         try:
             await self.may_respond.wait()
@@ -58,6 +59,7 @@ class BodyReader(SlowApplication):
         self._responds_first = responds_first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the request to its end, or until the client disconnects."""
         if self._responds_first:
             await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:

@@ -78,6 +78,7 @@ class SimulatedEventGrid:
         return self._take_in_random_batches(list(self._in_transit))
 
     def _take_in_random_batches(self, arriving: list[PublishedEvent]) -> list[list[PublishedEvent]]:
+        """Shuffle the events that arrive now, and divide them into deliveries of random sizes."""
         for event in arriving:
             self._in_transit.remove(event)
         in_order = sorted(arriving, key=lambda event: event.occurred_at)
@@ -91,6 +92,7 @@ class SimulatedEventGrid:
         return batches
 
     def _draw_delay_steps(self) -> int:
+        """The number of steps after which a delivery arrives."""
         delay = self.rng.choice(
             _LONG_DELAY_STEPS if self.rng.random() < self.parameters.long_delay_probability else _SHORT_DELAY_STEPS
         )

@@ -169,6 +169,7 @@ class SimulatedPlatform:
         self._without_faults = False
 
     def _find_active_executions(self) -> list[Execution]:
+        """The executions that have not ended, or whose last episode is not checkpointed."""
         return [
             execution
             for execution in self.executions.values()
@@ -181,6 +182,7 @@ class SimulatedPlatform:
         await move()
 
     def _possible_moves(self) -> dict[str, list[Move]]:
+        """What can happen next in the task hub, by the name of the kind of move."""
         moves: dict[str, list[Move]] = {"entity": [self._signal_entity]}
         if self._client_starts_left:
             moves["start"], moves["start delayed"] = [self._start], [self._start_delayed]
@@ -190,6 +192,7 @@ class SimulatedPlatform:
         return moves
 
     def _possible_moves_of(self, execution: Execution) -> dict[str, Move]:
+        """What can happen next to one execution, by the name of the kind of move."""
         if execution.episode is not None:
             return {"go on": partial(self._continue_episode, execution)}
         terminate = partial(self._terminate, execution)
@@ -262,6 +265,7 @@ class SimulatedPlatform:
     # Moves of orchestrations.
 
     async def _begin_execution(self, execution: Execution) -> None:
+        """A worker runs the first episode of an execution."""
         if self._draw_bool(_SINGLE_EPISODE_PROBABILITY):
             # The orchestration awaits nothing, so it ends in its first episode.
             self._context.tally["one episode"] += 1
@@ -275,6 +279,7 @@ class SimulatedPlatform:
         await self._run_episode(execution, Episode([outcome], outcome, Phase.ENDED))
 
     async def _continue_as_new(self, execution: Execution) -> None:
+        """End this generation. The next one starts in the same episode, right after it, or by a later move."""
         if self._draw_bool(_NEXT_GENERATION_IN_EPISODE_PROBABILITY):
             await self._run_episode(execution, Episode(["Completed", "Running"], "Running", Phase.RUNNING))
             return
@@ -304,6 +309,7 @@ class SimulatedPlatform:
         )
 
     async def _signal_entity(self) -> None:
+        """Send a signal to one of three entities: it publishes Running and writes its row, and must never block."""
         self._signal_count += 1
         execution = Execution(0, f"@counter@{self._signal_count % 3}", "counter", Phase.RUNNING, self._now())
         self._publish_events(execution, ["Running"])
@@ -312,6 +318,8 @@ class SimulatedPlatform:
     # Episodes.
 
     async def _run_episode(self, execution: Execution, episode: Episode) -> None:
+        """Publish the events of an episode and checkpoint it. The worker may crash, or be slow, before the
+        checkpoint."""
         self._publish_events(execution, episode.statuses)
         execution.episode = episode
         if not self._without_faults:
@@ -327,6 +335,7 @@ class SimulatedPlatform:
         await self._checkpoint(execution, episode)
 
     async def _continue_episode(self, execution: Execution) -> None:
+        """Run a crashed episode again, which publishes its events again, or checkpoint a slow one."""
         episode = execution.episode
         assert episode is not None, "only open episodes go on"
         if episode.has_crashed:
@@ -373,6 +382,8 @@ class SimulatedPlatform:
         self._context.tally[f"row {status}"] += 1
 
     async def _write_row(self, execution: Execution, status: str) -> None:
+        """Write the instance's row. The timeline counts an end from before the write and a start from after it, so that
+        it never calls a right verdict wrong."""
         if status in ENDED_STATUS_NAMES:
             self._context.timeline.record_end(execution.instance_id)
         await self._context.storage.write_row(execution.instance_id, status, execution.function, execution.created)
@@ -383,6 +394,7 @@ class SimulatedPlatform:
         self._log(execution, f"row {status}")
 
     def _publish_events(self, execution: Execution, statuses: Sequence[str]) -> None:
+        """Publish lifecycle events with the times of a clock that may be wrong."""
         moment = time.time() + self._rng.choice(self._context.parameters.clock_skews)
         for status in statuses:
             # Two events of one episode are a few milliseconds apart, or less.
@@ -408,6 +420,8 @@ class SimulatedPlatform:
         return self._new_execution(instance_id, Phase.SCHEDULED, parent)
 
     def _new_execution(self, instance_id: str, phase: Phase, parent: Execution | None = None) -> Execution:
+        """Create an execution. If its instance id was used before, the row and the latest event of the previous
+        execution stay."""
         self._execution_count += 1
         previous = self.executions.get(instance_id)
         execution = Execution(

@@ -76,10 +76,13 @@ class SimulationResults:
 
 
 def _count_verdict_requests(tally: Counter[str]) -> int:
+    """The number of requests for a verdict. Their counters are named `question`, a space, and the kind of the
+    request."""
     return sum(number for name, number in tally.items() if name.startswith("question "))
 
 
 def _counters_of(kind: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The names of the counters of one kind."""
     return tuple(f"{kind} {name}" for name in names)
 
 

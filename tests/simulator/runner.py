@@ -92,6 +92,8 @@ async def run_simulations(
 async def _run_seeds(
     context: SimulationContext, seeds: Iterator[int], results: SimulationResults, stop_at: int | None
 ) -> None:
+    """Run the history of each seed, several at a time, and collect the failures. Stops after `stop_at` failures."""
+
     async def run_waiting_simulations() -> None:
         for seed in seeds:
             if stop_at is not None and len(results.failures) >= stop_at:
@@ -112,6 +114,7 @@ async def _run_seeds(
 
 @asynccontextmanager
 async def _simulation_context(storage: StorageSettings, tally: Counter[str]) -> AsyncIterator[SimulationContext]:
+    """A state server on this storage, whose requests are counted, and a client of it."""
     assert storage.connection_string is not None
     direct_connection = storage.connection_string.get_secret_value()
     hooks = BeforeReadHooks()

@@ -43,6 +43,17 @@ A start must be one second old, and the clock may be another second behind."""
 _FINAL_WAIT_SECONDS = 4
 """Seconds that the last request may wait for Ready: the server's clock has a resolution of one second, and it checks
 every second."""
+MOVES_PROBABILITY = 0.75
+"""How often a step makes moves in the task hub; otherwise it requests a verdict."""
+DELIVERY_PROBABILITY = 0.7
+"""How often the events that are due are delivered after such moves."""
+NEAR_DRAIN_PROBABILITY = 0.5
+"""How often the task hub is nearly drained before a verdict is requested."""
+START_AFTER_DRAIN_PROBABILITY = 0.4
+"""How often an instance starts right after a verdict was Ready."""
+REQUEST_WEIGHTS = {"fresh": 40, "cached": 20, "none": 5, "waiting": 5, "both": 10, "stage": 15}
+"""How often each kind of request for a verdict is made."""
+
 _MAX_MOVES_PER_REQUEST = 12
 """Maximum number of moves during one request, because a scan never ends while changes continue."""
 
@@ -79,6 +90,8 @@ class SimulatedTaskHub:
         number: int,
         log: list[str],
     ) -> None:
+        """Create the simulated parts of one task hub. `number` is its position in the history, and gives it random
+        numbers of its own."""
         self.hub = storage.hub
         self.storage = storage
         self.timeline = ActivityTimeline()
@@ -98,6 +111,7 @@ class Simulation:
     """One random history. `log` lists its events in order, to find out why a response was wrong."""
 
     def __init__(self, context: SimulationContext, parameters: SimulationParameters) -> None:
+        """Prepare one history. Its random numbers come from the seed alone, so it can be replayed."""
         self._context = context
         self._parameters = parameters
         self._tally = context.tally
@@ -140,6 +154,8 @@ class Simulation:
             self._context.read_hooks.register(hub, self._move_before_read)
 
     async def _register_app(self) -> None:
+        """Register an app whose slot staging has the simulated task hub. Where the history moves during reads, the
+        server reads the task hub through the proxy."""
         self._app = f"app-{self._task_hub.hub}"
         response = await put_app(
             self._context.http,
@@ -158,21 +174,22 @@ class Simulation:
         assert response.status_code == 200, response.text
 
     async def _step(self) -> None:
+        """Make some moves in the task hub and deliver what is due, or request a verdict and check it."""
         task_hub = self._task_hub
         task_hub.transport.step += 1
-        if self._rng.random() < 0.75:
+        if self._rng.random() < MOVES_PROBABILITY:
             for _ in range(self._rng.randint(1, 4)):
                 await task_hub.platform.make_random_move(
                     PURGE_WEIGHTS if self._parameters.messages_unseen else DEFAULT_WEIGHTS
                 )
-            if self._rng.random() < 0.7:
+            if self._rng.random() < DELIVERY_PROBABILITY:
                 await self._deliver(task_hub.transport.take_due_batches())
         else:
-            if self._rng.random() < 0.5:
+            if self._rng.random() < NEAR_DRAIN_PROBABILITY:
                 await self._drain_nearly()
-            kind = self._rng.choices(("fresh", "cached", "none", "waiting", "both", "stage"), (40, 20, 5, 5, 10, 15))[0]
+            kind = self._rng.choices(list(REQUEST_WEIGHTS), list(REQUEST_WEIGHTS.values()))[0]
             ready = await self._request_verdict(kind)
-            if ready and self._rng.random() < 0.4:
+            if ready and self._rng.random() < START_AFTER_DRAIN_PROBABILITY:
                 await self._start_after_drain()
                 await self._request_verdict("cached")
 
@@ -227,6 +244,7 @@ class Simulation:
         await self._deliver(task_hub.transport.take_due_batches())
 
     async def _deliver(self, batches: list[list[PublishedEvent]]) -> None:
+        """Post batches of lifecycle events to the server, and record the deliveries at the checkers of verdicts."""
         task_hub = self._task_hub
         for batch in batches:
             response = await self._context.http.post("/api/events", json=[event.event for event in batch])
@@ -287,6 +305,8 @@ class Simulation:
         return await get_staging(self._context.http, self._app, verify=verify, wait=wait)
 
     def _check_verdict(self, requested_at: int, verdict: Any, *, fresh: bool) -> int | None:
+        """Fail if the verdict is wrong. Returns when its probe began, None without a probe. `requested_at` is in the
+        unit of the storage clock."""
         probe = verdict["evidence"]["probe"]
         self.log.append(f"    → ready={verdict['ready']} {reason_codes(verdict)} probe={probe}")
         probe_began_at = self._task_hub.checker.check_verdict(requested_at, verdict, fresh=fresh)

@@ -16,7 +16,7 @@ def instance_store(server: StateServer) -> InstanceStore:
 
 async def task_hub_record(server: StateServer, hub: str) -> TaskHubRecord:
     """The registry's record of a registered task hub."""
-    record = await TaskHubStore(server.tables, 4).get(hub)
+    record = await TaskHubStore(server.tables, shards=4).get(hub)
     assert record is not None
     return record
 

@@ -31,7 +31,7 @@ def build_event(hub: str, status: str, tick: int = 0, instance_id: str = "order-
 async def test_recorded_events_and_corrections_say_which_instances_are_active_now(
     server: StateServer, hub: str
 ) -> None:
-    record = await TaskHubStore(server.tables, 1).get_or_create(hub)
+    record = await TaskHubStore(server.tables, shards=1).get_or_create(hub)
     signals, heard = ChangeSignals(), list[RecordedChanges]()
     store = InstanceStore(server.tables, signals)
     with signals.listen_to_task_hub(hub.upper(), heard.append):
@@ -57,7 +57,7 @@ async def test_recorded_events_and_corrections_say_which_instances_are_active_no
 
 
 async def test_the_time_of_a_signal_is_not_later_than_the_stamp(server: StateServer, hub: str) -> None:
-    record = await TaskHubStore(server.tables, 1).get_or_create(hub)
+    record = await TaskHubStore(server.tables, shards=1).get_or_create(hub)
     signals, heard = ChangeSignals(), list[RecordedChanges]()
     store = InstanceStore(server.tables, signals)
     with signals.listen_to_task_hub(hub, heard.append):

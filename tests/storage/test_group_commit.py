@@ -40,6 +40,7 @@ class TransactionGate:
         proxy.before_request = self._pass
 
     async def _pass(self, method: str, path: str) -> None:
+        """Delay a transaction while the gate is closed. The proxy calls this before each request."""
         if path.endswith("$batch") and not self._open.is_set():
             self.held_count += 1
             await self._open.wait()
@@ -88,7 +89,7 @@ async def store(server_behind_proxy: StateServer) -> AsyncIterator[InstanceStore
 @pytest.fixture
 async def record(server: StateServer, hub: str) -> TaskHubRecord:
     """A task hub with one shard, so that all its updates share one queue."""
-    return await TaskHubStore(server.tables, 1).get_or_create(hub)
+    return await TaskHubStore(server.tables, shards=1).get_or_create(hub)
 
 
 async def record_first_event(store: InstanceStore, record: TaskHubRecord) -> None:
@@ -99,6 +100,7 @@ async def record_first_event(store: InstanceStore, record: TaskHubRecord) -> Non
 def record_concurrently(
     store: InstanceStore, record: TaskHubRecord, events: Sequence[LifecycleEvent]
 ) -> list[asyncio.Task[list[bool | None]]]:
+    """Start recording each of these events in a delivery of its own."""
     return [asyncio.create_task(store.record(record, [event])) for event in events]
 
 

@@ -48,7 +48,7 @@ def lifecycle_event(
 
 
 async def open_task_hub(server: StateServer, hub: str) -> TaskHubRecord:
-    return await TaskHubStore(server.tables, 4).get_or_create(hub)
+    return await TaskHubStore(server.tables, shards=4).get_or_create(hub)
 
 
 async def test_every_instance_id_survives_a_round_trip(server: StateServer, hub: str) -> None:

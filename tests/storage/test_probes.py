@@ -56,7 +56,7 @@ async def probe_store(server: StateServer, hub: str) -> ProbeStore:
 
 
 async def claim_task_hub(tables: Tables, hub: str) -> None:
-    await TaskHubStore(tables, 1).claim(hub, TaskHubClaim("shop", "run 1"))
+    await TaskHubStore(tables, shards=1).claim(hub, TaskHubClaim("shop", "run 1"))
 
 
 async def acquire_lease(
@@ -162,7 +162,7 @@ async def test_releasing_a_lease_after_cleanup_stores_nothing(
     """Also the worker that acquired the lease only after Cleanup can go on reading, but stores nothing."""
     lease = await acquire_free_lease(probe_store, hub) if reads_before_cleanup else None
     record = await task_hub_record(server, hub)
-    await TaskHubStore(server.tables, 1).close(hub)
+    await TaskHubStore(server.tables, shards=1).close(hub)
     await instance_store(server).delete_records(record)
     lease = lease or await acquire_free_lease(probe_store, hub)
     assert await probe_store.renew_lease(lease, now_plus(120)) is None

@@ -85,6 +85,7 @@ class RecordedHistories(RuleBasedStateMachine):
         self.runner.run(self.servers[server_index].services.recorder.record(events, "webhook"))
 
     def _new_event(self, instance_id: str, tick: int, status: str) -> dict[str, Any]:
+        """An event that the model knows and that later steps may send again."""
         self.model.add_event(instance_id, tick, status)
         new_event = event(self.hub, instance_id, status, time=format_instant(Instant(BASE + tick)))
         self.sent.append(new_event)
@@ -125,6 +126,7 @@ class RecordedHistories(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
     def deliver_to_both_servers_at_once(self, data: st.DataObject) -> None:
+        """Deliver a start to one server and an end to the other, both with duplicates of earlier events."""
         duplicates = data.draw(st.lists(st.sampled_from(self.sent), min_size=1, max_size=6))
         start = self._new_event("order/1", data.draw(TICKS), RUNNING)
         end = self._new_event("order/1", data.draw(TICKS), "Completed")
@@ -148,6 +150,7 @@ class RecordedHistories(RuleBasedStateMachine):
             self.runner.run(self._compare_records())
 
     async def _compare_records(self) -> None:
+        """Fail unless the stored records are those of the model."""
         server = self.servers[0]
         store, record = instance_store(server), await task_hub_record(server, self.hub)
         expected = self.model.active_ids()

@@ -52,7 +52,8 @@ class StoredTaskHub:
     async def read(self) -> TaskHubRecords:
         return await self.instances.read_records(self.name, NO_EXEMPTIONS)
 
-    async def registered(self) -> TaskHubRecord:
+    async def get_registry_record(self) -> TaskHubRecord:
+        """What the registry holds about the task hub. Fails if it is not registered."""
         record = await self.task_hubs.get(self.name)
         assert record is not None
         return record
@@ -60,14 +61,19 @@ class StoredTaskHub:
     async def record_event(
         self, instance_id: str, status: RuntimeStatus = RuntimeStatus.RUNNING, *, second: int = 0, function: str = "F"
     ) -> None:
+        """Record an event of one instance, some seconds after NOW."""
         event = LifecycleEvent(self.name, instance_id, function, status, "", Instant(NOW + seconds(second)))
         await self.instances.record(await self.task_hubs.get_or_create(self.name), [event])
 
     async def record_end_by_probe(self, instance_id: str) -> None:
+        """Record that a probe has shown the end of an instance."""
         finished = Finished(Instant(NOW + 1), RuntimeStatus.COMPLETED, "", "F", EvidenceSource.PROBE)
-        await self.instances.record_corrections(await self.registered(), [Instance(instance_id, finished=finished)])
+        await self.instances.record_corrections(
+            await self.get_registry_record(), [Instance(instance_id, finished=finished)]
+        )
 
     async def store_probe_result(self, result: ProbeResult = RESULT) -> None:
+        """Store the result of a probe, unless another result was stored meanwhile."""
         records = await self.read()
         assert await self.probes.save(self.name, records.probe_etag, result=result)
 
@@ -139,7 +145,9 @@ async def test_every_spelling_of_a_task_hub_has_the_same_records(task_hub: Store
 
 
 @every_shard_count
-async def test_the_token_stays_while_nothing_is_recorded(server: StateServer, hub: str, shards: int) -> None:
+async def test_a_repeated_event_and_a_probe_result_do_not_change_the_change_token(
+    server: StateServer, hub: str, shards: int
+) -> None:
     task_hub = StoredTaskHub(hub, server.tables, shards)
     await task_hub.record_event("order-1")
     token = (await task_hub.read()).change_token
@@ -191,7 +199,7 @@ async def test_an_unknown_task_hub_has_no_records(task_hub: StoredTaskHub) -> No
 async def test_a_task_hub_that_was_cleaned_up_has_no_records_and_was_seen_before(task_hub: StoredTaskHub) -> None:
     await task_hub.record_event("order-1")
     await task_hub.task_hubs.close(task_hub.name)
-    await task_hub.instances.delete_records(await task_hub.registered())
+    await task_hub.instances.delete_records(await task_hub.get_registry_record())
     assert await task_hub.read() == TaskHubRecords(recording=True)
 
 
@@ -200,11 +208,11 @@ async def test_a_repeated_claim_creates_what_the_first_one_has_not(
 ) -> None:
     """The worker of the first claim dies before it creates the table."""
 
-    async def die(store: TaskHubStateStore, record: TaskHubRecord) -> None:
+    async def fail_to_create(store: TaskHubStateStore, record: TaskHubRecord) -> None:
         raise StorageUnavailable("the worker has died")
 
     with monkeypatch.context() as patched:
-        patched.setattr(TaskHubStateStore, "create", die)
+        patched.setattr(TaskHubStateStore, "create", fail_to_create)
         with pytest.raises(StorageUnavailable):
             await task_hub.task_hubs.claim(task_hub.name, CLAIM)
     assert await task_hub.read() == TaskHubRecords()
@@ -243,7 +251,7 @@ async def test_a_first_event_that_is_recorded_while_the_registry_is_read_counts(
 
 async def test_lost_records_are_an_error_for_reading_and_for_what_a_probe_has_seen(task_hub: StoredTaskHub) -> None:
     await task_hub.record_event("order-1")
-    await task_hub.instances.delete_records(await task_hub.registered())
+    await task_hub.instances.delete_records(await task_hub.get_registry_record())
     with pytest.raises(StorageUnavailable, match="was deleted"):
         await task_hub.read()
     with pytest.raises(StorageUnavailable, match="was deleted"):
@@ -275,7 +283,7 @@ async def test_what_a_probe_has_seen_of_an_unknown_or_removed_task_hub_creates_n
     await task_hub.task_hubs.record_seen(task_hub.name)
     assert await task_hub.task_hubs.get(task_hub.name) is None
     await task_hub.task_hubs.claim(task_hub.name, CLAIM)
-    record = await task_hub.registered()
+    record = await task_hub.get_registry_record()
     await task_hub.task_hubs.close(task_hub.name)
     await task_hub.instances.delete_records(record)
     await task_hub.task_hubs.record_seen(task_hub.name)

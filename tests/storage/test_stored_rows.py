@@ -88,6 +88,7 @@ def parse_json_columns(row: Row) -> Row:
 
 
 def recorded_rows() -> dict[str, Row]:
+    """The rows that tests/storage keeps of the present schema, with JSON columns as text."""
     rows: dict[str, Row] = json.loads(_RECORDED.read_text())
     return {
         name: {column: json.dumps(value) if isinstance(value, dict) else value for column, value in row.items()}

@@ -20,7 +20,7 @@ PROOF = OwnershipProof(
 
 @pytest.fixture
 def registry(server: StateServer) -> TaskHubStore:
-    return TaskHubStore(server.tables, 4)
+    return TaskHubStore(server.tables, shards=4)
 
 
 async def test_a_claim_stores_its_app_its_run_and_its_proof(registry: TaskHubStore, hub: str) -> None:

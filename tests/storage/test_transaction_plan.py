@@ -137,11 +137,11 @@ def test_only_a_correction_that_ends_an_active_instance_advances_the_epoch() -> 
         "00", [event_update("a", "Completed", 5), correction_of_end("a", tick=2)], active
     ).advances_epoch, "an event ended it first"
     assert not plan_transaction("00", [event_update("a", "Completed", 5)], active).advances_epoch
-    over = {"a": StoredInstance(merge_instances(instance_record("a"), instance_record("a", "Completed", 5)), "etag")}
-    again = replace(over["a"].instance or instance_record("a"), started=instance_record("a", tick=6).started)
-    assert not plan_transaction("00", [InstanceUpdate("a", (again,), stamps_activity=False)], over).advances_epoch, (
-        "the correction is a start"
-    )
+    ended = {"a": StoredInstance(merge_instances(instance_record("a"), instance_record("a", "Completed", 5)), "etag")}
+    started_again = replace(ended["a"].instance or instance_record("a"), started=instance_record("a", tick=6).started)
+    assert not plan_transaction(
+        "00", [InstanceUpdate("a", (started_again,), stamps_activity=False)], ended
+    ).advances_epoch, "the correction is a start"
 
 
 def test_a_new_epoch_takes_one_operation_of_the_transaction() -> None:

@@ -52,6 +52,7 @@ class WorkerClient:
         assert [response.result for response in responses] == [SUCCEEDED] * len(responses)
 
     async def invoke(self, name: str, argument: str, data: TypedData) -> Any:
+        """Invoke a function in the worker, as the Functions host does over gRPC."""
         invocation = Message(
             function_id=self.functions[name].function_id,
             invocation_id=str(uuid.uuid4()),

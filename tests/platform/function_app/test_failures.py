@@ -133,6 +133,7 @@ class EventSender:
         self._thread.start()
 
     def _send_until_stopped(self) -> None:
+        """Send one event after the other, and remember which were acknowledged."""
         number = 0
         while not self._stop.is_set():
             number += 1

@@ -24,11 +24,13 @@ Tasks = Generator[Any, Any, Any]
 @app.function_name("Health")
 @app.route(route="health", methods=["GET"])
 def health(req: func.HttpRequest) -> func.HttpResponse:
+    """Answers once the host has started the app."""
     return func.HttpResponse("ok")
 
 
 @app.activity_trigger(input_name="word")
 def Echo(word: str) -> str:
+    """Returns its input, and fails for `bad`."""
     if word == "bad":
         raise ValueError("no")
     return word
@@ -36,6 +38,7 @@ def Echo(word: str) -> str:
 
 @app.entity_trigger(context_name="context")
 def Counter(context: df.DurableEntityContext) -> None:
+    """An entity that counts its operations."""
     context.set_state(context.get_state(lambda: 0) + 1)
 
 
@@ -65,65 +68,77 @@ def register_orchestrator(generator_function: Any) -> Any:
 
 @register_orchestrator
 def AtOnce(context: df.DurableOrchestrationContext) -> Tasks:
+    """Completes in its first episode."""
     return "done"
     yield
 
 
 @register_orchestrator
 def FailAtOnce(context: df.DurableOrchestrationContext) -> Tasks:
+    """Fails in its first episode."""
     raise ValueError("at once")
     yield
 
 
 @register_orchestrator
 def OneActivity(context: df.DurableOrchestrationContext) -> Tasks:
+    """Completes after one activity."""
     yield context.call_activity("Echo", "a")
 
 
 @register_orchestrator
 def FailActivity(context: df.DurableOrchestrationContext) -> Tasks:
+    """Fails, because its activity fails."""
     yield context.call_activity("Echo", "bad")
 
 
 @register_orchestrator
 def RetriesExhausted(context: df.DurableOrchestrationContext) -> Tasks:
+    """Fails after two attempts of its activity."""
     yield context.call_activity_with_retry("Echo", df.RetryOptions(200, 2), "bad")
 
 
 @register_orchestrator
 def AnyOfActivities(context: df.DurableOrchestrationContext) -> Tasks:
+    """Completes after the first of two activities."""
     yield context.task_any([context.call_activity("Echo", "a"), context.call_activity("Echo", "b")])
 
 
 @register_orchestrator
 def SubAtOnce(context: df.DurableOrchestrationContext) -> Tasks:
+    """Completes after a sub-orchestration."""
     yield context.call_sub_orchestrator("AtOnce", None, f"{context.instance_id}-sub")
 
 
 @register_orchestrator
 def SubFails(context: df.DurableOrchestrationContext) -> Tasks:
+    """Fails, because its sub-orchestration fails."""
     yield context.call_sub_orchestrator("FailActivity", None, f"{context.instance_id}-sub")
 
 
 @register_orchestrator
 def TimerOnly(context: df.DurableOrchestrationContext) -> Tasks:
+    """Completes after a timer."""
     yield context.create_timer(compute_fire_time(context, 1))
 
 
 @register_orchestrator
 def EventOnly(context: df.DurableOrchestrationContext) -> Tasks:
+    """Completes after an event."""
     context.set_custom_status(WAITING_STATUS)
     yield context.wait_for_external_event(GO_EVENT)
 
 
 @register_orchestrator
 def Quiet(context: df.DurableOrchestrationContext) -> Tasks:
+    """Waits for an event that is never raised."""
     context.set_custom_status(WAITING_STATUS)
     yield context.wait_for_external_event("never")
 
 
 @register_orchestrator
 def TimerWins(context: df.DurableOrchestrationContext) -> Tasks:
+    """The timer fires, and no event arrives."""
     yield from wait_for_event_or_timer(context, 1)
 
 
@@ -138,12 +153,14 @@ def EventOrTimerNoCancel(context: df.DurableOrchestrationContext) -> Tasks:
 
 @register_orchestrator
 def EventOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
+    """Cancels its timer in its last step."""
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
 
 
 @register_orchestrator
 def EventOrTimerCancelThenFail(context: df.DurableOrchestrationContext) -> Tasks:
+    """Cancels its timer and fails in the same step."""
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     raise ValueError("after cancel")
@@ -151,6 +168,7 @@ def EventOrTimerCancelThenFail(context: df.DurableOrchestrationContext) -> Tasks
 
 @register_orchestrator
 def EventOrTimerCancelThenActivity(context: df.DurableOrchestrationContext) -> Tasks:
+    """Cancels its timer, and calls an activity after that."""
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     yield context.call_activity("Echo", "a")
@@ -158,6 +176,7 @@ def EventOrTimerCancelThenActivity(context: df.DurableOrchestrationContext) -> T
 
 @register_orchestrator
 def EventOrTimerCancelThenTimer(context: df.DurableOrchestrationContext) -> Tasks:
+    """Cancels its timer, and waits for another timer after that."""
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     yield context.create_timer(compute_fire_time(context, 1))
@@ -165,6 +184,7 @@ def EventOrTimerCancelThenTimer(context: df.DurableOrchestrationContext) -> Task
 
 @register_orchestrator
 def EventOrTimerCancelThenSignal(context: df.DurableOrchestrationContext) -> Tasks:
+    """Cancels its timer and signals an entity in its last step."""
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
     context.signal_entity(df.EntityId("Counter", context.instance_id), "add")
@@ -172,6 +192,7 @@ def EventOrTimerCancelThenSignal(context: df.DurableOrchestrationContext) -> Tas
 
 @register_orchestrator
 def ActivityThenEventOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
+    """Calls an activity, and cancels a timer in its last step."""
     yield context.call_activity("Echo", "a")
     timer = yield from wait_for_event_or_timer(context)
     timer.cancel()
@@ -179,6 +200,7 @@ def ActivityThenEventOrTimerCancel(context: df.DurableOrchestrationContext) -> T
 
 @register_orchestrator
 def TwoEventsOrTimersCancel(context: df.DurableOrchestrationContext) -> Tasks:
+    """Cancels one timer in the middle, and another in its last step."""
     first = yield from wait_for_event_or_timer(context)
     first.cancel()
     second = yield from wait_for_event_or_timer(context, event="go on")
@@ -187,6 +209,7 @@ def TwoEventsOrTimersCancel(context: df.DurableOrchestrationContext) -> Tasks:
 
 @register_orchestrator
 def ActivityOrTimerCancel(context: df.DurableOrchestrationContext) -> Tasks:
+    """Cancels its timer in its last step, once the activity has completed."""
     activity, timer = (
         context.call_activity("Echo", "a"),
         context.create_timer(compute_fire_time(context, FAR_TIMER_SECONDS)),
