@@ -97,7 +97,7 @@ class CountedServer:
         return watches
 
     def count_requests(self) -> int:
-        """The number of requests since the last `clear` that read."""
+        """The number of storage requests since the last `clear`, without writes."""
         return sum(request.method == "GET" for request in self.proxy.forwarded)
 
     async def count_requests_of_question(self, app: str) -> int:
