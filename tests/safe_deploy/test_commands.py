@@ -148,7 +148,7 @@ def test_cleanup_removes_what_its_dry_run_shows(app_client: AppClient) -> None:
     for hub in (first, second, new_hub_name()):
         app_client.swap(app_client.stage(hub))
     dry_run_result = app_client.run_cli("cleanup", "--dry-run", role="deployer")
-    assert dry_run_result.code == 0
+    assert dry_run_result.code == ExitCode.DONE
     assert [line.split()[0] for line in table_lines(dry_run_result.stdout)[2:]] == [app_client.hub, first]
     assert [task_hub["taskHub"] for task_hub in app_client.request_json("GET")["retired"]] == [app_client.hub, first]
     result = app_client.run_cli("cleanup", "--output", "json", role="deployer")
