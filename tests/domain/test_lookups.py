@@ -91,7 +91,7 @@ def test_a_row_that_the_second_look_shows_decides(queued_messages: int) -> None:
     assert not ended.absence_counts
 
 
-def test_without_sight_of_messages_a_recent_start_blocks() -> None:
+def test_a_recent_start_blocks_if_the_control_queues_are_not_read() -> None:
     assessment = assess_instances(ORDER_1, sees_messages=False)
     assert assessment.is_undecided
     assert not assessment.ended
