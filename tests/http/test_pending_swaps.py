@@ -132,38 +132,38 @@ async def test_an_empty_slot_is_not_ready_while_its_swap_is_pending(
 
 
 async def test_waiting_for_ready_ends_when_the_swap_is_confirmed(http: httpx.AsyncClient, app: str) -> None:
-    _, new = await stage_and_begin_swap(http, app)
+    _, new_hub = await stage_and_begin_swap(http, app)
     waiting = asyncio.create_task(get_staging(http, app, wait=60))
     assert reason_codes(await get_staging(http, app)) == ["SwapPending"]
-    await post_swap_outcome(http, app, new, "Done", run_headers(2))
+    await post_swap_outcome(http, app, new_hub, "Done", run_headers(2))
     assert (await asyncio.wait_for(waiting, 30))["ready"]
 
 
 async def test_every_operation_on_the_slots_is_refused_while_a_swap_is_pending(
     http: httpx.AsyncClient, app: str
 ) -> None:
-    old, new = await stage_and_begin_swap(http, app)
+    old_hub, new_hub = await stage_and_begin_swap(http, app)
     before = await get_app(http, app)
     forced = {"force": True, "takeOver": True, "reason": "hotfix"}
     refused = [
         await post_staging(http, app, new_hub_name(), run_headers(1)),
-        await post_staging(http, app, new, run_headers(1)),
+        await post_staging(http, app, new_hub, run_headers(1)),
         await post_staging(http, app, new_hub_name(), run_headers(2), **forced),
         await post_staging(http, app, new_hub_name()),
-        await http.delete(f"/api/apps/{app}/staging", params={"taskHub": new}, headers=run_headers(1)),
+        await http.delete(f"/api/apps/{app}/staging", params={"taskHub": new_hub}, headers=run_headers(1)),
         await put_app(http, app, slots={"staging": None}),
         await put_app(http, app, slots={"production": {"taskHub": new_hub_name()}}),
-        await post_swap_outcome(http, app, new, "Pending", run_headers(2)),
-        await post_swap_outcome(http, app, old, "Pending", run_headers(1)),
+        await post_swap_outcome(http, app, new_hub, "Pending", run_headers(2)),
+        await post_swap_outcome(http, app, old_hub, "Pending", run_headers(1)),
         await post_swap_outcome(http, app, new_hub_name(), "Done", run_headers(1)),
-        await post_swap_outcome(http, app, old, "Failed", run_headers(1)),
+        await post_swap_outcome(http, app, old_hub, "Failed", run_headers(1)),
         # A late report on an earlier swap must not end the pending swap.
-        await post_swap_outcome(http, app, old, "Done", run_headers(1)),
+        await post_swap_outcome(http, app, old_hub, "Done", run_headers(1)),
     ]
     for response in refused:
         problem = assert_problem(response, 409, "SwapPending")
         assert problem["pendingSwap"] == before["pendingSwap"]
-        assert f"if it is {new}, send PostSwap for it with the outcome Done" in problem["detail"]
+        assert f"if it is {new_hub}, send PostSwap for it with the outcome Done" in problem["detail"]
     assert await get_app(http, app) == before
 
 
@@ -171,31 +171,31 @@ async def test_every_operation_on_the_slots_is_refused_while_a_swap_is_pending(
 async def test_any_caller_can_end_the_swap_of_a_dead_run(
     http: httpx.AsyncClient, app: str, production_has: str, outcome: str
 ) -> None:
-    old, new = await stage_and_begin_swap(http, app)
-    ended = await post_swap_outcome(http, app, new, outcome, {"X-Actor": "ops"})
+    old_hub, new_hub = await stage_and_begin_swap(http, app)
+    ended = await post_swap_outcome(http, app, new_hub, outcome, {"X-Actor": "ops"})
     assert (ended.status_code, ended.json()["pendingSwap"]) == (200, None)
-    assert hubs_in_slots(ended.json()) == ((new, old) if production_has == "new" else (old, new))
+    assert hubs_in_slots(ended.json()) == ((new_hub, old_hub) if production_has == "new" else (old_hub, new_hub))
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert (newest["operation"], newest["by"], newest["runUrl"]) == ("PostSwap", "ops", None)
     assert newest["details"] == {
         "outcome": "Done" if production_has == "new" else "Failed",
         "slot": "staging",
-        "production": new,
-        "swappedOut": old,
+        "production": new_hub,
+        "swappedOut": old_hub,
     }
 
 
 async def test_every_step_of_a_swap_is_recorded(http: httpx.AsyncClient, app: str) -> None:
-    old, new = await stage_and_begin_swap(http, app)
-    await post_swap_outcome(http, app, new, "Failed", run_headers(1))
-    await post_swap_outcome(http, app, new, "Failed", run_headers(1))
-    await post_swap_outcome(http, app, new, "Pending", run_headers(1))
-    await post_swap_outcome(http, app, new, "Pending", run_headers(1))
-    await post_swap_outcome(http, app, new, "Done", run_headers(1))
-    await post_swap_outcome(http, app, old, "Pending", run_headers(2), rollback=True)
-    await post_swap_outcome(http, app, old, "Done", run_headers(2), rollback=True)
-    forward = {"slot": "staging", "production": new, "swappedOut": old}
-    rollback_details = {"slot": "staging", "production": old, "swappedOut": new, "rollback": True}
+    old_hub, new_hub = await stage_and_begin_swap(http, app)
+    await post_swap_outcome(http, app, new_hub, "Failed", run_headers(1))
+    await post_swap_outcome(http, app, new_hub, "Failed", run_headers(1))
+    await post_swap_outcome(http, app, new_hub, "Pending", run_headers(1))
+    await post_swap_outcome(http, app, new_hub, "Pending", run_headers(1))
+    await post_swap_outcome(http, app, new_hub, "Done", run_headers(1))
+    await post_swap_outcome(http, app, old_hub, "Pending", run_headers(2), rollback=True)
+    await post_swap_outcome(http, app, old_hub, "Done", run_headers(2), rollback=True)
+    forward = {"slot": "staging", "production": new_hub, "swappedOut": old_hub}
+    rollback_details = {"slot": "staging", "production": old_hub, "swappedOut": new_hub, "rollback": True}
     assert await swap_audit_details(http, app) == [
         {"outcome": "Done", **rollback_details},
         {"outcome": "Pending", **rollback_details},
@@ -203,7 +203,7 @@ async def test_every_step_of_a_swap_is_recorded(http: httpx.AsyncClient, app: st
         {"outcome": "Pending", **forward},
         {"outcome": "Failed", **forward},
         {"outcome": "Pending", **forward},
-        {"slot": "staging", "production": old, "swappedOut": None},
+        {"slot": "staging", "production": old_hub, "swappedOut": None},
     ]
 
 
@@ -345,14 +345,17 @@ async def test_cleanup_keeps_the_possible_hubs_of_a_pending_swap(http: httpx.Asy
     await stage_and_swap(http, app, oldest, new_hub_name())
     await post_events(http, event(oldest, status="Completed"))
     await put_app(http, app, policy={"settleSeconds": 0})
-    old, new = await stage_and_begin_swap(http, app)
+    old_hub, new_hub = await stage_and_begin_swap(http, app)
     response = (await http.post(f"/api/apps/{app}/cleanup")).json()
     outcomes = {result["taskHub"]: result["outcome"] for result in response["taskHubs"]}
     assert outcomes.pop(oldest) == "Removed"
-    assert not outcomes.keys() & {old, new}
-    assert hubs_in_slots(response["app"]) == (new, old)
-    assert response["app"]["pendingSwap"]["taskHub"] == new
-    assert hubs_in_slots((await post_swap_outcome(http, app, new, "Failed", run_headers(1))).json()) == (old, new)
+    assert not outcomes.keys() & {old_hub, new_hub}
+    assert hubs_in_slots(response["app"]) == (new_hub, old_hub)
+    assert response["app"]["pendingSwap"]["taskHub"] == new_hub
+    assert hubs_in_slots((await post_swap_outcome(http, app, new_hub, "Failed", run_headers(1))).json()) == (
+        old_hub,
+        new_hub,
+    )
 
 
 async def test_a_stored_app_without_the_member_pending_swap_is_not_read_as_if_no_swap_were_pending(

@@ -81,6 +81,7 @@ class CountedServer:
 
 @asynccontextmanager
 async def counted_server(storage: StorageSettings, queue_count: int) -> AsyncIterator[CountedServer]:
+    """A new server, whose requests to its own storage and to that of the task hubs go through a counting proxy."""
     async with run_storage_proxy(storage, all_services=True) as proxy:
         assert proxy.settings.connection_string is not None
         connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": proxy.settings.connection_string.get_secret_value()})
