@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from state_api.domain.instants import TICKS_PER_SECOND
 from state_api.domain.names import hub_key
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.waiting import VerificationIntervals
 from state_api.domain.releases.apps import App
 from state_api.services.change_signals import ChangeSignals

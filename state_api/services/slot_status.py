@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller, Slot
 

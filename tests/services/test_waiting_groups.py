@@ -9,7 +9,8 @@ from state_api.domain.instants import Instant
 from state_api.domain.names import STAGING
 from state_api.domain.readiness.evidence import InstanceActivity
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.plan import RecordedState, VerificationMode
+from state_api.domain.readiness.plan import RecordedState
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.readiness.waiting import InstanceChange, RecordedChanges, VerificationIntervals
 from state_api.services.change_signals import ChangeSignals
