@@ -68,8 +68,9 @@ class DurableHost:
             await asyncio.sleep(0.05)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        with self.log_file.open("ab") as sink:
-            return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+        """Start the process of the host, which appends to the log file."""
+        with self.log_file.open("ab") as log_stream:
+            return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log_stream, stderr=log_stream)
 
     async def _is_healthy(self) -> bool:
         try:

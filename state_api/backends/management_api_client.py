@@ -75,6 +75,7 @@ class ManagementApiClient:
         storage_connection: str | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
+        """Raises SettingsError for an address, a key or a connection that cannot be right."""
         self._base_url = _validate_endpoint(endpoint, setting_name) + _API_PATH
         if not re.fullmatch(r"[!-~]+", key):
             raise SettingsError(

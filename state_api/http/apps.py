@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.names import STAGING
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases.commands import AbandonCommand, DeleteAppCommand
 from state_api.http.auth import ADMINISTER, DEPLOY, READ, READ_ACROSS_APPS, CallerDependency, VisibleApps
 from state_api.http.dependencies import (

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from state_api.domain.errors import PreconditionFailed
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases.apps import App
 from state_api.domain.releases.side_by_side.commands import (
     ForgetRouterCommand,

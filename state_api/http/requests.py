@@ -295,7 +295,7 @@ class AppRequest(RequestModel):
 
     @field_validator("slots")
     @classmethod
-    def _slots_differ(cls, slots: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _check_slots_are_distinct(cls, slots: Mapping[str, Any]) -> Mapping[str, Any]:
         if len({name.lower() for name in slots}) < len(slots):
             raise ValueError("a slot occurs twice; slot names are compared without case")
         return slots

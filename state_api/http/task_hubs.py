@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.http.auth import (
     ADMINISTER,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from state_api.domain.errors import Unavailable
 from state_api.domain.instants import seconds
 from state_api.domain.names import PRODUCTION
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases.apps import App
 from state_api.services.ports import Apps, Clock, Probes
 from state_api.services.readiness import Readiness

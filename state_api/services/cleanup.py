@@ -18,9 +18,9 @@ from state_api.backends.protocols import (
 )
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, RetiredHub
 from state_api.domain.releases.commands import CleanupCommand, RemoveRetiredHubsCommand

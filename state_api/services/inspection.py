@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from state_api.domain.errors import ProbeNotConfigured, TaskHubUnavailable
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
-from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import TaskHubHolder

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from state_api.domain.instants import Instant
 from state_api.domain.names import hub_key
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.plan import ReadRequirements, VerificationMode
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.requirements import ReadRequirements, VerificationMode
 from state_api.domain.releases.apps import ProviderConfig
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity, OpenDeployment, OpenSwap, ProbeResult
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.plan import ProbeOutcome, RecordedState, VerificationMode
+from state_api.domain.readiness.plan import ProbeOutcome, RecordedState
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.prior_hubs import combine_verdicts
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, PriorHub, ProviderConfig, Slot

@@ -7,7 +7,7 @@ from functools import partial
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, app_key
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller
 from state_api.domain.releases.refusals import app_not_found

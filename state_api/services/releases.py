@@ -13,7 +13,7 @@ from state_api.backends.protocols import BackendError, BackendRegistry
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, HubKey, app_key, hub_key
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, Caller, Transition
 from state_api.domain.releases.commands import (

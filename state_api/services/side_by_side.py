@@ -5,7 +5,7 @@ import asyncio
 
 from state_api.backends.protocols import BackendRegistry
 from state_api.domain.instants import Instant
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases.apps import App, Transition
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.side_by_side.commands import (

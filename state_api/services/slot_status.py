@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from state_api.domain.instants import Instant
-from state_api.domain.readiness.plan import VerificationMode
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.readiness.waiting import NO_END
 from state_api.domain.releases.apps import App, Caller, Slot

@@ -21,9 +21,8 @@ from state_api.domain.readiness.plan import (
     ReadRecords,
     ReadState,
     Step,
-    can_resume,
-    replaces_last_result,
 )
+from state_api.domain.readiness.requirements import can_resume, replaces_last_result
 from state_api.domain.readiness.scans import Scan, assess_scan_messages, find_quiet_period
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_leases import ProbeSession, is_leased

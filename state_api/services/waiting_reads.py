@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from state_api.domain.names import HubKey, hub_key
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.plan import ProbeOutcome, RecordedState, VerificationMode
+from state_api.domain.readiness.plan import ProbeOutcome, RecordedState
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.waiting import KnownActivity, RecordedChanges
 from state_api.domain.releases.apps import App, ProviderConfig
 from state_api.services.change_signals import ChangeSignals

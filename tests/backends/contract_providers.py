@@ -308,6 +308,7 @@ class TrackingStoreProvider(AzureStorageProvider):
     """A tracking store, which shows that a task hub exists by its rows alone."""
 
     async def create_task_hub(self) -> None:
+        """Create the task hub, and an entity in it: without a row, a tracking store shows no task hub."""
         await super().create_task_hub()
         await self.put("@counter@created")
 

@@ -47,7 +47,7 @@ async def create_control_queues(account: RawAccount, hub: str, count: int = 2) -
         await account.add_queue(f"{hub.lower()}-control-{number:02}", 0)
 
 
-async def visible_messages(
+async def send_and_list_visible_messages(
     account: RawAccount, storage: StorageSettings, hub: str, *message_texts: str
 ) -> list[VisibleMessage]:
     """Send these messages to a new task hub, and return what a snapshot shows of them."""
@@ -88,7 +88,7 @@ async def test_messages_are_counted_until_they_are_deleted(
 async def test_a_start_has_its_instance_id_and_function_name(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
-    messages = await visible_messages(
+    messages = await send_and_list_visible_messages(
         account, storage, hub, control_message("order-1"), control_message("order/2\n##vso[", name="Ship")
     )
     assert describe_messages(messages) == [("start", "order-1", "ProcessOrder"), ("start", "order/2\n##vso[", "Ship")]
@@ -97,13 +97,15 @@ async def test_a_start_has_its_instance_id_and_function_name(
 async def test_a_name_that_cannot_be_stored_is_changed_so_that_it_can(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
-    [message] = await visible_messages(account, storage, hub, control_message("a" * 300, name="half \ud800 a pair"))
+    [message] = await send_and_list_visible_messages(
+        account, storage, hub, control_message("a" * 300, name="half \ud800 a pair")
+    )
     assert (message.instance_id, message.function_name) == ("a" * 256, "half ? a pair")
 
 
 async def test_a_message_in_base64_is_read(account: RawAccount, storage: StorageSettings, hub: str) -> None:
     encoded = base64.b64encode(control_message("order-1").encode()).decode()
-    assert describe_messages(await visible_messages(account, storage, hub, encoded)) == [
+    assert describe_messages(await send_and_list_visible_messages(account, storage, hub, encoded)) == [
         ("start", "order-1", "ProcessOrder")
     ]
 
@@ -113,7 +115,7 @@ async def test_a_message_without_effect_on_an_ended_instance_is_not_a_start(
     account: RawAccount, storage: StorageSettings, hub: str, event_type: str
 ) -> None:
     assert describe_messages(
-        await visible_messages(account, storage, hub, control_message("order-1", event_type, "go"))
+        await send_and_list_visible_messages(account, storage, hub, control_message("order-1", event_type, "go"))
     ) == [("other", "order-1", "")]
 
 
@@ -121,15 +123,17 @@ async def test_a_message_without_effect_on_an_ended_instance_is_not_a_start(
 async def test_a_message_that_revives_an_instance_or_is_unknown_counts_as_a_start(
     account: RawAccount, storage: StorageSettings, hub: str, event_type: str
 ) -> None:
-    assert describe_messages(await visible_messages(account, storage, hub, control_message("order-1", event_type))) == [
-        ("start", "order-1", "")
-    ]
+    assert describe_messages(
+        await send_and_list_visible_messages(account, storage, hub, control_message("order-1", event_type))
+    ) == [("start", "order-1", "")]
 
 
 async def test_a_message_for_an_entity_has_the_entitys_name(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
-    messages = await visible_messages(account, storage, hub, control_message("@counter@a", "EventRaised", "op"))
+    messages = await send_and_list_visible_messages(
+        account, storage, hub, control_message("@counter@a", "EventRaised", "op")
+    )
     assert describe_messages(messages) == [("entity", "@counter@a", "counter")]
 
 
@@ -149,7 +153,7 @@ async def test_a_message_for_an_entity_has_the_entitys_name(
 async def test_a_message_that_cannot_be_parsed_is_unreadable(
     account: RawAccount, storage: StorageSettings, hub: str, body: str
 ) -> None:
-    [message] = await visible_messages(account, storage, hub, body)
+    [message] = await send_and_list_visible_messages(account, storage, hub, body)
     assert message.kind is MessageKind.UNREADABLE
 
 
@@ -158,9 +162,9 @@ async def test_a_large_start_is_read_from_its_blob(account: RawAccount, storage:
     container = account.blobs.get_container_client(f"{hub}-largemessages")
     await container.create_container()
     await container.upload_blob(name, gzip.compress(control_message("orders/1", name="Ship").encode()))
-    assert describe_messages(await visible_messages(account, storage, hub, large_control_message(name))) == [
-        ("start", "orders/1", "Ship")
-    ]
+    assert describe_messages(
+        await send_and_list_visible_messages(account, storage, hub, large_control_message(name))
+    ) == [("start", "orders/1", "Ship")]
 
 
 @pytest.mark.parametrize(
@@ -176,23 +180,23 @@ async def test_a_large_start_is_known_by_the_name_of_its_blob_if_the_blob_cannot
         container = account.blobs.get_container_client(f"{hub}-largemessages")
         await container.create_container()
         await container.upload_blob(name, body)
-    assert describe_messages(await visible_messages(account, storage, hub, large_control_message(name))) == [
-        ("start", "orders/1", "")
-    ]
+    assert describe_messages(
+        await send_and_list_visible_messages(account, storage, hub, large_control_message(name))
+    ) == [("start", "orders/1", "")]
 
 
 async def test_the_blob_of_a_large_event_is_not_read(account: RawAccount, storage: StorageSettings, hub: str) -> None:
     name = f"order-1/message-{uuid.uuid4().hex}-EventRaised.json.gz"
-    assert describe_messages(await visible_messages(account, storage, hub, large_control_message(name))) == [
-        ("other", "order-1", "")
-    ]
+    assert describe_messages(
+        await send_and_list_visible_messages(account, storage, hub, large_control_message(name))
+    ) == [("other", "order-1", "")]
 
 
 async def test_a_snapshot_says_if_there_are_more_messages_than_can_be_peeked(
     account: RawAccount, storage: StorageSettings, hub: str
 ) -> None:
     messages = [control_message(f"order-{number}", "EventRaised", "go") for number in range(33)]
-    assert len(await visible_messages(account, storage, hub, *messages)) == 32
+    assert len(await send_and_list_visible_messages(account, storage, hub, *messages)) == 32
     snapshot = await read_queue_snapshot(storage, hub)
     assert (snapshot.message_count, snapshot.peeked_twice, snapshot.more_visible) == (33, 32, True)
 

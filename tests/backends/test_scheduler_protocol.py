@@ -204,6 +204,7 @@ async def test_a_scan_counts_changes_from_a_minute_before_now() -> None:
     ago = instant_from(datetime.now(UTC)) - start.changed_since
     assert seconds(60) <= ago < seconds(70)
     assert [to_nanoseconds(query.createdTimeFrom) for query in scheduler.queries] == [0, start.changed_since * 100]
+    # Running, ContinuedAsNew, Pending and Suspended.
     assert sorted(scheduler.queries[0].runtimeStatus) == [0, 2, 6, 7]
     assert list(scheduler.queries[1].runtimeStatus) == []
     assert {query.maxInstanceCount for query in scheduler.queries} == {500}

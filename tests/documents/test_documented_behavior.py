@@ -5,7 +5,7 @@ import re
 
 from state_api.backends.registry import PROVIDERS
 from state_api.domain.instants import TICKS_PER_SECOND
-from state_api.domain.readiness import plan
+from state_api.domain.readiness import requirements as read_requirements
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.task_hubs import reconciliation
 from state_api.http import middleware, requests
@@ -53,7 +53,7 @@ def test_the_documented_durations_of_verification_are_those_of_the_code() -> Non
         ),
         "clocks of workers and storage may differ by": f"{reconciliation.CLOCK_SKEW // TICKS_PER_SECOND} s",
         "a task hub that takes longer to read is not read again from the beginning for every request": (
-            f"{plan.LARGE_HUB_READ_SECONDS:g} s"
+            f"{read_requirements.LARGE_HUB_READ_SECONDS:g} s"
         ),
     }
     assert f"for up to {probe_leases.LEASE_DURATION_SECONDS} s: a request" in read_section(

@@ -13,8 +13,8 @@ from state_api.app import openapi_document
 from state_api.backends import azure_storage
 from state_api.domain import names
 from state_api.domain.readiness import evidence
-from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.reasons import REASON_DESCRIPTIONS
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases import waivers
 from state_api.domain.releases.commands import SwapOutcome
 from state_api.http import events, middleware, problems, requests

@@ -191,12 +191,14 @@ def test_a_message_can_be_hidden_for_the_visibility_timeout_or_the_longest_backo
 
 def test_unexplained_messages_are_harmless_once_nothing_has_changed_for_long_enough() -> None:
     assert assess_message_evidence(
-        build_queues_with_timers(invisible=1, when=629.9999999), build_quiet_period()
+        build_queues_with_timers(invisible=1, when=MAX_INVISIBLE_SECONDS - 1e-7), build_quiet_period()
     ).has_pending_starts
     assert assess_message_evidence(
-        build_queues_with_timers(invisible=1, when=629.9999999), build_quiet_period()
-    ).unblocks_at == noon_plus(630)
-    evidence = assess_message_evidence(build_queues_with_timers(invisible=1, when=630), build_quiet_period())
+        build_queues_with_timers(invisible=1, when=MAX_INVISIBLE_SECONDS - 1e-7), build_quiet_period()
+    ).unblocks_at == noon_plus(MAX_INVISIBLE_SECONDS)
+    evidence = assess_message_evidence(
+        build_queues_with_timers(invisible=1, when=MAX_INVISIBLE_SECONDS), build_quiet_period()
+    )
     assert not evidence.has_pending_starts
     assert (evidence.explained, evidence.unexplained_count, evidence.unblocks_at) == (1, 0, None)
 

@@ -91,21 +91,21 @@ def test_a_row_that_the_second_look_shows_decides(queued_messages: int) -> None:
     assert not ended.absence_counts
 
 
-def test_without_sight_of_messages_a_recent_start_blocks() -> None:
+def test_a_recent_start_blocks_if_the_control_queues_are_not_read() -> None:
     assessment = assess_instances(ORDER_1, sees_messages=False)
     assert assessment.is_undecided
     assert not assessment.ended
     assert not assessment.pending
 
 
-def test_without_sight_of_messages_an_old_start_has_ended() -> None:
+def test_an_old_start_has_ended_if_the_control_queues_are_not_read() -> None:
     assessment = assess_instances(OLD_ORDER, sees_messages=False)
     assert list_ended_ids(assessment) == ["old-order"]
     assert assessment.absence_counts
 
 
 @pytest.mark.parametrize(("backend_id", "has_ended"), [(BACKEND_ID, True), ("another backend", False), ("", False)])
-def test_without_sight_of_messages_a_start_that_this_backend_has_confirmed_has_ended(
+def test_a_start_that_this_backend_has_confirmed_has_ended_if_the_control_queues_are_not_read(
     backend_id: str, *, has_ended: bool
 ) -> None:
     start = Started(ORDER_1.started_at, ORDER_1.runtime_status, ORDER_1.function_name, confirmed_backend=backend_id)

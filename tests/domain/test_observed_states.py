@@ -193,6 +193,8 @@ def test_a_read_never_closes_a_start_that_is_published_after_it(age: int, gap: i
 
 
 @pytest.mark.parametrize(("age", "recent"), [(-5, True), (0, True), (599.9999999, True), (600, False), (601, False)])
-def test_without_sight_of_messages_an_unconfirmed_start_blocks_for_ten_minutes(age: float, *, recent: bool) -> None:
+def test_an_unconfirmed_start_blocks_for_ten_minutes_if_the_control_queues_are_not_read(
+    age: float, *, recent: bool
+) -> None:
     assert seconds(600) == START_GRACE_PERIOD
     assert is_recent_start(build_start(-age), noon_plus()) is recent

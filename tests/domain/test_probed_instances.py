@@ -84,7 +84,7 @@ def test_an_instance_that_events_and_probe_both_show_counts_once() -> None:
     assert [instance.instance_id for instance in verdict.active] == ["by-probe", "both", "by-event"]
 
 
-def test_an_instance_in_both_has_status_and_version_of_the_probe_and_the_rest_of_the_events() -> None:
+def test_an_instance_that_events_and_a_probe_show_has_the_status_and_the_version_of_the_probe() -> None:
     by_probe = replace(
         build_active_instance("both", since=-50),
         runtime_status=RuntimeStatus.SUSPENDED,

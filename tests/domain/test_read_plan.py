@@ -20,19 +20,21 @@ from state_api.domain.readiness.plan import (
     ReadMessages,
     ReadPass,
     ReadRecords,
-    ReadRequirements,
     ReadState,
     RecordedState,
     Step,
+    plan_read,
+)
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.requirements import (
+    ReadRequirements,
     VerificationMode,
     answers,
     can_resume,
     is_fresh_enough,
     must_wait,
-    plan_read,
     replaces_last_result,
 )
-from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.domain.task_hubs.observations import ObservedInstance

@@ -207,11 +207,11 @@ def test_exactly_the_active_instances_that_a_waiver_exempts_are_listed_as_waived
     evidence: Evidence, policy: Policy
 ) -> None:
     verdict = assess_readiness(evidence, policy, NOON)
-    waived = {waiver.instance_id for waiver in find_waivers_in_force(evidence)} & find_active_ids_not_ignored(
+    expected_ids = {waiver.instance_id for waiver in find_waivers_in_force(evidence)} & find_active_ids_not_ignored(
         evidence, policy
     )
-    assert {waived.active.instance_id for waived in verdict.waived} == waived
-    assert len(verdict.waived) == len(waived)
+    assert {waived.active.instance_id for waived in verdict.waived} == expected_ids
+    assert len(verdict.waived) == len(expected_ids)
     assert all(waived.waiver in evidence.waivers for waived in verdict.waived)
     assert all(waived.waiver.instance_id == waived.active.instance_id for waived in verdict.waived)
 

@@ -10,8 +10,9 @@ from state_api.domain.instants import Instant, seconds
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.messages import MessageEvidence
-from state_api.domain.readiness.plan import RecordedState, is_scan_useful
+from state_api.domain.readiness.plan import RecordedState
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.requirements import is_scan_useful
 from state_api.domain.readiness.validity import has_settled
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.readiness.waiting import (

@@ -76,16 +76,16 @@ def _run_module(module: str, log: Path, options: dict[str, str]) -> Iterator[sub
     """Run a module as a process that writes its output to `log`. Waits until the output says that it serves."""
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     settings = {"PACKING_SECONDS": "0.1", "PAYMENT_RETRY_MILLISECONDS": "50", "LIFECYCLE_TOPIC_KEY": KEY}
-    with log.open("ab") as sink:
+    with log.open("ab") as log_stream:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             env=os.environ | settings,
-            stdout=sink,
-            stderr=sink,
+            stdout=log_stream,
+            stderr=log_stream,
             cwd=ROOT,
         )
         with stop_after(process):
-            wait_until(lambda: "at " in log.read_text() or process.poll() is not None, f"{module} is up")
+            wait_until(lambda: "at " in log.read_text() or process.poll() is not None, f"{module} serves")
             yield process
 
 

@@ -298,11 +298,11 @@ def test_an_event_is_published_before_the_episode_is_stored(running_app: Running
 def test_an_order_continues_although_its_events_are_lost(running_app: RunningApp) -> None:
     attempted_ids: list[str] = []
 
-    def refuse_order(event: dict[str, Any]) -> int:
+    def refuse_events_of_one_order(event: dict[str, Any]) -> int:
         attempted_ids.append(event["data"]["instanceId"])
         return 503 if event["data"]["instanceId"] == "order-unheard" else 200
 
-    running_app.topic.before_response = refuse_order
+    running_app.topic.before_response = refuse_events_of_one_order
     try:
         running_app.slot.place_order("order-unheard")
         running_app.slot.wait_until_ended("order-unheard")

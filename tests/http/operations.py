@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from state_api.domain.instants import TICKS_PER_SECOND
-from state_api.domain.readiness.plan import CLOCK_TOLERANCE
+from state_api.domain.readiness.requirements import CLOCK_TOLERANCE
 from tests.conftest import new_hub_name
 
 PROVIDER_CONFIG = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}

@@ -133,17 +133,17 @@ async def test_cleanup_deletes_no_artifact_of_a_hub_that_a_slot_of_any_app_holds
     hubs_with_common_prefix: list[str],
 ) -> None:
     """Only one app can claim a task hub name, so the test writes this state itself."""
-    other = f"{app}-other"
-    await put_app(http, other)
+    other_app = f"{app}-other"
+    await put_app(http, other_app)
     apps = AppStore(server.tables)
-    known = await apps.get(other)
-    assert known is not None
-    slots = {**known.slots, "staging": Slot(hubs_with_common_prefix[0].upper(), None, known.updated_at)}
-    audit = AuditRecord(2, known.updated_at, "Test", "test", None, None, None)
-    assert await apps.commit(known, replace(known, slots=slots, revision=2), audit)
+    stored_app = await apps.get(other_app)
+    assert stored_app is not None
+    slots = {**stored_app.slots, "staging": Slot(hubs_with_common_prefix[0].upper(), None, stored_app.updated_at)}
+    audit_record = AuditRecord(2, stored_app.updated_at, "Test", "test", None, None, None)
+    assert await apps.commit(stored_app, replace(stored_app, slots=slots, revision=2), audit_record)
     before = await provider_account.list_artifacts(hubs_with_common_prefix[0])
     (result,) = await post_cleanup(http, app)
-    assert (result["outcome"], result["message"]) == ("InUse", f"slot staging of app {other} holds it")
+    assert (result["outcome"], result["message"]) == ("InUse", f"slot staging of app {other_app} holds it")
     assert await provider_account.list_artifacts(hubs_with_common_prefix[0]) == before
 
 

@@ -28,13 +28,13 @@ pytestmark = pytest.mark.anyio
 async def retire_drained_hub(http: httpx.AsyncClient, app: str) -> str:
     """Give the app one retired, drained task hub with recorded events. Returns its name."""
     await put_app(http, app, policy={"settleSeconds": 0})
-    old = new_hub_name()
-    for hub in (old, new_hub_name(), new_hub_name()):
+    old_hub = new_hub_name()
+    for hub in (old_hub, new_hub_name(), new_hub_name()):
         assert (await post_staging(http, app, hub)).status_code == 200
         assert (await post_swap(http, app, hub)).status_code == 200
-        if hub == old:
-            await post_events(http, event(old, status="Completed"))
-    return old
+        if hub == old_hub:
+            await post_events(http, event(old_hub, status="Completed"))
+    return old_hub
 
 
 async def test_one_of_twenty_concurrent_stages_wins_and_the_refusals_name_it(http: httpx.AsyncClient, app: str) -> None:

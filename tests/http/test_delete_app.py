@@ -118,16 +118,16 @@ async def test_an_app_with_an_active_instance_in_any_slot_is_not_deleted(
 
 async def test_a_prior_hub_with_active_instances_refuses_the_deletion(http: httpx.AsyncClient, app: str) -> None:
     """A task hub was staged over another one and never deployed, so the platform's slot may hold either of them."""
-    old, new = new_hub_name(), new_hub_name()
-    await put_app(http, app, slots={"staging": {"taskHub": old}}, policy={"settleSeconds": 0})
-    assert (await post_staging(http, app, new)).status_code == 200
-    assert (await http.delete(f"/api/apps/{app}/staging", params={"taskHub": new})).status_code == 200
-    await post_events(http, event(old))
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    await put_app(http, app, slots={"staging": {"taskHub": old_hub}}, policy={"settleSeconds": 0})
+    assert (await post_staging(http, app, new_hub)).status_code == 200
+    assert (await http.delete(f"/api/apps/{app}/staging", params={"taskHub": new_hub})).status_code == 200
+    await post_events(http, event(old_hub))
     refused = assert_problem(await delete_app(http, app), 409, "AppNotDrained")
-    assert old in refused["detail"]
-    await post_events(http, event(old, status="Completed"))
+    assert old_hub in refused["detail"]
+    await post_events(http, event(old_hub, status="Completed"))
     assert (await delete_app(http, app)).status_code == 200
-    assert (await get_history(http, app))[0]["details"]["taskHubs"] == [new, old]
+    assert (await get_history(http, app))[0]["details"]["taskHubs"] == [new_hub, old_hub]
 
 
 async def test_delete_app_probes_the_task_hub_at_its_provider(http: httpx.AsyncClient, app: str, hub: str) -> None:

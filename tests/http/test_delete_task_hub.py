@@ -224,12 +224,12 @@ async def test_a_repeated_deletion_checks_again_what_a_cut_off_one_had_not_check
 ) -> None:
     await add_drained_hub(http, hub, clock)
 
-    async def record_another_start(proxy: StorageProxy) -> None:
+    async def record_start_and_fail_from_then_on(proxy: StorageProxy) -> None:
         await post_events(http, event(hub, "order-2"))
         proxy.failure_status = lambda method, path: 500 if instance_table_name(hub) in path else None
 
     async with client_delayed_by(
-        storage, clock, lambda method, path: path.endswith("$batch"), record_another_start
+        storage, clock, lambda method, path: path.endswith("$batch"), record_start_and_fail_from_then_on
     ) as dying:
         assert_problem(await delete_task_hub(dying, hub), 503, "StorageUnavailable")
     assert (await http.get(f"/api/taskhubs/{hub}")).json()["closed"]

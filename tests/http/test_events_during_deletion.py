@@ -59,7 +59,8 @@ async def get_task_hub(http: httpx.AsyncClient, hub: str) -> Any:
     return response.json()
 
 
-def is_write(method: str, path: str) -> bool:
+def is_transaction(method: str, path: str) -> bool:
+    """Whether a storage request is a transaction, in which the server writes events."""
     return path.endswith("$batch")
 
 
@@ -155,7 +156,7 @@ async def test_an_event_that_reaches_quarantine_after_the_reopening_is_recorded(
     async with run_storage_proxy(storage) as proxy, client_of_server(proxy.settings, clock) as (_, recording):
 
         async def reopen_before_quarantine(method: str, path: str) -> None:
-            if is_write(method, path):
+            if is_transaction(method, path):
                 proxy.before_request = pass_request
                 await registry.reopen(closing)
 
@@ -181,7 +182,7 @@ async def test_a_call_does_not_delete_a_task_hub_that_a_concurrent_call_has_reop
 
     async def refuse_before_decision(method: str, path: str) -> None:
         nonlocal write_count
-        write_count += is_write(method, path)
+        write_count += is_transaction(method, path)
         if write_count == 2:
             proxy.before_request = pass_request
             await post_events(http, event(hub, "order-2"))

@@ -10,8 +10,8 @@ from state_api.backends.protocols import BackendError, ObservedPage, ReadFailure
 from state_api.domain.instants import Instant, parse_instant, seconds
 from state_api.domain.readiness.evidence import ProbeResult, ProbeStatus
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.plan import LARGE_HUB_READ_SECONDS, VerificationMode, is_fresh_enough
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.requirements import LARGE_HUB_READ_SECONDS, VerificationMode, is_fresh_enough
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.services.probe_requests import ProbeRequest

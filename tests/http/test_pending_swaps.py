@@ -39,11 +39,11 @@ async def post_swap_outcome(
 
 async def stage_and_begin_swap(http: httpx.AsyncClient, app: str) -> tuple[str, str]:
     """Run 1 stages a new task hub and begins to swap it. Returns the task hub in production before, and the new one."""
-    old, new = new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, old)
-    assert (await post_staging(http, app, new, run_headers(1), version="2.0.0")).status_code == 200
-    assert (await post_swap_outcome(http, app, new, "Pending", run_headers(1))).status_code == 200
-    return old, new
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old_hub)
+    assert (await post_staging(http, app, new_hub, run_headers(1), version="2.0.0")).status_code == 200
+    assert (await post_swap_outcome(http, app, new_hub, "Pending", run_headers(1))).status_code == 200
+    return old_hub, new_hub
 
 
 async def get_app(http: httpx.AsyncClient, app: str) -> Any:
@@ -65,17 +65,17 @@ async def swap_audit_details(http: httpx.AsyncClient, app: str) -> list[Any]:
 
 
 async def test_a_swap_in_two_steps_is_pending_until_it_is_confirmed(http: httpx.AsyncClient, app: str) -> None:
-    old, new, third = new_hub_name(), new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, old)
-    await post_staging(http, app, new, run_headers(1), version="2.0.0")
+    old_hub, new_hub, third = new_hub_name(), new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old_hub)
+    await post_staging(http, app, new_hub, run_headers(1), version="2.0.0")
     assert (await get_app(http, app))["pendingSwap"] is None
-    response = await post_swap_outcome(http, app, new, "Pending", run_headers(1))
+    response = await post_swap_outcome(http, app, new_hub, "Pending", run_headers(1))
     begun_app = response.json()
-    assert hubs_in_slots(begun_app) == (new, old)
+    assert hubs_in_slots(begun_app) == (new_hub, old_hub)
     assert begun_app["deployment"] is None
     assert begun_app["pendingSwap"] == {
-        "taskHub": new,
-        "swappedOut": old,
+        "taskHub": new_hub,
+        "swappedOut": old_hub,
         "slot": "staging",
         "startedAt": begun_app["updatedAt"],
         "by": "pipeline 1",
@@ -83,29 +83,29 @@ async def test_a_swap_in_two_steps_is_pending_until_it_is_confirmed(http: httpx.
         "rollback": False,
     }
     assert await get_app(http, app) == begun_app
-    again = await post_swap_outcome(http, app, new.upper(), "Pending", run_headers(1))
+    again = await post_swap_outcome(http, app, new_hub.upper(), "Pending", run_headers(1))
     assert (again.status_code, again.headers["etag"], again.json()) == (200, response.headers["etag"], begun_app)
-    confirmed = (await post_swap_outcome(http, app, new, "Done", run_headers(1))).json()
+    confirmed = (await post_swap_outcome(http, app, new_hub, "Done", run_headers(1))).json()
     assert (confirmed["slots"], confirmed["pendingSwap"], confirmed["deployment"]) == (begun_app["slots"], None, None)
     assert (await get_staging(http, app))["ready"]
     assert (await post_staging(http, app, third, run_headers(2))).status_code == 200
 
 
 async def test_a_failed_swap_is_reverted_and_the_same_run_can_swap_again(http: httpx.AsyncClient, app: str) -> None:
-    old, new = new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, old)
-    before = (await post_staging(http, app, new, run_headers(1), version="2.0.0")).json()
-    await post_swap_outcome(http, app, new, "Pending", run_headers(1))
-    reverted = await post_swap_outcome(http, app, new, "Failed", run_headers(1))
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old_hub)
+    before = (await post_staging(http, app, new_hub, run_headers(1), version="2.0.0")).json()
+    await post_swap_outcome(http, app, new_hub, "Pending", run_headers(1))
+    reverted = await post_swap_outcome(http, app, new_hub, "Failed", run_headers(1))
     assert {**reverted.json(), "updatedAt": None, "updatedBy": None} == {**before, "updatedAt": None, "updatedBy": None}
-    again = await post_swap_outcome(http, app, new, "Failed", run_headers(1))
+    again = await post_swap_outcome(http, app, new_hub, "Failed", run_headers(1))
     assert (again.status_code, again.headers["etag"]) == (200, reverted.headers["etag"])
     assert_problem(await post_staging(http, app, new_hub_name(), run_headers(2)), 409, "DeploymentInProgress")
-    assert (await post_staging(http, app, new, run_headers(1))).headers["etag"] == reverted.headers["etag"]
+    assert (await post_staging(http, app, new_hub, run_headers(1))).headers["etag"] == reverted.headers["etag"]
     third = new_hub_name()
     assert (await post_staging(http, app, third, run_headers(1))).status_code == 200
     assert (await post_swap_outcome(http, app, third, "Pending", run_headers(1))).status_code == 200
-    assert hubs_in_slots((await post_swap_outcome(http, app, third, "Done", run_headers(1))).json()) == (third, old)
+    assert hubs_in_slots((await post_swap_outcome(http, app, third, "Done", run_headers(1))).json()) == (third, old_hub)
     assert_problem(await post_swap_outcome(http, app, third, "Failed", run_headers(1)), 409, "SwapMismatch")
 
 
@@ -132,38 +132,38 @@ async def test_an_empty_slot_is_not_ready_while_its_swap_is_pending(
 
 
 async def test_waiting_for_ready_ends_when_the_swap_is_confirmed(http: httpx.AsyncClient, app: str) -> None:
-    _, new = await stage_and_begin_swap(http, app)
+    _, new_hub = await stage_and_begin_swap(http, app)
     waiting = asyncio.create_task(get_staging(http, app, wait=60))
     assert reason_codes(await get_staging(http, app)) == ["SwapPending"]
-    await post_swap_outcome(http, app, new, "Done", run_headers(2))
+    await post_swap_outcome(http, app, new_hub, "Done", run_headers(2))
     assert (await asyncio.wait_for(waiting, 30))["ready"]
 
 
 async def test_every_operation_on_the_slots_is_refused_while_a_swap_is_pending(
     http: httpx.AsyncClient, app: str
 ) -> None:
-    old, new = await stage_and_begin_swap(http, app)
+    old_hub, new_hub = await stage_and_begin_swap(http, app)
     before = await get_app(http, app)
     forced = {"force": True, "takeOver": True, "reason": "hotfix"}
     refused = [
         await post_staging(http, app, new_hub_name(), run_headers(1)),
-        await post_staging(http, app, new, run_headers(1)),
+        await post_staging(http, app, new_hub, run_headers(1)),
         await post_staging(http, app, new_hub_name(), run_headers(2), **forced),
         await post_staging(http, app, new_hub_name()),
-        await http.delete(f"/api/apps/{app}/staging", params={"taskHub": new}, headers=run_headers(1)),
+        await http.delete(f"/api/apps/{app}/staging", params={"taskHub": new_hub}, headers=run_headers(1)),
         await put_app(http, app, slots={"staging": None}),
         await put_app(http, app, slots={"production": {"taskHub": new_hub_name()}}),
-        await post_swap_outcome(http, app, new, "Pending", run_headers(2)),
-        await post_swap_outcome(http, app, old, "Pending", run_headers(1)),
+        await post_swap_outcome(http, app, new_hub, "Pending", run_headers(2)),
+        await post_swap_outcome(http, app, old_hub, "Pending", run_headers(1)),
         await post_swap_outcome(http, app, new_hub_name(), "Done", run_headers(1)),
-        await post_swap_outcome(http, app, old, "Failed", run_headers(1)),
+        await post_swap_outcome(http, app, old_hub, "Failed", run_headers(1)),
         # A late report on an earlier swap must not end the pending swap.
-        await post_swap_outcome(http, app, old, "Done", run_headers(1)),
+        await post_swap_outcome(http, app, old_hub, "Done", run_headers(1)),
     ]
     for response in refused:
         problem = assert_problem(response, 409, "SwapPending")
         assert problem["pendingSwap"] == before["pendingSwap"]
-        assert f"if it is {new}, send PostSwap for it with the outcome Done" in problem["detail"]
+        assert f"if it is {new_hub}, send PostSwap for it with the outcome Done" in problem["detail"]
     assert await get_app(http, app) == before
 
 
@@ -171,31 +171,31 @@ async def test_every_operation_on_the_slots_is_refused_while_a_swap_is_pending(
 async def test_any_caller_can_end_the_swap_of_a_dead_run(
     http: httpx.AsyncClient, app: str, production_has: str, outcome: str
 ) -> None:
-    old, new = await stage_and_begin_swap(http, app)
-    ended = await post_swap_outcome(http, app, new, outcome, {"X-Actor": "ops"})
+    old_hub, new_hub = await stage_and_begin_swap(http, app)
+    ended = await post_swap_outcome(http, app, new_hub, outcome, {"X-Actor": "ops"})
     assert (ended.status_code, ended.json()["pendingSwap"]) == (200, None)
-    assert hubs_in_slots(ended.json()) == ((new, old) if production_has == "new" else (old, new))
+    assert hubs_in_slots(ended.json()) == ((new_hub, old_hub) if production_has == "new" else (old_hub, new_hub))
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert (newest["operation"], newest["by"], newest["runUrl"]) == ("PostSwap", "ops", None)
     assert newest["details"] == {
         "outcome": "Done" if production_has == "new" else "Failed",
         "slot": "staging",
-        "production": new,
-        "swappedOut": old,
+        "production": new_hub,
+        "swappedOut": old_hub,
     }
 
 
 async def test_every_step_of_a_swap_is_recorded(http: httpx.AsyncClient, app: str) -> None:
-    old, new = await stage_and_begin_swap(http, app)
-    await post_swap_outcome(http, app, new, "Failed", run_headers(1))
-    await post_swap_outcome(http, app, new, "Failed", run_headers(1))
-    await post_swap_outcome(http, app, new, "Pending", run_headers(1))
-    await post_swap_outcome(http, app, new, "Pending", run_headers(1))
-    await post_swap_outcome(http, app, new, "Done", run_headers(1))
-    await post_swap_outcome(http, app, old, "Pending", run_headers(2), rollback=True)
-    await post_swap_outcome(http, app, old, "Done", run_headers(2), rollback=True)
-    forward = {"slot": "staging", "production": new, "swappedOut": old}
-    rollback_details = {"slot": "staging", "production": old, "swappedOut": new, "rollback": True}
+    old_hub, new_hub = await stage_and_begin_swap(http, app)
+    await post_swap_outcome(http, app, new_hub, "Failed", run_headers(1))
+    await post_swap_outcome(http, app, new_hub, "Failed", run_headers(1))
+    await post_swap_outcome(http, app, new_hub, "Pending", run_headers(1))
+    await post_swap_outcome(http, app, new_hub, "Pending", run_headers(1))
+    await post_swap_outcome(http, app, new_hub, "Done", run_headers(1))
+    await post_swap_outcome(http, app, old_hub, "Pending", run_headers(2), rollback=True)
+    await post_swap_outcome(http, app, old_hub, "Done", run_headers(2), rollback=True)
+    forward = {"slot": "staging", "production": new_hub, "swappedOut": old_hub}
+    rollback_details = {"slot": "staging", "production": old_hub, "swappedOut": new_hub, "rollback": True}
     assert await swap_audit_details(http, app) == [
         {"outcome": "Done", **rollback_details},
         {"outcome": "Pending", **rollback_details},
@@ -203,37 +203,41 @@ async def test_every_step_of_a_swap_is_recorded(http: httpx.AsyncClient, app: st
         {"outcome": "Pending", **forward},
         {"outcome": "Failed", **forward},
         {"outcome": "Pending", **forward},
-        {"slot": "staging", "production": old, "swappedOut": None},
+        {"slot": "staging", "production": old_hub, "swappedOut": None},
     ]
 
 
 async def test_a_rollback_in_two_steps_needs_a_promoted_hub_and_is_idempotent(
     http: httpx.AsyncClient, app: str
 ) -> None:
-    old, new = new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, old)
-    await post_staging(http, app, new, run_headers(1))
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old_hub)
+    await post_staging(http, app, new_hub, run_headers(1))
     for outcome in ("Pending", "Done"):
         problem = assert_problem(
-            await post_swap_outcome(http, app, new, outcome, run_headers(1), rollback=True), 409, "SwapMismatch"
+            await post_swap_outcome(http, app, new_hub, outcome, run_headers(1), rollback=True), 409, "SwapMismatch"
         )
-        assert problem["slots"] == {"production": old, "staging": new}
-    await post_swap_outcome(http, app, new, "Done", run_headers(1))
-    begun_app = (await post_swap_outcome(http, app, old, "Pending", run_headers(2), rollback=True)).json()
+        assert problem["slots"] == {"production": old_hub, "staging": new_hub}
+    await post_swap_outcome(http, app, new_hub, "Done", run_headers(1))
+    begun_app = (await post_swap_outcome(http, app, old_hub, "Pending", run_headers(2), rollback=True)).json()
     assert begun_app["pendingSwap"]["rollback"] is True
-    assert hubs_in_slots((await post_swap_outcome(http, app, old, "Done", run_headers(2), rollback=True)).json()) == (
-        old,
-        new,
+    assert hubs_in_slots(
+        (await post_swap_outcome(http, app, old_hub, "Done", run_headers(2), rollback=True)).json()
+    ) == (
+        old_hub,
+        new_hub,
     )
     for outcome in ("Pending", "Done"):
-        again = (await post_swap_outcome(http, app, old, outcome, run_headers(2), rollback=True)).json()
-        assert (hubs_in_slots(again), again["pendingSwap"]) == ((old, new), None)
+        again = (await post_swap_outcome(http, app, old_hub, outcome, run_headers(2), rollback=True)).json()
+        assert (hubs_in_slots(again), again["pendingSwap"]) == ((old_hub, new_hub), None)
 
 
 async def test_exactly_one_of_many_runs_begins_a_swap(http: httpx.AsyncClient, app: str) -> None:
-    old, new = new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, old, new)
-    responses = await asyncio.gather(*(post_swap_outcome(http, app, old, "Pending", run_headers(n)) for n in range(8)))
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old_hub, new_hub)
+    responses = await asyncio.gather(
+        *(post_swap_outcome(http, app, old_hub, "Pending", run_headers(n)) for n in range(8))
+    )
     (winner,) = [response.json()["pendingSwap"] for response in responses if response.status_code == 200]
     for response in responses:
         if response.status_code != 200:
@@ -245,8 +249,8 @@ async def test_exactly_one_of_many_runs_begins_a_swap(http: httpx.AsyncClient, a
 async def test_a_decision_that_was_made_before_a_swap_began_is_refused_afterwards(
     storage: StorageSettings, http: httpx.AsyncClient, app: str, slower_request: str
 ) -> None:
-    old, new = new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, old, new)
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old_hub, new_hub)
     async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slower_client:
         swap_has_begun = False
 
@@ -254,11 +258,11 @@ async def test_a_decision_that_was_made_before_a_swap_began_is_refused_afterward
             nonlocal swap_has_begun
             if path.endswith("$batch") and not swap_has_begun:
                 swap_has_begun = True
-                assert (await post_swap_outcome(http, app, old, "Pending", run_headers(1))).status_code == 200
+                assert (await post_swap_outcome(http, app, old_hub, "Pending", run_headers(1))).status_code == 200
 
         proxy.before_request = begin_swap_before_first_commit
         if slower_request == "begins":
-            response = await post_swap_outcome(slower_client, app, old, "Pending", run_headers(2))
+            response = await post_swap_outcome(slower_client, app, old_hub, "Pending", run_headers(2))
         else:
             response = await post_staging(slower_client, app, new_hub_name(), run_headers(2))
     assert swap_has_begun
@@ -266,22 +270,22 @@ async def test_a_decision_that_was_made_before_a_swap_began_is_refused_afterward
 
 
 async def test_if_match_is_checked_by_every_step_of_a_swap(http: httpx.AsyncClient, app: str) -> None:
-    old, new = new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, old)
-    etag = (await post_staging(http, app, new, run_headers(1))).headers["etag"]
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old_hub)
+    etag = (await post_staging(http, app, new_hub, run_headers(1))).headers["etag"]
     stale = {**run_headers(1), "If-Match": '"1"'}
     for outcome in ("Pending", "Done", "Failed"):
-        assert_problem(await post_swap_outcome(http, app, new, outcome, stale), 412, "PreconditionFailed")
-    begun_response = await post_swap_outcome(http, app, new, "Pending", {**run_headers(1), "If-Match": etag})
+        assert_problem(await post_swap_outcome(http, app, new_hub, outcome, stale), 412, "PreconditionFailed")
+    begun_response = await post_swap_outcome(http, app, new_hub, "Pending", {**run_headers(1), "If-Match": etag})
     assert begun_response.status_code == 200
     for outcome in ("Done", "Failed"):
         assert_problem(
-            await post_swap_outcome(http, app, new, outcome, {**run_headers(1), "If-Match": etag}),
+            await post_swap_outcome(http, app, new_hub, outcome, {**run_headers(1), "If-Match": etag}),
             412,
             "PreconditionFailed",
         )
     confirmed_response = await post_swap_outcome(
-        http, app, new, "Done", {**run_headers(1), "If-Match": begun_response.headers["etag"]}
+        http, app, new_hub, "Done", {**run_headers(1), "If-Match": begun_response.headers["etag"]}
     )
     assert confirmed_response.status_code == 200
 
@@ -289,19 +293,19 @@ async def test_if_match_is_checked_by_every_step_of_a_swap(http: httpx.AsyncClie
 async def test_a_late_report_of_done_is_refused_after_a_swap_back_and_changes_nothing(
     http: httpx.AsyncClient, app: str
 ) -> None:
-    old, new = new_hub_name(), new_hub_name()
-    await stage_and_swap(http, app, old)
-    await post_staging(http, app, new, run_headers(1))
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    await stage_and_swap(http, app, old_hub)
+    await post_staging(http, app, new_hub, run_headers(1))
     for outcome in ("Pending", "Done"):
-        assert (await post_swap_outcome(http, app, new, outcome, run_headers(1))).status_code == 200
-    assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": old, "rollback": True})).status_code == 200
+        assert (await post_swap_outcome(http, app, new_hub, outcome, run_headers(1))).status_code == 200
+    assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": old_hub, "rollback": True})).status_code == 200
     before = (await http.get(f"/api/apps/{app}")).json()
-    problem = assert_problem(await post_swap_outcome(http, app, new, "Done", run_headers(1)), 409, "SwapMismatch")
+    problem = assert_problem(await post_swap_outcome(http, app, new_hub, "Done", run_headers(1)), 409, "SwapMismatch")
     assert "without an outcome" in problem["detail"]
-    assert problem["slots"] == {"production": old, "staging": new}
+    assert problem["slots"] == {"production": old_hub, "staging": new_hub}
     assert (await http.get(f"/api/apps/{app}")).json() == before
     # Without an outcome, it is an ordinary swap.
-    assert (await post_swap(http, app, new)).json()["slots"]["production"]["taskHub"] == new
+    assert (await post_swap(http, app, new_hub)).json()["slots"]["production"]["taskHub"] == new_hub
 
 
 @pytest.mark.parametrize("body", [{"outcome": "done"}, {"outcome": None}, {"outcome": "Began"}, {"rollback": "yes"}])
@@ -341,14 +345,17 @@ async def test_cleanup_keeps_the_possible_hubs_of_a_pending_swap(http: httpx.Asy
     await stage_and_swap(http, app, oldest, new_hub_name())
     await post_events(http, event(oldest, status="Completed"))
     await put_app(http, app, policy={"settleSeconds": 0})
-    old, new = await stage_and_begin_swap(http, app)
+    old_hub, new_hub = await stage_and_begin_swap(http, app)
     response = (await http.post(f"/api/apps/{app}/cleanup")).json()
     outcomes = {result["taskHub"]: result["outcome"] for result in response["taskHubs"]}
     assert outcomes.pop(oldest) == "Removed"
-    assert not outcomes.keys() & {old, new}
-    assert hubs_in_slots(response["app"]) == (new, old)
-    assert response["app"]["pendingSwap"]["taskHub"] == new
-    assert hubs_in_slots((await post_swap_outcome(http, app, new, "Failed", run_headers(1))).json()) == (old, new)
+    assert not outcomes.keys() & {old_hub, new_hub}
+    assert hubs_in_slots(response["app"]) == (new_hub, old_hub)
+    assert response["app"]["pendingSwap"]["taskHub"] == new_hub
+    assert hubs_in_slots((await post_swap_outcome(http, app, new_hub, "Failed", run_headers(1))).json()) == (
+        old_hub,
+        new_hub,
+    )
 
 
 async def test_a_stored_app_without_the_member_pending_swap_is_not_read_as_if_no_swap_were_pending(

@@ -23,11 +23,11 @@ UNSET = "STATE_TASKHUBS_UNSET"
 
 
 async def test_a_registered_production_is_protected_while_it_runs(http: httpx.AsyncClient, app: str) -> None:
-    old, new, next_one = new_hub_name(), new_hub_name(), new_hub_name()
-    registered = await put_app(http, app, slots={"production": {"taskHub": old, "version": "1.4.0"}})
-    assert registered.json()["slots"]["production"]["taskHub"] == old
-    await post_events(http, event(old))
-    await stage_and_swap(http, app, new)
+    old_hub, new_hub, next_one = new_hub_name(), new_hub_name(), new_hub_name()
+    registered = await put_app(http, app, slots={"production": {"taskHub": old_hub, "version": "1.4.0"}})
+    assert registered.json()["slots"]["production"]["taskHub"] == old_hub
+    await post_events(http, event(old_hub))
+    await stage_and_swap(http, app, new_hub)
     assert_problem(await post_staging(http, app, next_one), 409, "StagingNotReady")
     assert_problem(await put_app(http, app, slots={"staging": None}), 409, "StagingNotReady")
     assert_problem(await put_app(http, app, slots={"staging": {"taskHub": next_one}}), 409, "StagingNotReady")
@@ -139,15 +139,15 @@ async def test_ignored_functions_do_not_block(http: httpx.AsyncClient, app: str,
 async def test_an_ignored_function_that_always_runs_does_not_keep_the_hub_settling(
     http: httpx.AsyncClient, app: str, clock: ShiftedClock
 ) -> None:
-    old = new_hub_name()
-    await put_app(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})
-    await post_events(http, event(old, "order", "Completed"))
+    old_hub = new_hub_name()
+    await put_app(http, app, slots={"staging": {"taskHub": old_hub}}, policy={"ignoreFunctions": ["Monitor"]})
+    await post_events(http, event(old_hub, "order", "Completed"))
     assert reason_codes(await get_staging(http, app)) == ["Settling"]
     clock.advance(31)
     for status in ("Running", "Completed", "Running"):
-        await post_events(http, event(old, "monitor", status, function="Monitor"), event(old, "@counter@x"))
+        await post_events(http, event(old_hub, "monitor", status, function="Monitor"), event(old_hub, "@counter@x"))
         assert (await get_staging(http, app))["ready"]
-    await post_events(http, event(old, "order-2", "Completed"))
+    await post_events(http, event(old_hub, "order-2", "Completed"))
     # The test's clock is ahead: by it the last write is half a minute old, by the storage's clock it is new.
     clock.offset_ticks = 0
     assert reason_codes(await get_staging(http, app)) == ["Settling"]
@@ -157,12 +157,12 @@ async def test_an_ignored_function_that_always_runs_does_not_keep_the_hub_settli
 async def test_an_instance_id_reused_by_an_ignored_function_still_blocks_for_the_other(
     http: httpx.AsyncClient, app: str, *, together: bool
 ) -> None:
-    old = new_hub_name()
-    await put_app(http, app, slots={"staging": {"taskHub": old}}, policy={"ignoreFunctions": ["Monitor"]})
+    old_hub = new_hub_name()
+    await put_app(http, app, slots={"staging": {"taskHub": old_hub}}, policy={"ignoreFunctions": ["Monitor"]})
     events = [
-        event(old, "x", time=timestamp(-5)),
-        event(old, "x", "Completed", time=timestamp(-3)),
-        event(old, "x", time=timestamp(-1), function="Monitor"),
+        event(old_hub, "x", time=timestamp(-5)),
+        event(old_hub, "x", "Completed", time=timestamp(-3)),
+        event(old_hub, "x", time=timestamp(-1), function="Monitor"),
     ]
     for delivery in [events] if together else [[delivered] for delivered in events]:
         await post_events(http, *delivery)

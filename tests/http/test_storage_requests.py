@@ -81,6 +81,7 @@ class CountedServer:
 
 @asynccontextmanager
 async def counted_server(storage: StorageSettings, queue_count: int) -> AsyncIterator[CountedServer]:
+    """A new server, whose requests to its own storage and to that of the task hubs go through a counting proxy."""
     async with run_storage_proxy(storage, all_services=True) as proxy:
         assert proxy.settings.connection_string is not None
         connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": proxy.settings.connection_string.get_secret_value()})
@@ -100,29 +101,29 @@ def only_active_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 # The operations, by their row in the table
 
 
-async def count_status_by_events(server: CountedServer) -> int:
+async def count_for_status_by_events(server: CountedServer) -> int:
     app, _ = await server.register_and_ask(verified=False)
     return await server.count(get_staging(server.http, app))
 
 
-async def count_status_by_events_with_an_active_instance(server: CountedServer) -> int:
+async def count_for_status_by_events_with_an_active_instance(server: CountedServer) -> int:
     app, hub = await server.register_and_ask(verified=False)
     await post_events(server.http, event(hub))
     return await server.count(get_staging(server.http, app))
 
 
-async def count_status_after_a_change_of_the_app(server: CountedServer) -> int:
+async def count_for_status_after_a_change_of_the_app(server: CountedServer) -> int:
     app, _ = await server.register_and_ask(verified=False)
     await put_app(server.http, app, policy={"freshnessSeconds": 60})
     return await server.count(get_staging(server.http, app))
 
 
-async def count_fresh_status(server: CountedServer) -> int:
+async def count_for_fresh_status(server: CountedServer) -> int:
     app, _ = await server.register_and_ask(verified=True)
     return await server.count(get_staging(server.http, app, verify="fresh"))
 
 
-async def count_fresh_status_after_a_recent_end(server: CountedServer) -> int:
+async def count_for_fresh_status_after_a_recent_end(server: CountedServer) -> int:
     app, hub = await server.register_and_ask(verified=True)
     async with ProviderTaskHub(server.storage, hub) as provider:
         await provider.put("order-1", "Completed")
@@ -131,23 +132,23 @@ async def count_fresh_status_after_a_recent_end(server: CountedServer) -> int:
         return await server.count(get_staging(server.http, app, verify="fresh"))
 
 
-async def count_first_status_of_a_process(server: CountedServer) -> int:
+async def count_for_first_status_of_a_process(server: CountedServer) -> int:
     app, _ = await server.register_and_ask(verified=True)
     async with counted_server(server.storage, server.queue_count) as new_process:
         return await new_process.count(get_staging(new_process.http, app, verify="fresh"))
 
 
-async def count_first_status_of_a_task_hub(server: CountedServer) -> int:
+async def count_for_first_status_of_a_task_hub(server: CountedServer) -> int:
     app, _ = await server.register(verified=True)
     return await server.count(get_staging(server.http, app, verify="fresh"))
 
 
-async def count_cached_status(server: CountedServer) -> int:
+async def count_for_cached_status(server: CountedServer) -> int:
     app, _ = await server.register_and_ask(verified=True)
     return await server.count(get_staging(server.http, app))
 
 
-async def count_verified_status_with_an_active_instance(server: CountedServer) -> int:
+async def count_for_verified_status_with_an_active_instance(server: CountedServer) -> int:
     app, hub = await server.register_and_ask(verified=True)
     async with ProviderTaskHub(server.storage, hub) as provider:
         await provider.put("order-1", "Running")
@@ -156,53 +157,53 @@ async def count_verified_status_with_an_active_instance(server: CountedServer) -
     return await server.count(get_staging(server.http, app))
 
 
-async def count_status_with_explained_messages(server: CountedServer) -> int:
+async def count_for_status_with_explained_messages(server: CountedServer) -> int:
     app, hub = await server.register_and_ask(verified=True)
     await add_cancelled_timer(server, hub)
     assert (await get_staging(server.http, app, verify="fresh"))["ready"]
     return await server.count(get_staging(server.http, app, verify="fresh"))
 
 
-async def count_status_with_messages_to_explain(server: CountedServer) -> int:
+async def count_for_status_with_messages_to_explain(server: CountedServer) -> int:
     app, hub = await server.register_and_ask(verified=True)
     await add_cancelled_timer(server, hub)
     return await server.count(get_staging(server.http, app, verify="fresh"))
 
 
-async def count_staging_into_an_empty_slot(server: CountedServer) -> int:
+async def count_for_staging_into_an_empty_slot(server: CountedServer) -> int:
     app = new_app_name()
     await put_app(server.http, app)
     return await server.count(post_staging(server.http, app, new_hub_name()))
 
 
-async def count_staging_by_events(server: CountedServer) -> int:
+async def count_for_staging_by_events(server: CountedServer) -> int:
     app, _ = await server.register_and_ask(verified=False)
     return await server.count(post_staging(server.http, app, new_hub_name()))
 
 
-async def count_verified_staging(server: CountedServer) -> int:
+async def count_for_verified_staging(server: CountedServer) -> int:
     app, _ = await server.register_and_ask(verified=True)
     return await server.count(post_staging(server.http, app, new_hub_name()))
 
 
-async def count_pending_swap(server: CountedServer) -> int:
+async def count_for_pending_swap(server: CountedServer) -> int:
     app, hub = await server.register_and_ask(verified=False)
     return await server.count(post_swap_outcome(server, app, hub, "Pending"))
 
 
-async def count_done_swap(server: CountedServer) -> int:
+async def count_for_done_swap(server: CountedServer) -> int:
     app, hub = await server.register_and_ask(verified=False)
     await post_swap_outcome(server, app, hub, "Pending")
     return await server.count(post_swap_outcome(server, app, hub, "Done"))
 
 
-async def count_one_event(server: CountedServer) -> int:
+async def count_for_one_event(server: CountedServer) -> int:
     _, hub = await server.register_and_ask(verified=False)
     await post_events(server.http, event(hub, "order-1"))
     return await server.count(post_events(server.http, event(hub, "order-2")))
 
 
-async def count_first_event_of_a_process(server: CountedServer) -> int:
+async def count_for_first_event_of_a_process(server: CountedServer) -> int:
     _, hub = await server.register_and_ask(verified=False)
     await post_events(server.http, event(hub, "order-1"))
     async with counted_server(server.storage, server.queue_count) as new_process:
@@ -210,17 +211,17 @@ async def count_first_event_of_a_process(server: CountedServer) -> int:
         return await new_process.count(post_events(new_process.http, event(hub, "order-2")))
 
 
-async def count_list_apps(server: CountedServer) -> int:
+async def count_for_list_apps(server: CountedServer) -> int:
     await server.register(verified=False)
     return await server.count(server.http.get("/api/apps", params={"top": 1}))
 
 
-async def count_get_task_hub(server: CountedServer) -> int:
+async def count_for_get_task_hub(server: CountedServer) -> int:
     _, hub = await server.register_and_ask(verified=False)
     return await server.count(server.http.get(f"/api/taskhubs/{hub}"))
 
 
-async def count_cleanup(server: CountedServer) -> int:
+async def count_for_cleanup(server: CountedServer) -> int:
     app, hub = await server.register_and_ask(verified=True)
     for next_hub in (new_hub_name(), new_hub_name()):
         assert (await post_swap(server.http, app, hub)).status_code == 200
@@ -232,27 +233,27 @@ async def count_cleanup(server: CountedServer) -> int:
 
 
 OPERATIONS: dict[str, Callable[[CountedServer], Awaitable[int]]] = {
-    "GetStagingStatus by events": count_status_by_events,
-    "GetStagingStatus by events, an instance is active": count_status_by_events_with_an_active_instance,
-    "GetStagingStatus by events, the first after the app has changed": count_status_after_a_change_of_the_app,
-    "GetStagingStatus, verify=fresh": count_fresh_status,
-    "GetStagingStatus, verify=fresh, instances have ended within 5 s": count_fresh_status_after_a_recent_end,
-    "GetStagingStatus, verify=fresh, one invisible message, explained before": count_status_with_explained_messages,
-    "GetStagingStatus, verify=fresh, one invisible message to explain": count_status_with_messages_to_explain,
-    "GetStagingStatus, verify=cached, with a recent result": count_cached_status,
-    "GetStagingStatus verified, an instance is active": count_verified_status_with_an_active_instance,
-    "GetStagingStatus, verify=fresh, the first of a process": count_first_status_of_a_process,
-    "GetStagingStatus, verify=fresh, the first of a task hub": count_first_status_of_a_task_hub,
-    "PostStaging into an empty slot": count_staging_into_an_empty_slot,
-    "PostStaging by events": count_staging_by_events,
-    "PostStaging verified": count_verified_staging,
-    "PostSwap, Pending": count_pending_swap,
-    "PostSwap, Done": count_done_swap,
-    "PostEvents, one event": count_one_event,
-    "PostEvents, the first event of a task hub in a process": count_first_event_of_a_process,
-    "ListApps, one app": count_list_apps,
-    "GetTaskHub": count_get_task_hub,
-    "Cleanup of one retired task hub": count_cleanup,
+    "GetStagingStatus by events": count_for_status_by_events,
+    "GetStagingStatus by events, an instance is active": count_for_status_by_events_with_an_active_instance,
+    "GetStagingStatus by events, the first after the app has changed": count_for_status_after_a_change_of_the_app,
+    "GetStagingStatus, verify=fresh": count_for_fresh_status,
+    "GetStagingStatus, verify=fresh, instances have ended within 5 s": count_for_fresh_status_after_a_recent_end,
+    "GetStagingStatus, verify=fresh, one invisible message, explained before": count_for_status_with_explained_messages,
+    "GetStagingStatus, verify=fresh, one invisible message to explain": count_for_status_with_messages_to_explain,
+    "GetStagingStatus, verify=cached, with a recent result": count_for_cached_status,
+    "GetStagingStatus verified, an instance is active": count_for_verified_status_with_an_active_instance,
+    "GetStagingStatus, verify=fresh, the first of a process": count_for_first_status_of_a_process,
+    "GetStagingStatus, verify=fresh, the first of a task hub": count_for_first_status_of_a_task_hub,
+    "PostStaging into an empty slot": count_for_staging_into_an_empty_slot,
+    "PostStaging by events": count_for_staging_by_events,
+    "PostStaging verified": count_for_verified_staging,
+    "PostSwap, Pending": count_for_pending_swap,
+    "PostSwap, Done": count_for_done_swap,
+    "PostEvents, one event": count_for_one_event,
+    "PostEvents, the first event of a task hub in a process": count_for_first_event_of_a_process,
+    "ListApps, one app": count_for_list_apps,
+    "GetTaskHub": count_for_get_task_hub,
+    "Cleanup of one retired task hub": count_for_cleanup,
 }
 """How to count the requests of each row of the table."""
 

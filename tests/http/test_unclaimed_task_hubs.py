@@ -85,11 +85,11 @@ async def test_events_of_unclaimed_task_hubs_are_recorded_up_to_the_limit(
 
 
 async def test_concurrent_events_do_not_exceed_the_limit(server: StateServer, storage: StorageSettings) -> None:
-    known = await count_unclaimed_hubs(server)
-    async with server_with_limit(storage, known + 3) as (_, http):
+    count_before = await count_unclaimed_hubs(server)
+    async with server_with_limit(storage, count_before + 3) as (_, http):
         response = await post_events(http, *(event(new_hub_name()) for _ in range(40)))
     assert response == {"recorded": 3, "unchanged": 0, "quarantined": 37}
-    assert await count_unclaimed_hubs(server) == known + 3
+    assert await count_unclaimed_hubs(server) == count_before + 3
 
 
 async def test_claimed_task_hubs_do_not_count(

@@ -14,8 +14,8 @@ from state_api.app import StateServer
 from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.domain.errors import AppNotFound, StorageUnavailable
 from state_api.domain.names import app_key
-from state_api.domain.readiness.plan import VerificationMode
 from state_api.domain.readiness.policy import Assurance
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.waiting import VerificationIntervals
 from state_api.domain.releases.apps import Caller
 from state_api.services.app_watch import WaitIntervals
@@ -97,7 +97,7 @@ class CountedServer:
         return watches
 
     def count_requests(self) -> int:
-        """The number of requests since the last `clear` that read."""
+        """The number of storage requests since the last `clear`, without writes."""
         return sum(request.method == "GET" for request in self.proxy.forwarded)
 
     async def count_requests_of_question(self, app: str) -> int:

@@ -43,14 +43,14 @@ async def test_a_probe_of_one_task_hub_does_not_answer_for_the_next_in_the_slot(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a run waits for the staging slot, another run swaps, which brings another task hub into the slot."""
-    old, new = new_hub_name(), new_hub_name()
-    async with ProviderTaskHub(storage, old) as swapped_out, ProviderTaskHub(storage, new) as staged:
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    async with ProviderTaskHub(storage, old_hub) as swapped_out, ProviderTaskHub(storage, new_hub) as staged:
         await swapped_out.create()
         await swapped_out.put("order-1", "Suspended")
         await put_app(
-            http, app, slots={"production": {"taskHub": old}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG
+            http, app, slots={"production": {"taskHub": old_hub}}, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG
         )
-        assert (await post_staging(http, app, new, run_headers(1))).status_code == 200
+        assert (await post_staging(http, app, new_hub, run_headers(1))).status_code == 200
         await staged.create()
         read_page = AzureStorageBackend.read_page
 
@@ -65,9 +65,9 @@ async def test_a_probe_of_one_task_hub_does_not_answer_for_the_next_in_the_slot(
         request = http.get(f"/api/apps/{app}/staging", params=parameters, headers=run_headers(2))
         waiting_request = asyncio.create_task(request)
         await asyncio.sleep(1)
-        assert (await post_swap(http, app, new, run_headers(1))).status_code == 200
+        assert (await post_swap(http, app, new_hub, run_headers(1))).status_code == 200
         verdict = (await waiting_request).json()
-        assert (verdict["taskHub"], verdict["ready"], reason_codes(verdict)) == (old, False, ["InstancesActive"])
+        assert (verdict["taskHub"], verdict["ready"], reason_codes(verdict)) == (old_hub, False, ["InstancesActive"])
 
 
 async def test_an_event_that_is_recorded_while_a_prior_task_hub_is_read_counts(
@@ -77,12 +77,12 @@ async def test_an_event_that_is_recorded_while_a_prior_task_hub_is_read_counts(
 
     The verdict counts an event of the other task hub that arrives during the read.
     """
-    old, new = new_hub_name(), new_hub_name()
-    async with ProviderTaskHub(storage, old) as prior, ProviderTaskHub(storage, new) as staged:
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    async with ProviderTaskHub(storage, old_hub) as prior, ProviderTaskHub(storage, new_hub) as staged:
         await prior.create()
         policy = {"settleSeconds": 0}
-        await put_app(http, app, slots={"staging": {"taskHub": old}}, policy=policy, taskHubs=PROVIDER_CONFIG)
-        assert (await post_staging(http, app, new, run_headers(1))).status_code == 200
+        await put_app(http, app, slots={"staging": {"taskHub": old_hub}}, policy=policy, taskHubs=PROVIDER_CONFIG)
+        assert (await post_staging(http, app, new_hub, run_headers(1))).status_code == 200
         await staged.create()
         read_page = AzureStorageBackend.read_page
         read_has_begun = asyncio.Event()
@@ -90,7 +90,7 @@ async def test_an_event_that_is_recorded_while_a_prior_task_hub_is_read_counts(
         async def read_prior_page_slowly(
             backend: AzureStorageBackend, task_hub: str, since: Instant, cursor: str
         ) -> ObservedPage:
-            if task_hub == old:
+            if task_hub == old_hub:
                 read_has_begun.set()
                 await asyncio.sleep(3)
             return await read_page(backend, task_hub, since, cursor)
@@ -100,7 +100,7 @@ async def test_an_event_that_is_recorded_while_a_prior_task_hub_is_read_counts(
         slow_request = asyncio.create_task(request)
         await read_has_begun.wait()
         await asyncio.sleep(1)
-        await post_events(http, event(new, "order-1"))
+        await post_events(http, event(new_hub, "order-1"))
         verdict = (await slow_request).json()
         assert (verdict["ready"], reason_codes(verdict)[:1]) == (False, ["InstancesActive"])
 

@@ -143,13 +143,13 @@ def test_the_platforms_commands_run_with_the_jobs_variables_and_without_the_key(
 
 
 def test_a_swap_without_a_command_needs_an_outcome(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
-    old, new = new_hub_name(), new_hub_name()
-    pipeline_app.put_app({"slots": {"production": {"taskHub": old}, "staging": {"taskHub": new}}})
-    run = run_action({"command": "swap", "task-hub": new, "outcome": "pending"})
+    old_hub, new_hub = new_hub_name(), new_hub_name()
+    pipeline_app.put_app({"slots": {"production": {"taskHub": old_hub}, "staging": {"taskHub": new_hub}}})
+    run = run_action({"command": "swap", "task-hub": new_hub, "outcome": "pending"})
     assert run.conclusions == {"use": "success"}, job_logs(run)
-    assert pipeline_app.get_app()["pendingSwap"]["taskHub"] == new
-    run = run_action({"command": "swap", "task-hub": new, "outcome": "failed"})
-    assert run.outputs["use"]["production-task-hub"] == old
+    assert pipeline_app.get_app()["pendingSwap"]["taskHub"] == new_hub
+    run = run_action({"command": "swap", "task-hub": new_hub, "outcome": "failed"})
+    assert run.outputs["use"]["production-task-hub"] == old_hub
     assert pipeline_app.get_app()["pendingSwap"] is None
 
 

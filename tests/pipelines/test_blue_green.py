@@ -164,8 +164,8 @@ def test_the_blue_green_rollback_requires_the_name_of_the_app(
 def test_the_blue_green_rollback_does_not_promote_a_release_that_was_never_in_production(
     release_runner: ReleaseRunner, unreleased_app: PipelineApp
 ) -> None:
-    fresh = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
-    assert fresh.conclusions == {"rollback": "failure"}
+    early_rollback_run = release_runner.run(BLUE_GREEN_ROLLBACK, confirm=unreleased_app.name).start()
+    assert early_rollback_run.conclusions == {"rollback": "failure"}
     first = release_runner.blue_green()
     unreleased_app.fake_azure.set_fault("swap", call_count=1)
     staged = release_runner.run(BLUE_GREEN).start()

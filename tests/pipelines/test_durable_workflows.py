@@ -14,14 +14,14 @@ QUICKSTART = PIPELINES_FOLDER / "github" / "quickstart.yml"
 def test_a_release_goes_through_the_slot_and_leaves_the_old_version_there(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
     run = release_runner.run(DURABLE)
     run.builds_for_real = True
     run.start()
 
     assert set(run.conclusions.values()) == {"success"}, job_logs(run)
-    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old_hub)
     assert pipeline_app.swap_count == 1
     assert pipeline_app.fake_azure.package(pipeline_app.name) == "app.zip"
     assert pipeline_app.fake_azure.is_running(pipeline_app.name, "staging")
@@ -54,9 +54,9 @@ def test_the_slot_is_stopped_before_its_settings_change_and_gets_its_task_hub_be
 def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
-    pipeline_app.publish_event(old, "Running")
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
+    pipeline_app.publish_event(old_hub, "Running")
     first = release_runner.durable()
 
     second = release_runner.run(DURABLE)
@@ -65,10 +65,10 @@ def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(
     assert second.conclusions["staging"] == "failure"
     assert second.conclusions["production"] == "skipped"
     assert "InstancesActive" in second.jobs["staging"].summary or "is active" in second.jobs["staging"].log
-    assert pipeline_app.task_hubs() == (hub_of_run(first), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(first), old_hub)
     assert pipeline_app.fake_azure.count_calls("functionapp stop") == 1
 
-    pipeline_app.publish_event(old, "Completed")
+    pipeline_app.publish_event(old_hub, "Completed")
     second.rerun_failed()
     assert second.conclusions["production"] == "success", job_logs(second)
     assert pipeline_app.task_hubs() == (hub_of_run(second, attempt=2), hub_of_run(first))
@@ -77,35 +77,35 @@ def test_the_next_release_waits_for_the_orchestrations_of_the_old_version(
 def test_a_failed_swap_is_reverted_and_done_when_its_job_is_run_again(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
     pipeline_app.fake_azure.set_fault("swap", call_count=1)
     run = release_runner.run(DURABLE).start()
     assert run.conclusions == {"build": "success", "staging": "success", "production": "failure", "cleanup": "skipped"}
-    assert pipeline_app.task_hubs() == (old, hub_of_run(run))
+    assert pipeline_app.task_hubs() == (old_hub, hub_of_run(run))
 
     run.rerun_failed()
     assert run.conclusions["production"] == "success", job_logs(run)
     assert run.conclusions["cleanup"] == "success"
-    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old_hub)
 
 
 @pytest.mark.long
 def test_the_next_attempt_completes_a_job_that_was_cancelled_during_the_swap(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp, machine: Machine
 ) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
     pipeline_app.fake_azure.set_fault("swap", exit_code=None, delay_after_seconds=4, call_count=1)
     machine.cancel_when = lambda: (
-        pipeline_app.swap_count == 1 and pipeline_app.fake_azure.settings(pipeline_app.name)["TASK_HUB"] != old
+        pipeline_app.swap_count == 1 and pipeline_app.fake_azure.settings(pipeline_app.name)["TASK_HUB"] != old_hub
     )
     run = release_runner.run(DURABLE).start()
     assert run.conclusions["production"] == "cancelled"
 
     run.rerun("production")
     assert run.conclusions["production"] == "success", job_logs(run)
-    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old_hub)
     assert pipeline_app.swap_count == 1
 
 
@@ -113,12 +113,12 @@ def test_the_next_attempt_completes_a_job_that_was_cancelled_during_the_swap(
 def test_running_the_swap_again_after_it_succeeded_changes_nothing(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
     run = release_runner.durable()
     run.rerun("production")
     assert run.conclusions["production"] == "success"
-    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old_hub)
     assert pipeline_app.swap_count == 1
 
 
@@ -135,8 +135,8 @@ def test_running_all_jobs_again_is_a_new_release_with_a_task_hub_of_its_own(
 
 @pytest.mark.long
 def test_a_deployment_that_fails_can_be_run_again(release_runner: ReleaseRunner, pipeline_app: PipelineApp) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
     pipeline_app.fake_azure.set_fault("config-zip", call_count=1)
     run = release_runner.run(DURABLE).start()
     assert run.jobs["staging"].steps["Deploy"] == "failure"
@@ -144,20 +144,20 @@ def test_a_deployment_that_fails_can_be_run_again(release_runner: ReleaseRunner,
 
     run.rerun_failed()
     assert run.conclusions["production"] == "success", job_logs(run)
-    assert pipeline_app.task_hubs() == (hub_of_run(run, attempt=2), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run, attempt=2), old_hub)
 
 
 @pytest.mark.long
 def test_the_rollback_workflow_restores_the_old_version_and_has_no_effect_the_second_time(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
     bad = release_runner.durable()
     for _ in range(2):
         rollback_run = release_runner.run(DURABLE_ROLLBACK, confirm=pipeline_app.name).start()
         assert rollback_run.conclusions == {"rollback": "success"}, job_logs(rollback_run)
-        assert pipeline_app.task_hubs() == (old, hub_of_run(bad))
+        assert pipeline_app.task_hubs() == (old_hub, hub_of_run(bad))
     assert pipeline_app.swap_count == 2
 
 
@@ -175,15 +175,15 @@ def test_the_rollback_workflow_requires_the_name_of_the_app(
 def test_the_rollback_workflow_does_not_promote_a_version_that_was_only_staged(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp
 ) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
     pipeline_app.fake_azure.set_fault("swap", call_count=1)
     staged = release_runner.run(DURABLE).start()
-    assert pipeline_app.task_hubs() == (old, hub_of_run(staged))
+    assert pipeline_app.task_hubs() == (old_hub, hub_of_run(staged))
     rollback_run = release_runner.run(DURABLE_ROLLBACK, confirm=pipeline_app.name).start()
     assert rollback_run.conclusions == {"rollback": "failure"}
     assert "never in production" in rollback_run.jobs["rollback"].log
-    assert pipeline_app.task_hubs() == (old, hub_of_run(staged))
+    assert pipeline_app.task_hubs() == (old_hub, hub_of_run(staged))
     assert pipeline_app.swap_count == 1
 
 
@@ -206,14 +206,14 @@ def quickstart(pipeline_app: PipelineApp, tmp_path: Path) -> Path:
 def test_the_quickstart_releases_and_its_next_release_waits_until_the_slot_has_drained(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp, quickstart: Path
 ) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
     run = release_runner.run(quickstart).start()
     assert run.conclusions == {"release": "success"}, job_logs(run)
-    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old_hub)
     assert pipeline_app.fake_azure.package(pipeline_app.name) == "app.zip"
 
-    pipeline_app.publish_event(old, "Running")
+    pipeline_app.publish_event(old_hub, "Running")
     late = release_runner.run(quickstart)
     [wait] = [step for step in late.workflow["jobs"]["release"]["steps"] if step.get("with", {}).get("wait")]
     wait["with"]["timeout"] = "2"
@@ -221,19 +221,19 @@ def test_the_quickstart_releases_and_its_next_release_waits_until_the_slot_has_d
     assert late.conclusions == {"release": "failure"}
     # A login before the wait would expire.
     assert late.jobs["release"].steps["azure/login"] == "skipped"
-    assert pipeline_app.task_hubs() == (hub_of_run(run), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old_hub)
 
 
 @pytest.mark.long
 def test_a_failed_quickstart_deployment_is_not_swapped(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp, quickstart: Path
 ) -> None:
-    old = new_hub_name()
-    pipeline_app.register(old)
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
     pipeline_app.fake_azure.set_fault("config-zip", call_count=1)
     run = release_runner.run(quickstart).start()
     assert run.conclusions == {"release": "failure"}
     assert pipeline_app.swap_count == 0
     run.rerun_failed()
     assert run.conclusions == {"release": "success"}, job_logs(run)
-    assert pipeline_app.task_hubs() == (hub_of_run(run, attempt=2), old)
+    assert pipeline_app.task_hubs() == (hub_of_run(run, attempt=2), old_hub)

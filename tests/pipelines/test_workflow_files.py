@@ -80,11 +80,11 @@ def test_the_workflow_names_the_environments_that_hold_the_key() -> None:
 
 def test_every_input_of_the_action_reaches_a_script_as_a_variable_that_the_job_may_set_instead() -> None:
     action = load_yaml(ROOT / "action.yml")
-    *_, last = action["runs"]["steps"]
-    environment = " ".join(last["env"].values())
+    *_, last_step = action["runs"]["steps"]
+    environment = " ".join(last_step["env"].values())
     for name in action["inputs"]:
         assert f"inputs.{name}" in environment
-    for variable, value in last["env"].items():
+    for variable, value in last_step["env"].items():
         if variable.startswith("SAFE_DEPLOY_"):
             name = variable.removeprefix("SAFE_DEPLOY_").lower().replace("_", "-")
             assert value == f"${{{{ inputs.{name} || env.{variable} }}}}"

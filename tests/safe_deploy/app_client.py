@@ -44,6 +44,7 @@ class AppClient:
         return response.json()
 
     def register(self, **members: Any) -> Any:
+        """Register the app with its task hub in production. `members` are further members of PutApp."""
         return self.request_json("PUT", "", {"slots": {"production": {"taskHub": self.hub, "version": "1"}}, **members})
 
     def stage(self, hub: str, run_number: int | None = None) -> str:

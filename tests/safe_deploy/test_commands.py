@@ -109,13 +109,13 @@ def test_an_external_swap_is_recorded_as_pending_only_once(app_client: AppClient
     hub = app_client.stage(new_hub_name(), run_number=1)
     begin = ("swap", "--task-hub", hub, "--outcome", "pending", "--run-url", f"{RUN}1")
     assert app_client.run_cli(*begin, role="deployer").code == ExitCode.DONE
-    again = app_client.run_cli(*begin, role="deployer")
-    assert again.code == ExitCode.CONFLICT
-    assert "has not reported its outcome" in again.stderr
+    repeated = app_client.run_cli(*begin, role="deployer")
+    assert repeated.code == ExitCode.CONFLICT
+    assert "has not reported its outcome" in repeated.stderr
     assert app_client.run_cli("swap", "--task-hub", hub, "--outcome", "done", role="deployer").code == ExitCode.DONE
-    over = app_client.run_cli(*begin, role="deployer")
-    assert over.code == ExitCode.CONFLICT
-    assert "do not swap the slots" in over.stderr
+    after_swap = app_client.run_cli(*begin, role="deployer")
+    assert after_swap.code == ExitCode.CONFLICT
+    assert "do not swap the slots" in after_swap.stderr
     assert app_client.request_json("GET")["slots"]["production"]["taskHub"] == hub
 
 
@@ -148,7 +148,7 @@ def test_cleanup_removes_what_its_dry_run_shows(app_client: AppClient) -> None:
     for hub in (first, second, new_hub_name()):
         app_client.swap(app_client.stage(hub))
     dry_run_result = app_client.run_cli("cleanup", "--dry-run", role="deployer")
-    assert dry_run_result.code == 0
+    assert dry_run_result.code == ExitCode.DONE
     assert [line.split()[0] for line in table_lines(dry_run_result.stdout)[2:]] == [app_client.hub, first]
     assert [task_hub["taskHub"] for task_hub in app_client.request_json("GET")["retired"]] == [app_client.hub, first]
     result = app_client.run_cli("cleanup", "--output", "json", role="deployer")

@@ -38,7 +38,7 @@ def test_every_check_passes_on_a_complete_set_up(
     app_client.publish(event(app_client.hub, status="Completed", time=timestamp(-7300)))
     set_slot_task_hubs(azure_on_path, app_client, production=app_client.hub, staging=None)
     results = run_doctor(app_client, "--resource-group", RESOURCE_GROUP)
-    assert results.code == 0
+    assert results.code == ExitCode.DONE
     assert results.err == ""
     assert results == {
         "server": ("ok", f"{app_client.url} and its storage answer"),
@@ -137,7 +137,7 @@ def test_operations_that_a_key_does_not_permit_are_named(
     register_verified_app(app_client, storage)
     results = run_doctor(app_client, "--for", purpose, role=role)
     if not refused:
-        assert results.code == 0
+        assert results.code == ExitCode.DONE
         assert results["key"] == ("ok", f"it permits all operations that --for {purpose} needs")
         return
     assert results.code == ExitCode.NOT_ALLOWED
@@ -269,7 +269,7 @@ def test_an_open_deployment_is_a_warning(app_client: AppClient, storage: Storage
     register_verified_app(app_client, storage)
     hub = app_client.stage(new_hub_name(), run_number=7)
     results = run_doctor(app_client)
-    assert results.code == 0
+    assert results.code == ExitCode.DONE
     status, message = results["deployment"]
     assert status == "warning"
     assert message.startswith(f"test (run {RUN}7) has been deploying task hub {hub} since 20")
@@ -354,7 +354,7 @@ def test_verification_that_the_policy_does_not_require_is_a_warning(
     create_provider_hub(storage, app_client.hub, order="Running")
     app_client.register(taskHubs=PROVIDER_CONFIG)
     results = run_doctor(app_client)
-    assert results.code == 0
+    assert results.code == ExitCode.DONE
     assert results["verification"] == (
         "warning",
         (
@@ -393,6 +393,6 @@ def test_verification_that_did_not_read_the_task_hub_is_a_warning(
     app_client.register(**VERIFIED | {"policy": {"settleSeconds": 60, "requireVerification": True}})
     app_client.publish(event(app_client.hub, status="Completed"))
     results = run_doctor(app_client)
-    assert results.code == 0
+    assert results.code == ExitCode.DONE
     assert results["verification"][0] == "warning"
     assert results["verification"][1].startswith("azureStorage, but the task hub was not read for this verdict: ")

@@ -19,7 +19,7 @@ def run_doctor_with_azure(app_client: AppClient, *options: str) -> tuple[CheckRe
 def test_without_a_resource_group_azure_is_not_queried(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
     """A warning names the option `--resource-group`."""
     results = run_doctor(registered_app)
-    assert (results.code, results["Azure"][0]) == (0, "warning")
+    assert (results.code, results["Azure"][0]) == (ExitCode.DONE, "warning")
     assert "--resource-group" in results["Azure"][1]
     assert azure_on_path.calls == []
 
@@ -48,7 +48,7 @@ def test_slots_with_other_task_hubs_than_on_record_are_a_conflict(
 def test_the_comparison_of_task_hub_names_ignores_case(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
     set_slot_task_hubs(azure_on_path, registered_app, production=registered_app.hub.upper(), staging=None)
     results, _ = run_doctor_with_azure(registered_app)
-    assert results.code == 0
+    assert results.code == ExitCode.DONE
 
 
 def test_a_slot_sticky_setting_fails_the_check(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
@@ -67,7 +67,7 @@ def test_the_options_choose_function_app_slot_and_setting(registered_app: AppCli
     results, azure = run_doctor_with_azure(
         registered_app, "--function-app", "other", "--task-hub-setting", "HUB", "--slot", "canary"
     )
-    assert results.code == 0
+    assert results.code == ExitCode.DONE
     assert list(azure) == ["Azure: production", "Azure: canary", "Azure: setting"]
     assert all("SAFE_DEPLOY_KEY" not in names for names in azure_on_path.environments)
 

@@ -163,13 +163,13 @@ def test_the_package_contains_exactly_the_modules_of_the_command_line(installed:
 
 def test_the_installed_command_prints_the_version_of_the_server(installed: Installed) -> None:
     result = installed.run("safe-deploy", "--version")
-    assert (result.code, result.stdout) == (0, f"safe-deploy {state_api.__version__}\n")
+    assert (result.code, result.stdout) == (ExitCode.DONE, f"safe-deploy {state_api.__version__}\n")
 
 
 def test_the_installed_command_prints_its_help(installed: Installed) -> None:
     """The help of the installed command lists all commands."""
     result = installed.run("safe-deploy", "--help")
-    assert (result.code, result.stderr) == (0, "")
+    assert (result.code, result.stderr) == (ExitCode.DONE, "")
     assert result.stdout.startswith("Usage: safe-deploy [OPTIONS] COMMAND")
     for name in ("status", "stage", "swap", "rollback", "cleanup", "deploy", "register", "doctor"):
         assert f"\n  {name} " in result.stdout

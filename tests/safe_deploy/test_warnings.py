@@ -110,7 +110,9 @@ def test_a_verdict_without_warnings_is_accepted(app_client: AppClient) -> None:
     verdict_json: dict[str, Any] = app_client.request_json("GET", "/staging")
     del verdict_json["warnings"]
     with run_fault_proxy() as proxy:
-        assert run_status(app_client, proxy, CannedResponse(200, json.dumps(verdict_json).encode())).code == 0
+        assert (
+            run_status(app_client, proxy, CannedResponse(200, json.dumps(verdict_json).encode())).code == ExitCode.DONE
+        )
 
 
 def test_a_pending_start_is_shown_with_its_instance_and_function(app_client: AppClient, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from state_api.domain.instants import Instant
 from state_api.domain.names import STAGING
 from state_api.domain.readiness.evidence import InstanceActivity
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.plan import RecordedState, VerificationMode
+from state_api.domain.readiness.plan import RecordedState
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.readiness.waiting import InstanceChange, RecordedChanges, VerificationIntervals
 from state_api.services.change_signals import ChangeSignals
@@ -56,7 +57,8 @@ class GroupUnderTest:
 
 
 @pytest.fixture
-def tested(anyio_backend: str) -> Iterator[GroupUnderTest]:
+def group_under_test(anyio_backend: str) -> Iterator[GroupUnderTest]:
+    """A group that waits for the slot staging. At the end, no listener of it must be left."""
     signals = ChangeSignals()
     listener = ReadListener(on_change=lambda: None, on_requests=lambda count: None)
     reads = WaitingReads(None, signals, listener)  # type: ignore[arg-type]
@@ -66,50 +68,52 @@ def tested(anyio_backend: str) -> Iterator[GroupUnderTest]:
     assert not signals.has_listeners(HUB)
 
 
-async def test_nothing_is_asked_while_an_instance_is_active(tested: GroupUnderTest) -> None:
-    tested.answer(build_not_ready_verdict())
-    assert tested.group.next_moment(REVISION, noon_plus(3600)) is None
+async def test_nothing_is_asked_while_an_instance_is_active(group_under_test: GroupUnderTest) -> None:
+    group_under_test.answer(build_not_ready_verdict())
+    assert group_under_test.group.next_moment(REVISION, noon_plus(3600)) is None
 
 
-async def test_a_recorded_end_is_a_reason_to_ask_once(tested: GroupUnderTest) -> None:
-    tested.answer(build_not_ready_verdict())
-    tested.record_end()
-    moment = tested.group.next_moment(REVISION, noon_plus(1))
+async def test_a_recorded_end_is_a_reason_to_ask_once(group_under_test: GroupUnderTest) -> None:
+    group_under_test.answer(build_not_ready_verdict())
+    group_under_test.record_end()
+    moment = group_under_test.group.next_moment(REVISION, noon_plus(1))
     assert moment is not None
     assert moment <= noon_plus(1)
-    tested.group.wake()
-    assert tested.group.next_moment(REVISION, noon_plus(1)) is None, "the group was woken for it"
+    group_under_test.group.wake()
+    assert group_under_test.group.next_moment(REVISION, noon_plus(1)) is None, "the group was woken for it"
 
 
-async def test_an_end_that_is_recorded_during_a_question_is_a_reason_to_ask_again(tested: GroupUnderTest) -> None:
-    tested.answer(build_not_ready_verdict())
-    tested.group.wake()
+async def test_an_end_that_is_recorded_during_a_question_is_a_reason_to_ask_again(
+    group_under_test: GroupUnderTest,
+) -> None:
+    group_under_test.answer(build_not_ready_verdict())
+    group_under_test.group.wake()
     slot = build_slot(HUB)
-    with tested.group.ask(REVISION, noon_plus(1)) as asked:
-        tested.record_end()
+    with group_under_test.group.ask(REVISION, noon_plus(1)) as asked:
+        group_under_test.record_end()
         asked.status = SlotStatus(build_app(staging=slot), STAGING, slot, build_not_ready_verdict())
-    assert tested.group.next_moment(REVISION, noon_plus(1)) is not None
+    assert group_under_test.group.next_moment(REVISION, noon_plus(1)) is not None
 
 
-async def test_a_new_revision_of_the_app_is_a_reason_to_ask_at_once(tested: GroupUnderTest) -> None:
-    tested.answer(build_not_ready_verdict())
-    assert tested.group.next_moment(REVISION + 1, noon_plus(1)) == Instant(0)
+async def test_a_new_revision_of_the_app_is_a_reason_to_ask_at_once(group_under_test: GroupUnderTest) -> None:
+    group_under_test.answer(build_not_ready_verdict())
+    assert group_under_test.group.next_moment(REVISION + 1, noon_plus(1)) == Instant(0)
 
 
-async def test_a_request_that_is_answered_with_ready_wakes_the_others(tested: GroupUnderTest) -> None:
-    tested.answer(build_not_ready_verdict())
-    wakes = tested.group.wake_count
-    tested.answer(build_ready_verdict())
-    assert (tested.group.wake_count, tested.group.outlook) == (wakes + 1, None)
-    tested.answer(build_not_ready_verdict())
-    assert tested.group.outlook is not None, "an instance has started since"
+async def test_a_request_that_is_answered_with_ready_wakes_the_others(group_under_test: GroupUnderTest) -> None:
+    group_under_test.answer(build_not_ready_verdict())
+    wakes = group_under_test.group.wake_count
+    group_under_test.answer(build_ready_verdict())
+    assert (group_under_test.group.wake_count, group_under_test.group.outlook) == (wakes + 1, None)
+    group_under_test.answer(build_not_ready_verdict())
+    assert group_under_test.group.outlook is not None, "an instance has started since"
 
 
-async def test_a_question_that_fails_leaves_the_outlook_as_it_is(tested: GroupUnderTest) -> None:
-    tested.answer(build_not_ready_verdict())
-    outlook = tested.group.outlook
-    tested.group.wake()
-    with pytest.raises(ConnectionError), tested.group.ask(REVISION, noon_plus(1)):
+async def test_a_question_that_fails_leaves_the_outlook_as_it_is(group_under_test: GroupUnderTest) -> None:
+    group_under_test.answer(build_not_ready_verdict())
+    outlook = group_under_test.group.outlook
+    group_under_test.group.wake()
+    with pytest.raises(ConnectionError), group_under_test.group.ask(REVISION, noon_plus(1)):
         raise ConnectionError
-    assert tested.group.outlook is outlook
-    assert not tested.group.is_busy
+    assert group_under_test.group.outlook is outlook
+    assert not group_under_test.group.is_busy

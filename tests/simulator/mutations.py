@@ -15,8 +15,9 @@ from state_api.domain.readiness import lookups, plan, verdict
 from state_api.domain.readiness.evidence import ActiveInstance, InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.lookups import start_of
 from state_api.domain.readiness.messages import MessageEvidence, QueueSnapshot
-from state_api.domain.readiness.plan import ProbeOutcome, VerificationMode
+from state_api.domain.readiness.plan import ProbeOutcome
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.readiness.validity import is_probe_valid
 from state_api.domain.task_hubs import lifecycle, observations

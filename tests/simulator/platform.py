@@ -254,6 +254,7 @@ class SimulatedPlatform:
         await self._write_row(execution, "Pending")
 
     async def _terminate(self, execution: Execution) -> None:
+        """Terminate an execution. Which event that publishes, if any, is a parameter of the history."""
         status = self._context.parameters.terminated_status
         await self._run_episode(execution, Episode([status] if status else [], "Terminated", Phase.ENDED))
 

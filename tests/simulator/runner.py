@@ -64,6 +64,7 @@ class CountingClock(StorageClock):
         self._name = name
 
     def observe_date(self, date: str, sent: float) -> None:
+        """Count the response, too: the clock is called for each one."""
         self._tally[self._name] += 1
         super().observe_date(date, sent)
 

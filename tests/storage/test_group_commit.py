@@ -52,9 +52,11 @@ class TransactionGate:
                 await asyncio.sleep(0.01)
 
     def close(self) -> None:
+        """Delay all further transactions until the gate is opened."""
         self._open.clear()
 
     def open(self) -> None:
+        """Let the delayed transactions and all further ones pass."""
         self._open.set()
 
 

@@ -76,6 +76,7 @@ class RecordedHistories(RuleBasedStateMachine):
         self.servers = [self._start_server(), self._start_server()]
 
     def _start_server(self) -> StateServer:
+        # A server must be created while the event loop runs that it will use.
         async def create_server() -> StateServer:
             return StateServer(Settings(storage=self.storage))
 

@@ -11,56 +11,21 @@ task hub is scanned again.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
-from state_api.domain.instants import Instant, seconds
+from state_api.domain.instants import Instant
 from state_api.domain.readiness.evidence import ActiveInstance, InstanceActivity, ProbeResult, ProbeStatus
-from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.lookups import Batch, assess_batch, next_batch, record_end
-from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.requirements import (
+    ReadRequirements,
+    VerificationMode,
+    answers,
+    is_fresh_enough,
+    is_scan_useful,
+    must_wait,
+)
 from state_api.domain.readiness.scans import Scan
-from state_api.domain.readiness.validity import has_settled, is_probe_valid, is_recent, is_superseded
 from state_api.domain.task_hubs.lifecycle import Instance, Started
 from state_api.domain.task_hubs.observations import ObservedInstance
-
-CLOCK_TOLERANCE = seconds(1)
-"""Maximum difference between two servers' estimates of the state storage's time."""
-
-LARGE_HUB_READ_SECONDS = 30.0
-"""A task hub that takes this long to read is too large to be read from the beginning for every request."""
-
-
-class VerificationMode(StrEnum):
-    """How a verdict is to be verified.
-
-    - `fresh`: by what is read after the request.
-    - `cached`: a recent result is enough. Without one, the task hub is read.
-    - `none`: by what is known already. The task hub is not read.
-    """
-
-    FRESH = "fresh"
-    CACHED = "cached"
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class ReadRequirements:
-    """What a probe must satisfy to answer one request.
-
-    - `request_key`: the settings, policy and exemptions that the probe must be read under.
-    - `requested_at`: the time of the request by the state storage's clock.
-    - `for_verdict`: False for a list of what is active. A list needs no look-ups, and events that were recorded since
-      do not invalidate it.
-    """
-
-    request_key: str
-    provider: str
-    backend_id: str
-    policy: Policy
-    exemptions: Exemptions
-    mode: VerificationMode
-    requested_at: Instant
-    for_verdict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,78 +319,3 @@ def _done_by_lookup(state: ReadState, active_instances: tuple[ActiveInstance, ..
             recorded_state=None if state.has_corrected else state.records,
         )
     )
-
-
-# Which results and scans answer a request
-
-
-def must_wait(result: ProbeResult | None, now: Instant) -> bool:
-    """Whether the backend has asked not to be read before a later time."""
-    if result is None or result.retry_after_seconds is None:
-        return False
-    return now < (result.ended_at or result.began_at) + seconds(result.retry_after_seconds)
-
-
-def is_scan_useful(activity: InstanceActivity, policy: Policy, now: Instant) -> bool:
-    """Whether a scan that begins now can make the verdict Ready: it must begin after the settle window."""
-    return has_settled(activity, policy, now) and not is_superseded(now, activity.correction_epoch, activity, policy)
-
-
-def is_fresh_enough(result: ProbeResult, requirements: ReadRequirements) -> bool:
-    """Whether the result is as fresh as the request demands."""
-    if requirements.mode is not VerificationMode.FRESH:
-        return True
-    if result.began_at >= requirements.requested_at + CLOCK_TOLERANCE:
-        return True
-    # A large task hub is not read in one request. The scan that this request completes is as fresh as possible.
-    is_large = result.resumed and result.read_seconds >= LARGE_HUB_READ_SECONDS
-    return is_large and result.ended_at is not None and result.ended_at >= requirements.requested_at
-
-
-def answers(
-    result: ProbeResult | None, requirements: ReadRequirements, activity: InstanceActivity, now: Instant
-) -> bool:
-    """Whether the result answers the request, so that the task hub need not be read.
-
-    A verdict never becomes Ready by a result that found something active or about to start, nor by one that the records
-    supersede.
-    """
-    if result is None or result.status is not ProbeStatus.COMPLETE or result.request_key != requirements.request_key:
-        return False
-    if not is_fresh_enough(result, requirements):
-        return False
-    if requirements.for_verdict:
-        return not result.found_blocking and is_probe_valid(result, activity, requirements.policy, now)
-    return is_recent(result.began_at, requirements.policy, now)
-
-
-def can_resume(scan: Scan, requirements: ReadRequirements, activity: InstanceActivity, now: Instant) -> bool:
-    """Whether a stored scan can still answer the request.
-
-    A stored scan cannot answer the request in these cases:
-
-    - The scan was read under another key.
-    - The records supersede the scan.
-    - The scan is older than the freshness, and reading has taken less than half of that time.
-    - The request demands a fresh read, the scan began before the request, and the task hub is not large.
-    """
-    freshness = requirements.policy.freshness_seconds
-    is_young = now - scan.began_at < seconds(freshness) or scan.read_seconds >= freshness / 2
-    is_fresh = (
-        requirements.mode is not VerificationMode.FRESH
-        or scan.read_seconds >= LARGE_HUB_READ_SECONDS
-        or scan.began_at >= requirements.requested_at + CLOCK_TOLERANCE
-    )
-    is_outdated = requirements.for_verdict and is_superseded(
-        scan.began_at, scan.correction_epoch, activity, requirements.policy
-    )
-    return scan.request_key == requirements.request_key and is_young and is_fresh and not is_outdated
-
-
-def replaces_last_result(result: ProbeResult) -> bool:
-    """Whether this result is stored in place of the last one.
-
-    An incomplete result is stored only if it found an active instance or a pending start: the records may lack that
-    instance, so no earlier result may answer any more.
-    """
-    return result.status is not ProbeStatus.INCOMPLETE or result.found_blocking

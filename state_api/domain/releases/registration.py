@@ -166,6 +166,7 @@ def _assign_slots(app: App, command: RegisterCommand, now: Instant) -> dict[str,
 
 
 def _assign_slot(name: str, slot: Slot | None, assignment: SlotAssignment | None, now: Instant) -> Slot | None:
+    """What the slot holds after the command. A task hub that it holds already stays, and may get another version."""
     if assignment is None:
         return None
     if slot is not None and same_hub(slot.task_hub, assignment.task_hub):

@@ -43,22 +43,22 @@ EXTRA_FUNCTIONS = {"v1": {}, "v2": {"ScreenOrder": ["activityTrigger", None]}}
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_the_published_app_can_be_indexed_without_this_project(tmp_path: Path, version: str) -> None:
     folder = publish_app(tmp_path / "app")
-    done = run_python(INDEX_SCRIPT, folder, ORDERS_VERSION=version)
-    assert (done.returncode, done.stderr) == (0, "")
-    file, functions, project_modules = json.loads(done.stdout)
+    process_result = run_python(INDEX_SCRIPT, folder, ORDERS_VERSION=version)
+    assert (process_result.returncode, process_result.stderr) == (0, "")
+    file, functions, project_modules = json.loads(process_result.stdout)
     assert file == str(folder / "function_app.py")
     assert functions == SHARED_FUNCTIONS | EXTRA_FUNCTIONS[version]
     assert project_modules == []
 
 
 def test_the_app_is_version_2_unless_orders_version_names_another() -> None:
-    done = run_python("import function_app; print(function_app.VERSION)", APP)
-    assert done.stdout == "v2\n"
+    process_result = run_python("import function_app; print(function_app.VERSION)", APP)
+    assert process_result.stdout == "v2\n"
 
 
 def test_the_app_does_not_start_with_an_unknown_version() -> None:
-    done = run_python("import function_app", APP, ORDERS_VERSION="v9")
-    assert "ORDERS_VERSION must be one of v1, v2, not v9" in done.stderr
+    process_result = run_python("import function_app", APP, ORDERS_VERSION="v9")
+    assert "ORDERS_VERSION must be one of v1, v2, not v9" in process_result.stderr
 
 
 def test_the_package_has_no_files_of_the_development_host(tmp_path: Path) -> None:

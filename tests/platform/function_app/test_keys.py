@@ -123,7 +123,7 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
     host: FunctionsHost, azurite: Azurite, anonymous: httpx.Client, own_app_hub: str
 ) -> None:
     del own_app_hub  # the fixture has registered the app
-    old, new = new_hub_name(), new_hub_name()
+    old_hub, new_hub = new_hub_name(), new_hub_name()
     called_operations: set[str] = set()
 
     def call_operation(
@@ -148,29 +148,34 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
         return response.json() if response.content else None
 
     reader, deployer, administrator = (OWN_APP_KEYS_BY_ROLE[role] for role in ("reader", "deployer", "admin"))
-    slots = {"production": {"taskHub": old, "version": "1"}, "staging": None}
+    slots = {"production": {"taskHub": old_hub, "version": "1"}, "staging": None}
     call_operation("PutApp", administrator, {"slots": slots, "policy": {"settleSeconds": 0}})
     assert call_operation("GetStagingStatus", reader)["ready"] is True
-    call_operation("PostStaging", deployer, {"taskHub": new, "version": "2"})
-    call_operation("DeleteStaging", deployer, params={"taskHub": new})
+    call_operation("PostStaging", deployer, {"taskHub": new_hub, "version": "2"})
+    call_operation("DeleteStaging", deployer, params={"taskHub": new_hub})
     publisher = KEYS_BY_ROLE["publisher"]
-    recorded = call_operation("PostEvents", publisher, [event(old), event(new, "order-2", "Completed")])["recorded"]
+    recorded = call_operation("PostEvents", publisher, [event(old_hub), event(new_hub, "order-2", "Completed")])[
+        "recorded"
+    ]
     assert recorded == 2
     call_operation("PostEvents", publisher, method="OPTIONS")
-    swapped = call_operation("PostSwap", deployer, {"taskHub": new})
-    assert {name: slot["taskHub"] for name, slot in swapped["slots"].items()} == {"production": new, "staging": old}
+    swapped = call_operation("PostSwap", deployer, {"taskHub": new_hub})
+    assert {name: slot["taskHub"] for name, slot in swapped["slots"].items()} == {
+        "production": new_hub,
+        "staging": old_hub,
+    }
     verdict = call_operation("GetStagingStatus", deployer)
-    assert (verdict["taskHub"], verdict["ready"], verdict["activeCount"]) == (old, False, 1)
-    waiver = {"taskHub": old, "instanceId": "order-1", "reason": "stuck", "expiresAt": timestamp(3600)}
+    assert (verdict["taskHub"], verdict["ready"], verdict["activeCount"]) == (old_hub, False, 1)
+    waiver = {"taskHub": old_hub, "instanceId": "order-1", "reason": "stuck", "expiresAt": timestamp(3600)}
     call_operation("PostWaiver", deployer, waiver)
-    call_operation("DeleteWaiver", deployer, params={"taskHub": old, "instanceId": "order-1"})
-    assert call_operation("GetTaskHub", reader, hub=old)["activeCount"] == 1
-    instances = call_operation("ListInstances", reader, hub=old)["instances"]
+    call_operation("DeleteWaiver", deployer, params={"taskHub": old_hub, "instanceId": "order-1"})
+    assert call_operation("GetTaskHub", reader, hub=old_hub)["activeCount"] == 1
+    instances = call_operation("ListInstances", reader, hub=old_hub)["instances"]
     assert [instance["instanceId"] for instance in instances] == ["order-1"]
-    asyncio.run(_create_task_hub(azurite, old))
+    asyncio.run(_create_task_hub(azurite, old_hub))
     provider_config = {"provider": "azureStorage", "connection": "STATE_TASKHUBS_SHOP"}
     call_operation("PutApp", administrator, {"taskHubs": provider_config})
-    assert call_operation("GetVersions", reader, hub=old)["versions"][0]["version"] == "1.0"
+    assert call_operation("GetVersions", reader, hub=old_hub)["versions"][0]["version"] == "1.0"
     call_operation("Cleanup", deployer, {"dryRun": True})
     assert call_operation("GetApp", reader)["slots"].keys() == {"production", "staging"}
     assert [app["app"] for app in call_operation("ListApps", reader)["apps"]] == [OWN_APP]
