@@ -39,6 +39,19 @@ class RoutedRelease:
         """The host of the address, with its port if the address has one."""
         return urlsplit(self.address).netloc
 
+    @property
+    def name(self) -> str:
+        """The host of the address without a port."""
+        return urlsplit(self.address).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.address).port or (443 if self.is_encrypted else 80)
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.address.startswith("https:")
+
 
 @dataclass(frozen=True, slots=True)
 class RoutingDocument:

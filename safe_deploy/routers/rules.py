@@ -117,12 +117,12 @@ def _find_owner(document: RoutingDocument, task_hub: str) -> RoutedRelease | Non
 
 
 def _find_override(document: RoutingDocument, request: RoutedRequest) -> RoutedRelease | None:
-    """The release whose override token the request has; the header comes before the cookie. Several headers of the
-    name count as one with their values joined, as in HTTP, which is no token."""
-    values = [value.strip() for name, value in request.headers if name.lower() == document.override_header.lower()]
-    for token in (",".join(values), read_cookie(request, document.override_cookie)):
+    """The release whose override token the request has; headers come before the cookie. Of several headers with
+    tokens, the one of the first release counts."""
+    headers = {value.strip() for name, value in request.headers if name.lower() == document.override_header.lower()}
+    for tokens in (headers, {read_cookie(request, document.override_cookie)}):
         for release in list_overridable_releases(document):
-            if release.override_token == token:
+            if release.override_token in tokens:
                 return release
     return None
 

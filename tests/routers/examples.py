@@ -115,6 +115,7 @@ def _row(
     target: str = "/orders?id=1",
     cookie: str | tuple[str, ...] = (),
     header: str | tuple[str, ...] = (),
+    header_name: str = "X-Release-Override",
     set_cookie: str | None = None,
 ) -> Example:
     cookies = (cookie,) if isinstance(cookie, str) else cookie
@@ -125,7 +126,7 @@ def _row(
         target=target,
         headers=(
             *(("Cookie", value) for value in cookies),
-            *(("X-Release-Override", value) for value in headers),
+            *((header_name, value) for value in headers),
         ),
         version=to if isinstance(to, str) and to != DRAWN else None,
         status=to if isinstance(to, int) else None,
@@ -210,7 +211,7 @@ EXAMPLES: list[Example] = [
     _override("a staged release by cookie", "1.7.0", cookie=_override_cookie("1.7.0")),
     _override("the candidate", "1.6.0", header=override_token("1.6.0")),
     _override("the active release", "1.5.0", cookie=_override_cookie("1.5.0")),
-    _override("the header in lower case", "1.7.0", header=(override_token("1.7.0"),), document="active"),
+    _override("the header in another case", "1.7.0", header=override_token("1.7.0"), header_name="x-RELEASE-override"),
     _override("no active release", "1.7.0", header=override_token("1.7.0"), document="none active"),
     _override("before the sticky cookie", "1.7.0", cookie=f"{visit('1.5.0', '50')}; {_override_cookie('1.7.0')}"),
     _override("header before cookie", "1.7.0", header=override_token("1.7.0"), cookie=_override_cookie("1.6.0")),
@@ -230,7 +231,14 @@ EXAMPLES: list[Example] = [
     _override("an unknown token", "1.5.0", header="0123456789abcdef0123456789abcdef", document="active"),
     _override("an unknown token in a split", DRAWN, header="0123456789abcdef0123456789abcdef"),
     _override("an empty token", "1.5.0", header="", document="active"),
-    _override("two headers", "1.5.0", header=(override_token("1.7.0"), override_token("1.6.0")), document="active"),
+    _override("two headers", "1.6.0", header=(override_token("1.7.0"), override_token("1.6.0")), document="active"),
+    _override("an unknown header and a known one", "1.7.0", header=("unknown", override_token("1.7.0"))),
+    _override(
+        "two tokens in a header",
+        "1.5.0",
+        header=f"{override_token('1.7.0')},{override_token('1.6.0')}",
+        document="active",
+    ),
     _override(
         "the name in another case as cookie",
         "1.5.0",

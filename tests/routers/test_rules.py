@@ -1,5 +1,6 @@
 """The rules that choose the release of a request: the table of examples, and what holds for every request."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -26,6 +27,10 @@ def _draw_nothing() -> int:
     raise AssertionError("a bucket is drawn although the request decides")
 
 
+def _draw(bucket: int) -> Callable[[], int]:
+    return lambda: bucket
+
+
 def test_the_examples_have_names_of_their_own() -> None:
     assert len({example.name for example in EXAMPLES}) == len(EXAMPLES)
 
@@ -40,7 +45,7 @@ def test_the_rules_route_the_example(example: Example) -> None:
             if example.document == "next candidate":
                 version = "1.7.0" if bucket < 10 else "1.5.0"
             expected = Routed(version, set_cookie=set_cookie(version, f"{bucket:02}"))
-            assert route(document, request, lambda bucket=bucket: bucket) == expected
+            assert route(document, request, _draw(bucket)) == expected
     else:
         expected = Routed(example.version, example.status, example.set_cookie)
         assert route(document, request, _draw_nothing) == expected
@@ -56,7 +61,7 @@ def test_growing_a_share_moves_no_visitor_back(shares: list[int], bucket: int) -
     versions = []
     for share in shares:
         request = RoutedRequest("/", [("Cookie", cookie)])
-        routed = route(_split(share), request, lambda: bucket)
+        routed = route(_split(share), request, _draw(bucket))
         cookie = (routed.set_cookie or cookie).partition(";")[0]
         versions.append(routed.version)
     assert versions == sorted(versions, key=lambda version: version == "1.6.0")
@@ -67,14 +72,14 @@ def test_a_bucket_has_the_same_release_with_every_cookie_and_when_it_is_drawn(
     share: int, bucket: int, token_of: str
 ) -> None:
     document = _split(share)
-    drawn = route(document, RoutedRequest("/"), lambda: bucket)
+    drawn = route(document, RoutedRequest("/"), _draw(bucket))
     request = RoutedRequest("/", [("Cookie", visit(token_of, f"{bucket:02}"))])
     assert route(document, request, _draw_nothing).version == drawn.version
 
 
 @given(share=st.integers(1, 99))
 def test_a_split_gives_each_release_its_share_of_the_buckets(share: int) -> None:
-    drawn = [route(_split(share), RoutedRequest("/"), lambda bucket=bucket: bucket).version for bucket in range(100)]
+    drawn = [route(_split(share), RoutedRequest("/"), _draw(bucket)).version for bucket in range(100)]
     assert (drawn.count("1.6.0"), drawn.count("1.5.0")) == (share, 100 - share)
 
 
