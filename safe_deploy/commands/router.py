@@ -56,10 +56,9 @@ def router(
         raise UsageError("--name takes 1 to 64 letters, digits, dots, underscores and hyphens")
     address = parse_listen_address(listen)
     session = open_session(common)
-    folder = EnvoyFolder(out)
+    folder = EnvoyFolder(out, app=session.server.app, listen=address)
     if len(str(folder.admin_socket).encode()) > _MAX_SOCKET_PATH:
         raise UsageError("--out is too long for the path of a socket. Use a folder with a shorter path")
-    folder.write_bootstrap(session.server.app, address)
     follower = EnvoyFollower(session.server, folder, router=name, report=session.report)
     if once:
         document = follower.place_once()

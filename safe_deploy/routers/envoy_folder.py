@@ -45,10 +45,13 @@ class EnvoyFiles:
 
 
 class EnvoyFolder:
-    """Reads and writes the files. Raises CommandError if the folder cannot be used."""
+    """Reads and writes the files of an app's router that listens on an address and port. Raises CommandError if the
+    folder cannot be used."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, app: str, listen: tuple[str, int]) -> None:
         self.path = path.resolve()
+        self._app = app
+        self._listen = listen
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -73,9 +76,10 @@ class EnvoyFolder:
     def keep_document(self, document: KeptDocument) -> None:
         self._replace(_DOCUMENT_FILE, {"etag": document.etag, "document": document.body}, _PRIVATE)
 
-    def write_bootstrap(self, app: str, listen: tuple[str, int]) -> None:
-        """Write the file that Envoy is started with."""
-        self._replace(BOOTSTRAP_FILE, render_bootstrap(app=app, listen=listen, folder=str(self.path)), _READABLE)
+    def write_bootstrap(self) -> None:
+        """Write the file that Envoy is started with. Envoy needs the other files then, so this comes after them."""
+        bootstrap = render_bootstrap(app=self._app, listen=self._listen, folder=str(self.path))
+        self._replace(BOOTSTRAP_FILE, bootstrap, _READABLE)
 
     def write_clusters(self, clusters: dict[str, Json]) -> None:
         self._replace(CLUSTERS_FILE, render_clusters_file(clusters), _READABLE)

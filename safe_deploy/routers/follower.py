@@ -44,6 +44,7 @@ class EnvoyFollower:
         self._kept = folder.read_document()
         self._last_failure = ""
         self._reported_revision = -1
+        self._has_bootstrap = False
 
     def place_once(self) -> RoutingDocument:
         """Get the document, and place it without acknowledging it. Raises the errors of `errors.py`."""
@@ -118,6 +119,9 @@ class EnvoyFollower:
                 case WriteRoutes():
                     self._folder.write_routes(configuration)
                 case Placed(is_confirmed):
+                    if not self._has_bootstrap:
+                        self._folder.write_bootstrap()
+                        self._has_bootstrap = True
                     self._report_placed(configuration, document, is_confirmed=is_confirmed)
                     return is_confirmed
                 case AwaitEnvoy(subject):
