@@ -1,6 +1,6 @@
 """Asks a running Envoy, by its admin socket, what it has loaded."""
 
-import errno
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,17 @@ class EnvoyUnclear(CommandError):
     """Envoy runs, but does not say what it has loaded."""
 
 
-def read_loaded_configuration(socket: Path) -> LoadedConfiguration | None:
+def read_loaded_configuration(admin_socket: Path) -> LoadedConfiguration | None:
     """What Envoy has loaded; None if no Envoy is running. Raises EnvoyUnclear."""
+    if not _is_listening(admin_socket):
+        return None
     try:
         with httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://envoy", timeout=_TIMEOUT_SECONDS
+            transport=httpx.HTTPTransport(uds=str(admin_socket)), base_url="http://envoy", timeout=_TIMEOUT_SECONDS
         ) as admin:
             versions = _read_versions(admin)
             warming = _list_warming_clusters(admin)
             names = {status["name"] for status in _get(admin, "/clusters", format="json").get("cluster_statuses", [])}
-    except httpx.ConnectError as error:
-        if _is_stopped(error, socket):
-            return None
-        raise EnvoyUnclear(f"Envoy's admin socket {socket} cannot be used: {error}") from None
     except (httpx.HTTPError, ValueError, KeyError) as error:
         raise EnvoyUnclear(f"Envoy does not say what it has loaded: {type(error).__name__} {error}") from None
     return LoadedConfiguration(
@@ -41,13 +39,18 @@ def read_loaded_configuration(socket: Path) -> LoadedConfiguration | None:
     )
 
 
-def _is_stopped(error: httpx.ConnectError, socket: Path) -> bool:
-    """Whether nothing listens on the socket. Only then may routes be written without regard to Envoy."""
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(cause)
-    numbers = {cause.errno for cause in causes if isinstance(cause, OSError)}
-    return not socket.exists() or bool(numbers & {errno.ECONNREFUSED, errno.ENOENT})
+def _is_listening(admin_socket: Path) -> bool:
+    """Whether an Envoy listens on the socket. Only if none does may routes be written without regard to it."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_TIMEOUT_SECONDS)
+        try:
+            connection.connect(str(admin_socket))
+        except (FileNotFoundError, ConnectionRefusedError):
+            # A socket without a listener stays behind when Envoy ends.
+            return False
+        except OSError as error:
+            raise EnvoyUnclear(f"Envoy's admin socket {admin_socket} cannot be used: {error}") from None
+    return True
 
 
 def _read_versions(admin: httpx.Client) -> dict[str, str]:

@@ -45,17 +45,13 @@ class EnvoyFiles:
 
 
 class EnvoyFolder:
-    """Reads and writes the files of an app's router that listens on an address and port. Raises CommandError if the
-    folder cannot be used."""
+    """Reads and writes the files of an app's router that listens on an address and port. The methods that write create
+    the folder, and raise CommandError if it cannot be used."""
 
     def __init__(self, path: Path, *, app: str, listen: tuple[str, int]) -> None:
         self.path = path.resolve()
         self._app = app
         self._listen = listen
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CommandError(f"--out cannot be used: {error}") from None
 
     @property
     def admin_socket(self) -> Path:
@@ -97,6 +93,7 @@ class EnvoyFolder:
 
     def _replace(self, name: str, body: Json, mode: int) -> None:
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(body, file)

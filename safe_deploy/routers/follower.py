@@ -35,12 +35,19 @@ class EnvoyFollower:
     documents. `report` receives a line whenever something changes."""
 
     def __init__(
-        self, server: StateServerClient, folder: EnvoyFolder, *, router: str, report: Callable[[str], None]
+        self,
+        server: StateServerClient,
+        folder: EnvoyFolder,
+        *,
+        router: str,
+        report: Callable[[str], None],
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._server = server
         self._folder = folder
         self._router = router
         self._report = report
+        self._read_clock = clock or _read_clock
         self._kept = folder.read_document()
         self._last_failure = ""
         self._reported_revision = -1
@@ -99,14 +106,18 @@ class EnvoyFollower:
     def _choose_wait(self) -> int:
         """How long the next request may wait: at most until visitors of a release no longer stay with it."""
         assert self._kept is not None
-        now = _now()
+        now = self._end_of_visits()
         releases = parse_routing_document(self._kept.body).releases.values()
         ends = [release.sticky_until for release in releases if release.sticky_until and release.sticky_until > now]
         return int(max(1, min([WAIT_SECONDS, *((end - now).total_seconds() for end in ends)])))
 
+    def _end_of_visits(self) -> datetime:
+        """Visits of releases that keep them until this time, or an earlier one, have ended."""
+        return self._read_clock() + _STICKY_MARGIN
+
     def _place(self, kept: KeptDocument) -> bool:
         """Replace the files in their order. Returns whether Envoy routes by them; False also if it is not running."""
-        document = end_sticky_visits(parse_routing_document(kept.body), _now())
+        document = end_sticky_visits(parse_routing_document(kept.body), self._end_of_visits())
         configuration = render_configuration(document)
         deadline = time.monotonic() + _PLACEMENT_SECONDS
         while True:
@@ -136,9 +147,7 @@ class EnvoyFollower:
     ) -> None:
         if is_confirmed and self._reported_revision != configuration.revision:
             self._reported_revision = configuration.revision
-            shares = document.split or {document.active: 100}
-            routing = ", ".join(f"{version} {share} %" for version, share in shares.items())
-            self._report(f"Envoy routes by revision {configuration.revision}: {routing}")
+            self._report(f"Envoy routes by revision {configuration.revision}: {_describe_shares(document)}")
 
     def _report_failure(self, error: CommandError) -> None:
         """Report a failure once, until it changes or a request succeeds."""
@@ -147,6 +156,12 @@ class EnvoyFollower:
             self._report(f"{error.message}; Envoy keeps its last routes, and the follower tries again")
 
 
-def _now() -> datetime:
-    """The time by which visits end."""
-    return datetime.now(UTC) + _STICKY_MARGIN
+def _describe_shares(document: RoutingDocument) -> str:
+    if document.active is None:
+        return "no release is active"
+    shares = document.split or {document.active: 100}
+    return ", ".join(f"{version} {share} %" for version, share in shares.items())
+
+
+def _read_clock() -> datetime:
+    return datetime.now(UTC)

@@ -113,7 +113,7 @@ class TestFailingServer:
 
 
 def test_without_a_document_the_active_release_of_the_rendering_gets_all_but_foreign_task_hubs(tmp_path: Path) -> None:
-    """Those are unknown rather than gone: a client that is told 410 gives up."""
+    """Those are unknown rather than gone: a client that gets 410 gives up."""
     cases = [
         build_case(0, None, "/orders", [("Cookie", visit("1.6.0", "05"))]),
         build_case(1, None, "/orders", [("X-Release-Override", override_token("1.7.0"))]),

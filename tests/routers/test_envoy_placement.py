@@ -91,7 +91,7 @@ def test_a_release_that_has_moved_gets_its_new_address() -> None:
 
 @dataclass
 class _EnvoyModel:
-    """An Envoy that reads each of its files at times that nobody can foresee."""
+    """An Envoy that reads each of its files at any time, in any order."""
 
     files: EnvoyFiles = _NO_FILES
     routes: set[str] = field(default_factory=set)
