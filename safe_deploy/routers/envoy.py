@@ -37,11 +37,12 @@ _SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 @dataclass(frozen=True, slots=True)
 class EnvoyConfiguration:
-    """What Envoy routes by. `clusters`: one for each release, by name."""
+    """What Envoy routes by. `clusters`: one for each release, by name. `with_traffic`: those to which visitors come."""
 
     revision: int
     routes: Json
     clusters: dict[str, Json]
+    with_traffic: frozenset[str]
 
     @property
     def routes_version(self) -> str:
@@ -57,7 +58,8 @@ def render_configuration(document: RoutingDocument) -> EnvoyConfiguration:
         "virtual_hosts": [{"name": document.app, "domains": ["*"], "routes": list(_render_routes(document))}],
     }
     clusters = {release.version: _render_cluster(release) for release in document.releases.values()}
-    return EnvoyConfiguration(document.revision, routes, clusters)
+    with_traffic = frozenset(filter(document.has_traffic, clusters))
+    return EnvoyConfiguration(document.revision, routes, clusters, with_traffic)
 
 
 def render_routes_file(configuration: EnvoyConfiguration) -> Json:

@@ -63,4 +63,6 @@ def plan_placement(wanted: EnvoyConfiguration, files: EnvoyFiles, loaded: Loaded
 
 
 def _has_clusters(loaded: LoadedConfiguration, wanted: EnvoyConfiguration, files: EnvoyFiles) -> bool:
-    return loaded.clusters_version == files.clusters_version and wanted.clusters.keys() <= loaded.warm_clusters
+    """Whether Envoy knows all clusters, and those with traffic are warm. A staged release whose name cannot be resolved
+    must not delay a rollback."""
+    return loaded.clusters_version == files.clusters_version and wanted.with_traffic <= loaded.warm_clusters

@@ -52,10 +52,16 @@ def test_routes_wait_until_envoy_has_read_the_clusters() -> None:
     assert plan_placement(NEW, files, _loaded(_files(OLD))) == AwaitEnvoy("the clusters")
 
 
-def test_routes_wait_until_the_clusters_are_warm() -> None:
+def test_routes_wait_until_the_clusters_with_traffic_are_warm() -> None:
     files = _files(OLD, OLD.clusters | NEW.clusters)
     loaded = replace(_loaded(files), warm_clusters=frozenset(OLD.clusters))
     assert plan_placement(NEW, files, loaded) == AwaitEnvoy("the clusters")
+
+
+def test_routes_do_not_wait_for_a_cluster_without_traffic() -> None:
+    files = _files(OLD, OLD.clusters | NEW.clusters)
+    loaded = replace(_loaded(files), warm_clusters=frozenset(["1.6.0"]))
+    assert plan_placement(NEW, files, loaded) == WriteRoutes()
 
 
 def test_routes_are_written_when_the_clusters_are_warm() -> None:
