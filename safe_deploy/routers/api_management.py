@@ -38,7 +38,7 @@ def render_policy(document: RoutingDocument, *, server_url: str) -> str:
         last_key=quoteattr(f"{cache_key}-last"),
         url=escape(f"{server_url}/api/apps/{document.app}/routing"),
         key=KEY_NAMED_VALUE,
-        cookie=escape(f"@({_member('cookie')})"),
+        cookie=escape(f"@({_part(2)})"),
         timeout=FETCH_TIMEOUT_SECONDS,
         cache_seconds=CACHE_SECONDS,
         failure_seconds=FAILURE_SECONDS,
@@ -107,10 +107,10 @@ _ROUTE = f"""@{{
             var hub = Uri.UnescapeDataString(parameter.Substring(end + 1)).ToLowerInvariant();
             foreach (var release in releases.Properties()) {{
                 if (((string)release.Value["taskHub"]).ToLowerInvariant() == hub) {{
-                    return new JObject(new JProperty("address", (string)release.Value["address"]));
+                    return "200|" + (string)release.Value["address"] + "|";
                 }}
             }}
-            return new JObject(new JProperty("status", document["lastResort"] == null ? {GONE} : {UNAVAILABLE}));
+            return document["lastResort"] == null ? "{GONE}||" : "{UNAVAILABLE}||";
         }}
     }}
     string sticky = null;
@@ -140,7 +140,7 @@ _ROUTE = f"""@{{
             if (!has_traffic && (string)release.Value["state"] != "Staged") {{ continue; }}
             var token = (string)release.Value["overrideToken"];
             if (token != null && (source == 0 ? tokens.Any(value => value.Trim() == token) : chosen == token)) {{
-                return new JObject(new JProperty("address", (string)release.Value["address"]));
+                return "200|" + (string)release.Value["address"] + "|";
             }}
         }}
     }}
@@ -157,33 +157,33 @@ _ROUTE = f"""@{{
             }} else {{
                 var until = (DateTime?)release.Value["stickyUntil"];
                 if (until != null && until.Value.ToUniversalTime() > DateTime.UtcNow.AddSeconds({CACHE_SECONDS})) {{
-                    return new JObject(new JProperty("address", (string)release.Value["address"]));
+                    return "200|" + (string)release.Value["address"] + "|";
                 }}
             }}
         }}
     }}
-    if (active == null) {{ return new JObject(new JProperty("status", {UNAVAILABLE})); }}
+    if (active == null) {{ return "{UNAVAILABLE}||"; }}
     var version = active;
-    string cookie_value = null;
+    var set_cookie = "";
     if (split != null) {{
         if (bucket < 0) {{ bucket = (int)(Convert.ToUInt32(Guid.NewGuid().ToString("N").Substring(0, 8), 16) % 100); }}
         foreach (var share in split.Properties()) {{
             if (share.Name != active && bucket < (int)share.Value) {{ version = share.Name; }}
         }}
         if (version != last) {{
-            cookie_value = (string)document["sticky"]["cookie"] + "=" + (string)releases[version]["stickyToken"]
+            set_cookie = (string)document["sticky"]["cookie"] + "=" + (string)releases[version]["stickyToken"]
                 + "." + bucket.ToString("00") + "; Max-Age=" + (string)document["sticky"]["maxAgeSeconds"]
                 + "; Path=/; HttpOnly; SameSite=Lax";
         }}
     }}
-    return new JObject(new JProperty("address", (string)releases[version]["address"]),
-        new JProperty("cookie", cookie_value));
+    return "200|" + (string)releases[version]["address"] + "|" + set_cookie;
 }}"""
 
 
-def _member(name: str) -> str:
-    """An expression for a member of the route; null if it has none."""
-    return f'(string)((JObject)context.Variables["route"])["{name}"]'
+def _part(number: int) -> str:
+    """An expression for a part of the route: status, address, Set-Cookie header. Variables of a policy hold only basic
+    types, so the route is text."""
+    return f"((string)context.Variables[\"route\"]).Split('|')[{number}]"
 
 
 _EXPRESSIONS = {
@@ -191,10 +191,10 @@ _EXPRESSIONS = {
     "no_failure": '@(!context.Variables.ContainsKey("routingFailed"))',
     "has_body": '@((string)context.Variables["routingBody"] != "")',
     "body": '@((string)context.Variables["routingBody"])',
-    "is_gone": f'@({_member("status")} == "{GONE}")',
-    "has_status": f"@({_member('status')} != null)",
-    "address": f"@({_member('address')})",
-    "has_cookie": f"@({_member('cookie')} != null)",
+    "is_gone": f'@({_part(0)} == "{GONE}")',
+    "has_status": f'@({_part(0)} != "200")',
+    "address": f"@({_part(1)})",
+    "has_cookie": f'@({_part(2)} != "")',
 }
 """Values of attributes."""
 

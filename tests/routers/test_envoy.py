@@ -1,19 +1,22 @@
 """A real Envoy routes every example of the table as the rules do."""
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.processes import free_port
 from safe_deploy.client import Json
 from safe_deploy.routers.documents import parse_routing_document
-from safe_deploy.routers.envoy import render_configuration
+from safe_deploy.routers.envoy import CLUSTERS_FILE, render_configuration
 from safe_deploy.routers.rules import RoutedRequest, route
-from tests.routers.envoy_process import run_envoy_for, validate, write_configuration
-from tests.routers.examples import DOCUMENTS, DRAWN, EXAMPLES, NAMES, Example, build_document, set_cookie, visit
-from tests.routers.upstreams import Reply, run_releases, send, with_addresses
+from tests.routers.certificates import build_server_context, create_certificate
+from tests.routers.envoy_process import run_envoy, run_envoy_for, validate, write_configuration
+from tests.routers.examples import ACTIVE, DOCUMENTS, DRAWN, EXAMPLES, NAMES, Example, build_document, set_cookie, visit
+from tests.routers.upstreams import Reply, run_release, run_releases, send, with_addresses
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +100,31 @@ def test_envoy_accepts_its_own_configuration_without_warnings_of_deprecation(tmp
     assert "deprecated" not in result.stderr.lower()
 
 
-def test_an_https_release_is_called_by_its_name_and_must_have_its_certificate() -> None:
+def test_the_certificates_of_the_system_are_trusted() -> None:
     clusters = render_configuration(parse_routing_document(build_document())).clusters
-    tls = clusters["1.5.0"]["transport_socket"]["typed_config"]
-    assert tls["sni"] == "shop150.azurewebsites.net"
-    validation = tls["common_tls_context"]["validation_context"]
-    assert validation["match_typed_subject_alt_names"] == [
-        {"san_type": "DNS", "matcher": {"exact": "shop150.azurewebsites.net"}}
-    ]
-    assert Path(validation["trusted_ca"]["filename"]).name == "ca-certificates.crt"
+    assert Path(_validation_of(clusters["1.5.0"])["trusted_ca"]["filename"]).name == "ca-certificates.crt"
+
+
+def _validation_of(cluster: Json) -> Json:
+    validation: Json = cluster["transport_socket"]["typed_config"]["common_tls_context"]["validation_context"]
+    return validation
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost", 200), ("other.example", 503)])
+def test_an_https_release_must_have_a_certificate_of_its_own_name(
+    host: str, status: int, addresses: dict[str, str], tmp_path: Path
+) -> None:
+    certificate = create_certificate(tmp_path, host)
+    with run_release("1.5.0", build_server_context(certificate)) as address:
+        port = free_port()
+        write_configuration(tmp_path, with_addresses(ACTIVE, addresses | {"1.5.0": address}), port=port)
+        clusters = json.loads((tmp_path / CLUSTERS_FILE).read_text())
+        (secured,) = (cluster for cluster in clusters["resources"] if "transport_socket" in cluster)
+        # The test's certificate in the place of those of the system.
+        _validation_of(secured)["trusted_ca"]["filename"] = str(certificate)
+        (tmp_path / CLUSTERS_FILE).write_text(json.dumps(clusters))
+        with run_envoy(tmp_path, port):
+            reply = send(port, "/")
+    assert reply.status == status
+    if status == 200:
+        assert reply.received["headers"]["host"] == address.removeprefix("https://")
