@@ -1,7 +1,8 @@
 """The policy that routes in Azure API Management. The policy itself follows the routing document: it is rendered again
 only to renew its last resort, or after an update of safe-deploy.
 
-The text is XML in which expressions are escaped, as the format `xml` of API Management takes it.
+The text is XML in which expressions are escaped, as the format `xml` of API Management takes it. Expressions are C# 7,
+and use only the members of .NET that API Management allows: of `DateTime` few, of `DateTimeOffset` all.
 """
 
 import json
@@ -155,8 +156,8 @@ _ROUTE = f"""@{{
                 last = release.Name;
                 bucket = int.Parse(sticky.Substring(dot + 1));
             }} else {{
-                var until = (DateTime?)release.Value["stickyUntil"];
-                if (until != null && until.Value.ToUniversalTime() > DateTime.UtcNow.AddSeconds({CACHE_SECONDS})) {{
+                var until = (DateTimeOffset?)release.Value["stickyUntil"];
+                if (until != null && until.Value > DateTimeOffset.UtcNow.AddSeconds({CACHE_SECONDS})) {{
                     return "200|" + (string)release.Value["address"] + "|";
                 }}
             }}
