@@ -35,13 +35,12 @@ class RoutedRelease:
     sticky_until: datetime | None = None
 
     @property
-    def host(self) -> str:
+    def authority(self) -> str:
         """The host of the address, with its port if the address has one."""
         return urlsplit(self.address).netloc
 
     @property
-    def name(self) -> str:
-        """The host of the address without a port."""
+    def host(self) -> str:
         return urlsplit(self.address).hostname or ""
 
     @property

@@ -29,6 +29,7 @@ RESPONSE_TIMEOUT = "240s"
 _ROUTES_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 _TLS_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+_PROTOCOL_TYPE = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _MANAGER_TYPE = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER_TYPE = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 _SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -108,7 +109,7 @@ def _render_split(document: RoutingDocument) -> Iterable[Json]:
         {
             "name": release.version,
             "weight": 1,
-            "host_rewrite_literal": release.host,
+            "host_rewrite_literal": release.authority,
             "request_headers_to_add": [_FORWARDED_HOST],
             "response_headers_to_add": [_set_cookie(document, release, bucket)],
         }
@@ -143,7 +144,7 @@ def _route(match: Json, release: RoutedRelease) -> Json:
         "match": {"prefix": "/", **match},
         "route": {
             "cluster": release.version,
-            "host_rewrite_literal": release.host,
+            "host_rewrite_literal": release.authority,
             "append_x_forwarded_host": True,
             **_ROUTE_OPTIONS,
         },
@@ -186,6 +187,14 @@ def _set_cookie(document: RoutingDocument, release: RoutedRelease, bucket: int) 
     return {"header": {"key": "Set-Cookie", "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"}
 
 
+_PROTOCOL_OPTIONS: Json = {
+    "@type": _PROTOCOL_TYPE,
+    "explicit_http_config": {"http_protocol_options": {}},
+    # Azure closes idle connections after four minutes. A request that meets a closing one could fail.
+    "common_http_protocol_options": {"idle_timeout": "60s"},
+}
+
+
 def _render_cluster(release: RoutedRelease) -> Json:
     cluster: Json = {
         "@type": _CLUSTER_TYPE,
@@ -193,9 +202,10 @@ def _render_cluster(release: RoutedRelease) -> Json:
         "type": "STRICT_DNS",
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": "5s",
+        "typed_extension_protocol_options": {_PROTOCOL_TYPE.rpartition("/")[2]: _PROTOCOL_OPTIONS},
         "load_assignment": {
             "cluster_name": release.version,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket_address(release.name, release.port)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket_address(release.host, release.port)}}]}],
         },
     }
     if release.is_encrypted:
@@ -203,11 +213,11 @@ def _render_cluster(release: RoutedRelease) -> Json:
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
                 "@type": _TLS_TYPE,
-                "sni": release.name,
+                "sni": release.host,
                 "common_tls_context": {
                     "validation_context": {
                         "trusted_ca": {"filename": _SYSTEM_CERTIFICATES},
-                        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": release.name}}],
+                        "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": release.host}}],
                     }
                 },
             },

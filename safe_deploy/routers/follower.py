@@ -19,8 +19,8 @@ WAIT_SECONDS = 30
 _UNCONFIRMED_WAIT_SECONDS = 1
 """The same while Envoy is not known to route by the last document, so that Envoy is asked again soon."""
 
-_PLACEMENT_SECONDS = 30
-"""How long Envoy may take to load its files before the next document is asked for."""
+_PLACEMENT_SECONDS = 3
+"""How long to wait for Envoy before the next document is asked for, which may be a rollback."""
 
 _POLL_SECONDS = 0.1
 _RETRY_SECONDS = 2
@@ -93,8 +93,12 @@ class EnvoyFollower:
         answer = self._server.get_routing(
             wait_seconds=wait_seconds, etag=etag, router=self._router if is_confirmed else None
         )
-        if answer is not None:
-            self._keep(*answer)
+        if answer is None:
+            return
+        if answer[1] == etag:
+            # Something between changes or removes ETags, so the server did not wait.
+            time.sleep(_RETRY_SECONDS)
+        self._keep(*answer)
 
     def _keep(self, body: dict[str, object], etag: str) -> None:
         """Keep a document on disk. Raises InvalidRoutingDocument, and keeps the previous one."""

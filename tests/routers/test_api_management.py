@@ -120,7 +120,7 @@ def test_the_last_document_is_used_for_a_day(tmp_path: Path) -> None:
         name: [result.address for result in results[6 * number : 6 * number + 6]]
         for number, name in enumerate(_FAILURES)
     }
-    assert addresses == dict.fromkeys(_FAILURES, [_address(version) for version in expected])
+    assert addresses == {name: [_address(version) for version in expected] for name in _FAILURES}
 
 
 def test_without_a_document_the_active_release_of_the_rendering_gets_all_but_foreign_task_hubs(tmp_path: Path) -> None:

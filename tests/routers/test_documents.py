@@ -20,7 +20,7 @@ def test_a_document_is_parsed_with_its_releases() -> None:
         {"1.5.0": 90, "1.6.0": 10},
     )
     release = document.releases["1.6.0"]
-    assert (release.address, release.host, release.task_hub) == (
+    assert (release.address, release.authority, release.task_hub) == (
         "https://shop160.azurewebsites.net",
         "shop160.azurewebsites.net",
         "shop160",

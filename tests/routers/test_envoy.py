@@ -110,6 +110,15 @@ def _validation_of(cluster: Json) -> Json:
     return validation
 
 
+def test_idle_connections_end_before_azure_ends_them() -> None:
+    (options,) = (
+        render_configuration(parse_routing_document(ACTIVE))
+        .clusters["1.5.0"]["typed_extension_protocol_options"]
+        .values()
+    )
+    assert options["common_http_protocol_options"] == {"idle_timeout": "60s"}
+
+
 @pytest.mark.parametrize(("host", "status"), [("localhost", 200), ("other.example", 503)])
 def test_an_https_release_must_have_a_certificate_of_its_own_name(
     host: str, status: int, addresses: dict[str, str], tmp_path: Path
