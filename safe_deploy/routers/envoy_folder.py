@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safe_deploy.client import Json
 from safe_deploy.errors import CommandError
+from safe_deploy.routers.documents import InvalidRoutingDocument, parse_routing_document
 from safe_deploy.routers.envoy import (
     ADMIN_SOCKET,
     BOOTSTRAP_FILE,
@@ -66,8 +67,15 @@ class EnvoyFolder:
         )
 
     def read_document(self) -> KeptDocument | None:
+        """The last document of the app; None without one that this version of safe-deploy can use."""
         kept = self._read(_DOCUMENT_FILE)
-        return KeptDocument(kept["etag"], kept["document"]) if kept else None
+        try:
+            document = parse_routing_document(kept["document"])
+            etag = str(kept["etag"])
+        except (KeyError, InvalidRoutingDocument):
+            return None
+        # The folder may have served another app, whose ETags are alike.
+        return KeptDocument(etag, kept["document"]) if document.app.lower() == self._app.lower() else None
 
     def keep_document(self, document: KeptDocument) -> None:
         self._replace(_DOCUMENT_FILE, {"etag": document.etag, "document": document.body}, _PRIVATE)

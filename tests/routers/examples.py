@@ -320,3 +320,6 @@ EXAMPLES: list[Example] = [
     _sticky("in two headers", "at 10", "1.6.0", cookie=("a=b", visit("1.6.0", "07"))),
     _sticky("in two headers, the first counts", "at 10", "1.6.0", cookie=(visit("1.6.0", "07"), visit("1.5.0", "70"))),
 ]
+
+BUCKET_COOKIES = [visit(version, f"{bucket:02}") for version in ("1.5.0", "1.6.0") for bucket in range(100)]
+"""The sticky cookies of all visitors of a split. A bucket has the same release in every router."""

@@ -12,6 +12,7 @@ from safe_deploy.routers.rules import RoutedRequest, route
 from tests.routers.examples import (
     ACTIVE,
     AT_10,
+    BUCKET_COOKIES,
     DOCUMENTS,
     DRAWN,
     EXAMPLES,
@@ -62,6 +63,16 @@ def test_the_policy_routes_the_examples(tmp_path: Path) -> None:
     results = run_policy(_policy(), cases, tmp_path)
     differences = [_describe_difference(example, result) for example, result in zip(EXAMPLES, results, strict=True)]
     assert [difference for difference in differences if difference] == []
+
+
+def test_a_bucket_has_the_same_release_as_by_the_rules(tmp_path: Path) -> None:
+    document = parse_routing_document(DOCUMENTS["at 50"])
+    routed = [route(document, RoutedRequest("/", [("Cookie", cookie)]), lambda: 0) for cookie in BUCKET_COOKIES]
+    cases = [build_case(0, _respond(DOCUMENTS["at 50"]), "/", [("Cookie", cookie)]) for cookie in BUCKET_COOKIES]
+    results = run_policy(_policy(), cases, tmp_path)
+    assert [(result.address, next(iter(result.set_cookies), None)) for result in results] == [
+        (_address(expected.version or ""), expected.set_cookie) for expected in routed
+    ]
 
 
 def test_the_policy_draws_all_buckets_alike(tmp_path: Path) -> None:

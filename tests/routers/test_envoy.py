@@ -15,7 +15,18 @@ from safe_deploy.routers.envoy import CLUSTERS_FILE, render_configuration
 from safe_deploy.routers.rules import RoutedRequest, route
 from tests.routers.certificates import build_server_context, create_certificate
 from tests.routers.envoy_process import run_envoy, run_envoy_for, validate, write_configuration
-from tests.routers.examples import ACTIVE, DOCUMENTS, DRAWN, EXAMPLES, NAMES, Example, build_document, set_cookie, visit
+from tests.routers.examples import (
+    ACTIVE,
+    BUCKET_COOKIES,
+    DOCUMENTS,
+    DRAWN,
+    EXAMPLES,
+    NAMES,
+    Example,
+    build_document,
+    set_cookie,
+    visit,
+)
 from tests.routers.upstreams import Reply, run_release, run_releases, send, with_addresses
 
 
@@ -54,6 +65,18 @@ def test_envoy_routes_the_examples_of_a_document(name: str, addresses: dict[str,
         _describe_difference(example, document, reply) for example, reply in zip(examples, replies, strict=True)
     ]
     assert [difference for difference in differences if difference] == []
+
+
+@pytest.mark.parametrize("name", ["at 10", "at 50"])
+def test_a_bucket_has_the_same_release_as_by_the_rules(name: str, addresses: dict[str, str], tmp_path: Path) -> None:
+    document = with_addresses(DOCUMENTS[name], addresses)
+    parsed = parse_routing_document(document)
+    routed = [route(parsed, RoutedRequest("/", [("Cookie", cookie)]), lambda: 0) for cookie in BUCKET_COOKIES]
+    with run_envoy_for(document, tmp_path) as running:
+        replies = [send(running.port, "/", [("Cookie", cookie)]) for cookie in BUCKET_COOKIES]
+    assert [(reply.release, next(iter(reply.set_cookies), None)) for reply in replies] == [
+        (expected.version, expected.set_cookie) for expected in routed
+    ]
 
 
 def test_envoy_draws_all_buckets_alike(addresses: dict[str, str], tmp_path: Path) -> None:
