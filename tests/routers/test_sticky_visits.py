@@ -54,11 +54,9 @@ def _follow(folder: Path, start: datetime, requests: int) -> tuple[_SteppedServe
         report=lines.append,
         clock=lambda: server.now,
     )
-    try:
+    with pytest.raises(_Stopped):
         envoy_follower.run()
-    except _Stopped:
-        return server, lines
-    raise AssertionError("the follower has ended by itself")
+    return server, lines
 
 
 def _keeps_visitors(folder: Path) -> bool:
@@ -83,12 +81,9 @@ def test_a_document_that_cannot_be_used_ends_a_follower_that_has_none(tmp_path: 
         router="envoy",
         report=lambda _: None,
     )
-    try:
+    with pytest.raises(InvalidRoutingDocument):
         envoy_follower.run()
-    except InvalidRoutingDocument:
-        assert not (tmp_path / "routing.json").exists()
-    else:
-        raise AssertionError("the follower has ended without an error")
+    assert not (tmp_path / "routing.json").exists()
 
 
 def test_a_request_of_a_confirmed_router_waits_no_longer_than_visits_last(
