@@ -49,7 +49,7 @@ class EnvoyFollower:
         self._report = report
         self._read_clock = clock or _read_clock
         self._kept = folder.read_document()
-        self._last_failure = ""
+        self._failures = {"server": "", "envoy": ""}
         self._reported_revision = -1
         self._has_bootstrap = False
 
@@ -68,11 +68,11 @@ class EnvoyFollower:
             is_confirmed = self._place_kept()
             try:
                 self._fetch(is_confirmed=is_confirmed)
-                self._last_failure = ""
+                self._failures["server"] = ""
             except CommandError as error:
                 if self._kept is None and not isinstance(error, ServerUnavailable):
                     raise
-                self._report_failure(error)
+                self._report_failure("server", error)
                 time.sleep(_RETRY_SECONDS)
 
     def _place_kept(self) -> bool:
@@ -82,8 +82,9 @@ class EnvoyFollower:
         try:
             is_confirmed = self._place(self._kept)
         except CommandError as error:
-            self._report_failure(error)
+            self._report_failure("envoy", error)
             return False
+        self._failures["envoy"] = ""
         return is_confirmed
 
     def _fetch(self, *, is_confirmed: bool) -> None:
@@ -153,10 +154,10 @@ class EnvoyFollower:
             self._reported_revision = configuration.revision
             self._report(f"Envoy routes by revision {configuration.revision}: {_describe_shares(document)}")
 
-    def _report_failure(self, error: CommandError) -> None:
-        """Report a failure once, until it changes or a request succeeds."""
-        if error.message != self._last_failure:
-            self._last_failure = error.message
+    def _report_failure(self, source: str, error: CommandError) -> None:
+        """Report a failure of the server or of Envoy once, until it changes or has ended."""
+        if error.message != self._failures[source]:
+            self._failures[source] = error.message
             self._report(f"{error.message}; Envoy keeps its last routes, and the follower tries again")
 
 

@@ -1,4 +1,4 @@
-"""Visits end at their time, although the document does not change then."""
+"""What a follower does over time, with a server whose clock the test advances: visits end, failures are reported."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.routers import follower
 from safe_deploy.routers.documents import InvalidRoutingDocument
+from safe_deploy.routers.envoy_admin import EnvoyUnclear
 from safe_deploy.routers.envoy_folder import EnvoyFolder
 from safe_deploy.routers.envoy_placement import LoadedConfiguration
 from safe_deploy.routers.follower import WAIT_SECONDS, EnvoyFollower
@@ -100,3 +101,13 @@ def test_a_request_of_a_confirmed_router_waits_no_longer_than_visits_last(
     assert server.waits == [5, WAIT_SECONDS]
     assert server.routers == [None, "envoy", "envoy"]
     assert lines == ["Envoy routes by revision 12: 1.5.0 100 %"]
+
+
+def test_a_failure_of_envoy_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> LoadedConfiguration:
+        raise EnvoyUnclear("Envoy does not respond")
+
+    monkeypatch.setattr(follower, "read_loaded_configuration", refuse)
+    server, lines = _follow(tmp_path, _END, requests=4)
+    assert server.routers == [None] * 4
+    assert lines == ["Envoy does not respond; Envoy keeps its last routes, and the follower tries again"]
