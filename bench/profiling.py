@@ -98,6 +98,7 @@ def find_part(file: str) -> str:
 
 
 def _format_function(function: ProfiledFunction) -> str:
+    """The name of a function, with its file relative to the repository or to the installed packages."""
     file, _, name = function
     if _is_built_in(function):
         return name

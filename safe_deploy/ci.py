@@ -85,16 +85,16 @@ class Terminal:
     actor: str | None = None
 
     def set_outputs(self, values: Mapping[str, str]) -> None:
-        pass
+        """Does nothing."""
 
     def write_summary(self, markdown: str) -> None:
-        pass
+        """Does nothing."""
 
     def error(self, message: str) -> None:
-        pass
+        """Does nothing."""
 
     def warning(self, message: str) -> None:
-        pass
+        """Does nothing."""
 
 
 class OtherCiSystem(Terminal):

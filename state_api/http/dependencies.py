@@ -40,6 +40,7 @@ def services_of(request: Request) -> Services:
 
 # Dependencies are async functions because FastAPI runs others in a thread, which takes longer than they do.
 async def _services(request: Request) -> Services:
+    """The services of the server that handles the request. FastAPI calls this for each route that depends on them."""
     return services_of(request)
 
 

@@ -310,9 +310,10 @@ class Probes(Protocol):
 
 class Apps(Protocol):
     async def get(self, name: str) -> App | None:
-        """None also for a deleted app."""
+        """The app with this name, or None if there is none or it is deleted."""
 
-    async def get_including_deleted(self, name: str) -> App | None: ...
+    async def get_including_deleted(self, name: str) -> App | None:
+        """The app with this name, also if it is deleted; None if there never was one."""
 
     async def commit(self, before: App, after: App, audit: AuditRecord) -> bool:
         """Write a new state and its audit record in one transaction, if the stored app is still `before`. False if it

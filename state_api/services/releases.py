@@ -84,7 +84,7 @@ class Releases:
         self._clock = clock
 
     async def get(self, name: str) -> App:
-        """Raises AppNotFound."""
+        """The app with this name. Raises AppNotFound."""
         app = await self._apps.get(name)
         if app is None:
             raise refusals.app_not_found(name).to_error()
@@ -115,6 +115,8 @@ class Releases:
         return app, await self._apps.list_history(app, top, token)
 
     async def stage_task_hub(self, name: str, command: StageCommand, precondition: Precondition) -> App:
+        """Put a new task hub into a slot of an app, which is created if there is none. Returns the app afterwards."""
+
         async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
             evidence = await self._gather_stage_evidence(app, command, verification, now)
             return stage_task_hub(app, command, evidence, now)
@@ -128,11 +130,13 @@ class Releases:
         return await self._apply(name, command, precondition, lambda app, now: swap_slots(app, command, now))
 
     async def register_app(self, name: str, command: RegisterCommand, precondition: Precondition) -> App:
+        """Create an app, or change its policy and its slots. Returns the app afterwards."""
+
         async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
             self._check_provider_config(app, command)
             evidence = await self._gather_register_evidence(app, command, verification, now)
-            unproven = await self._drop_proven_adoptions(app, command, evidence.proof)
-            return register_app(app, unproven, evidence, now)
+            command_to_apply = await self._drop_proven_adoptions(app, command, evidence.proof)
+            return register_app(app, command_to_apply, evidence, now)
 
         return await self._update_verified(name, command, precondition, decide, create=True)
 
@@ -189,8 +193,10 @@ class Releases:
         return StageEvidence(verdict.result(), used_before, existing.result())
 
     async def _was_used_before_staging(self, app: App, command: StageCommand) -> bool:
-        """Whether the task hub was cleaned up, or events or a probe have shown it before this run claimed it. The app
-        itself knows those in its slots and the retired ones. Raises TaskHubInUse, TaskHubAlreadyUsed."""
+        """Whether the task hub was cleaned up, or events or a probe have shown it before this run claimed it.
+
+        The task hubs in the app's slots and its retired task hubs are not looked for here, because the app's own state
+        names them. Raises TaskHubInUse or TaskHubAlreadyUsed for a task hub of another app."""
         record = await self._task_hubs.get(command.task_hub)
         if record is None:
             return await self._recorder.has_waiting_events(command.task_hub)
@@ -202,7 +208,8 @@ class Releases:
         return await self._recorder.has_waiting_events(command.task_hub)
 
     async def _was_cleaned_up(self, app: App, task_hub: str) -> bool:
-        """Whether the name is closed. Raises TaskHubInUse, TaskHubAlreadyUsed for a task hub of another app."""
+        """Whether Cleanup has removed the task hub, so that its name cannot be used again. Raises TaskHubInUse or
+        TaskHubAlreadyUsed for a task hub of another app."""
         record = await self._task_hubs.get(task_hub)
         if record is None:
             return False
@@ -231,7 +238,9 @@ class Releases:
     async def _gather_register_evidence(
         self, app: App, command: RegisterCommand, verification: Verification, now: Instant
     ) -> RegisterEvidence:
-        # By the present policy: one request cannot both loosen the policy and take a task hub out of its slot.
+        """Read what PutApp needs to know of the slots that it replaces and of the task hubs that it names."""
+        # The verdicts follow the policy that the app has now, not the one in the command. So one request cannot both
+        # loosen the policy and take a task hub out of its slot.
         verdicts = {
             slot_name: await self._readiness.assess_slot(app, app.slots[slot_name], verification)
             for slot_name in find_replaced_slots(app, command)
@@ -309,7 +318,9 @@ class Releases:
         raise refusals.changed_concurrently(name, winner.updated_by if winner else None).to_error()
 
     async def _read_app(self, name: str, precondition: Precondition, *, create: bool) -> App:
-        """Raises AppNotFound, PreconditionFailed. A new app continues the revisions of a deleted one of its name."""
+        """The app, or with `create` a new one if there is none. Raises AppNotFound, PreconditionFailed.
+
+        A new app continues the revisions of a deleted app with the same name, so that no revision occurs twice."""
         stored = await self._apps.get_including_deleted(name)
         app = None if stored is None or stored.deleted else stored
         precondition(app)
@@ -345,6 +356,7 @@ class Releases:
 
 
 def _audit_record(app: App, transition: Transition, command: Command) -> AuditRecord:
+    """The entry of the audit log about this transition."""
     return AuditRecord(
         revision=app.revision,
         at=app.updated_at,

@@ -100,6 +100,7 @@ class TaskHubReader:
     # Look-ups
 
     async def _read_before_scan(self, step: Step, state: ReadState) -> ReadState:
+        """Take a step that belongs to no scan."""
         request, reconciler = self._request, self._context.reconciler
         match step:
             case ReadRecords():
@@ -125,6 +126,7 @@ class TaskHubReader:
         return state.after_records(self._records.state)
 
     async def _look_up(self, step: LookUp, state: ReadState) -> ReadState:
+        """Look up instances in the task hub. Where it does not show messages, record the starts that it confirms."""
         observed_at = self._clock.now()
         observed = await self._get_backend().find_instances(
             self._request.task_hub, [instance.instance_id for instance in step.instances]
@@ -139,15 +141,17 @@ class TaskHubReader:
         return state.after_lookup(step, observed, sees_messages=self._sees_messages())
 
     async def _look_up_again(self, step: LookUp, state: ReadState) -> ReadState:
+        """Look up once more the instances that the first look-up did not show."""
         task_hub = self._request.task_hub
-        starts = {}
+        recorded_starts = {}
         if not self._sees_messages():
-            # Before the look: an absence proves something only if the start was confirmed before.
-            starts = dict(await self._context.reconciler.read_recorded_starts(task_hub, step.instances))
+            # Read before the look-up: that the task hub does not show an instance proves that it has ended only if its
+            # start was confirmed before.
+            recorded_starts = dict(await self._context.reconciler.read_recorded_starts(task_hub, step.instances))
         observed = await self._get_backend().find_instances(
             task_hub, [instance.instance_id for instance in step.instances]
         )
-        return state.after_second_lookup(observed, starts)
+        return state.after_second_lookup(observed, recorded_starts)
 
     # Scans
 
@@ -188,6 +192,7 @@ class TaskHubReader:
         return replace(state, last_result=self._records.probe.result_for(self._request.key))
 
     async def _start_scan(self, backend: Backend, correction_epoch: str) -> Scan:
+        """Begin a new scan, which continues a quiet period of the control queues if there is one."""
         loop = asyncio.get_running_loop()
         began_at, began = self._clock.now(), loop.time()
         self._scan_began = began
@@ -209,6 +214,7 @@ class TaskHubReader:
         return scan
 
     async def _continue_scan(self, step: ReadMessages | ReadPass, state: ReadState) -> ReadState:
+        """Take the next step of the scan. When the scan is complete or has failed, end it with a result."""
         scan, began = state.scan, asyncio.get_running_loop().time()
         assert scan is not None, "these steps belong to a scan"
         failure: TimeoutError | BackendError | None = None
@@ -263,6 +269,7 @@ class TaskHubReader:
             await saving
 
     def _complete_result(self, scan: Scan, activity: InstanceActivity) -> ProbeResult:
+        """The result of a complete scan, with what its reads of the control queues have shown."""
         evidence, self._message_state = assess_scan_messages(
             scan,
             self._message_state,
@@ -332,11 +339,12 @@ class TaskHubReader:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _add_page(self, scan: Scan, page: ObservedPage) -> None:
+        """Record and count what a page of the scan shows."""
         if scan.page_count == 0 and not self._records.seen:
             # The queues and the first page together show that the task hub exists. One alone does not: a page shows
             # nothing where task hubs share the instance table, and a policy may ignore messages.
             await self._context.task_hubs.record_seen(self._request.task_hub)
-        # Recorded before the page is counted. A page that is read again is recorded again, without further effect.
+        # Record the page before it is counted. If it is read again, it is recorded again, which has no further effect.
         await self._context.reconciler.record_missed_instances(
             self._request,
             scan,
@@ -361,6 +369,7 @@ class TaskHubReader:
         return replace(result, retry_after_seconds=error.retry_after)
 
     def _empty_result(self, status: ProbeStatus, message: str) -> ProbeResult:
+        """A result without a scan, which says only why there was none."""
         now = self._clock.now()
         return ProbeResult(
             status,

@@ -81,6 +81,7 @@ class Verifier:
         return outcome.result
 
     async def _read(self, request: ProbeRequest, records: TaskHubRecords | None, *, for_verdict: bool) -> ProbeOutcome:
+        """Take the steps that `plan_read` decides on, until none is left or the deadline has passed."""
         if records is None:
             records = await self._instances.read_records(request.task_hub, request.exemptions)
         state = ReadState(
