@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from state_api import __version__
 from state_api.backends.registry import ConfiguredBackendRegistry
-from state_api.http import apps, events, health, problems, task_hubs, waivers
+from state_api.http import apps, events, health, problems, releases, task_hubs, waivers
 from state_api.http.dependencies import Services
 from state_api.http.middleware import RequestMiddleware
 from state_api.services.administration import Administration
@@ -26,8 +26,11 @@ from state_api.services.parallel_reads import ParallelReads
 from state_api.services.ports import Clock, EventLease
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
+from state_api.services.release_status import ReleaseStatuses
 from state_api.services.releases import Releases
 from state_api.services.request_counter import note_storage_request
+from state_api.services.routing import RoutingReader
+from state_api.services.side_by_side import SideBySideReleases
 from state_api.services.verdict_reads import DirectReads
 from state_api.services.verification import Verifier
 from state_api.services.waiting import WaitingRequests
@@ -36,6 +39,7 @@ from state_api.storage.apps import AppStore
 from state_api.storage.instances import InstanceStore
 from state_api.storage.probes import ProbeStore
 from state_api.storage.quarantine import QuarantineStore
+from state_api.storage.routers import RouterStore
 from state_api.storage.tables import Tables
 from state_api.storage.task_hubs import TaskHubStore
 
@@ -62,6 +66,7 @@ class StateServer:
         signals = ChangeSignals()
         self._instances = instances = InstanceStore(self.tables, signals)
         app_store = AppStore(self.tables, signals)
+        routers = RouterStore(self.tables)
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
         self.backends = ConfiguredBackendRegistry(settings.connections)
@@ -83,6 +88,30 @@ class StateServer:
             recorder=recorder,
             readiness=readiness,
             releases=releases,
+            side_by_side=SideBySideReleases(
+                releases=releases,
+                apps=app_store,
+                routers=routers,
+                task_hubs=task_hub_store,
+                readiness=readiness,
+                backends=self.backends,
+            ),
+            release_statuses=ReleaseStatuses(
+                releases=releases,
+                routers=routers,
+                readiness=readiness,
+                reads=reads,
+                waiting=waiting,
+                clock=time,
+            ),
+            routing=RoutingReader(
+                releases=releases,
+                apps=app_store,
+                routers=routers,
+                signals=signals,
+                clock=time,
+                stopping=self.stopping,
+            ),
             cleanup=Cleanup(
                 releases=releases,
                 apps=app_store,
@@ -147,7 +176,15 @@ def _create_api(settings: Settings, server: StateServer) -> FastAPI:
         return JSONResponse(openapi_document(api))
 
     # Routes are matched in order: events come first because they are by far the most frequent requests.
-    routers = [events.router, apps.router, waivers.router, task_hubs.router, health.router, openapi_router]
+    routers = [
+        events.router,
+        apps.router,
+        releases.router,
+        waivers.router,
+        task_hubs.router,
+        health.router,
+        openapi_router,
+    ]
     problems.install_error_handlers(api, [route for router in routers for route in router.routes])
     for router in routers:
         api.include_router(router)

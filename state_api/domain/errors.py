@@ -7,6 +7,8 @@
     - SlotNotFound              the app has no such slot
     - TaskHubNotFound           this server has no record of the task hub
     - WaiverNotFound            the app has no such waiver
+    - ReleaseNotFound           the app has no such release
+    - RouterNotFound            no router has asked under this name
   - Refused                     the operation would break running work or another pipeline
     - StagingNotReady           the slot's task hub has not drained; carries the reasons
     - DeploymentInProgress      another run deploys into this app; carries its caller, start and run
@@ -18,6 +20,15 @@
     - CleanupRequired           the app has retired task hubs: only Cleanup removes their records
     - SwapMismatch              the slot or the open deployment is not what the caller names
     - SwapPending               the outcome of a swap is unknown; carries its caller, start and run
+    - WrongModel                the operation is for apps of the other model
+    - TooManyReleases           the app has as many releases as its policy allows
+    - ReleaseExists             the version, the task hub or the address belongs to another release
+    - AddressNotAllowed         the policy does not allow the address of a release
+    - ReleaseInUse              routers send requests to the release
+    - ReleaseNotDrained         the release has not drained; carries the reasons
+    - ReleaseRemoved            the release is removed, or its removal has begun
+    - ReleaseNotDeployed        the release's task hub does not exist, so its app has not started
+    - RemovalPending            another run removes the release; carries its caller, start and run
     - ProbeNotConfigured        the app has no provider, so its task hubs cannot be read
     - Conflict                  other callers changed the app at the same time, repeatedly
   - PreconditionFailed          If-Match names another revision of the app
@@ -70,6 +81,14 @@ class WaiverNotFound(NotFound):
     pass
 
 
+class ReleaseNotFound(NotFound):
+    pass
+
+
+class RouterNotFound(NotFound):
+    pass
+
+
 class Refused(StateError):
     pass
 
@@ -111,6 +130,42 @@ class SwapMismatch(Refused):
 
 
 class SwapPending(Refused):
+    pass
+
+
+class WrongModel(Refused):
+    pass
+
+
+class TooManyReleases(Refused):
+    pass
+
+
+class ReleaseExists(Refused):
+    pass
+
+
+class AddressNotAllowed(Refused):
+    pass
+
+
+class ReleaseInUse(Refused):
+    pass
+
+
+class ReleaseNotDrained(Refused):
+    pass
+
+
+class ReleaseRemoved(Refused):
+    pass
+
+
+class ReleaseNotDeployed(Refused):
+    pass
+
+
+class RemovalPending(Refused):
     pass
 
 

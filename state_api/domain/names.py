@@ -16,6 +16,23 @@ SLOT_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9-]{0,57}[A-Za-z0-9])?$"
 MAX_INSTANCE_ID_LENGTH = 256
 """Characters in an instance id (PLATFORM: Task hubs on Azure Storage)."""
 
+VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""The version of a release side by side. It is a part of addresses and of router configurations."""
+
+ROUTER_PATTERN = VERSION_PATTERN
+"""The name under which a router asks for the routing document."""
+
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+ADDRESS_PATTERN = rf"^(?:https://{_HOST}|http://(?:localhost|127\.0\.0\.1|\[::1\]))(?::{_PORT})?$"
+"""The address of a release: an origin without a path. Plain http is for releases on the router's own machine."""
+
+ADDRESS_POLICY_PATTERN = r"^https?://[A-Za-z0-9.*-]{1,253}(?::[0-9]{1,5})?$"
+"""The policy's pattern for addresses. `*` is the only wildcard."""
+
+FUNCTION_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,126}$"
+"""The name of a function that can be disabled by an app setting. On Linux, the name of a setting has no hyphen."""
+
 RUN_URL_PATTERN = r"^(https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?([/?][A-Za-z0-9._~:/?#\[\]!$&'()*+,;=%-]*)?)?$"
 """The address of a pipeline run, which people open in a browser: http or https, without credentials."""
 
@@ -23,6 +40,13 @@ PATTERN_DESCRIPTIONS = {
     TASK_HUB_PATTERN: "a task hub name has 3 to 45 letters and digits and starts with a letter",
     APP_PATTERN: "an app name has 2 to 60 letters, digits and hyphens, and no hyphen at either end",
     SLOT_PATTERN: "a slot name has up to 59 letters, digits and hyphens, and no hyphen at either end",
+    VERSION_PATTERN: "a version or router name has up to 64 letters, digits, dots, underscores and hyphens, and starts "
+    "with a letter or digit",
+    ADDRESS_PATTERN: "an address is https://host or https://host:port without a path; http only for localhost",
+    ADDRESS_POLICY_PATTERN: "addressPattern is an address without a path, in which * stands for letters, digits and "
+    "hyphens",
+    FUNCTION_PATTERN: "a function that is quiesced has a name of letters, digits and underscores, because an app "
+    "setting on Linux cannot disable a function with a hyphen in its name",
     RUN_URL_PATTERN: "X-Run-Url must be an http or https address without credentials",
 }
 """The rules in words, for the message to a caller that breaks one."""
@@ -45,6 +69,13 @@ def hub_key(task_hub: str) -> HubKey:
 
 def same_hub(left: str, right: str) -> bool:
     return hub_key(left) == hub_key(right)
+
+
+def matches_address_pattern(address: str, pattern: str) -> bool:
+    """Whether an address matches the policy's pattern, compared without case. A `*` stands for letters, digits and
+    hyphens, so it never covers a dot or a port."""
+    pieces = (re.escape(piece) for piece in pattern.lower().split("*"))
+    return re.fullmatch("[a-z0-9-]*".join(pieces), address.lower()) is not None
 
 
 def app_key(app: str) -> AppKey:

@@ -89,6 +89,7 @@ def require_role(*roles: Role, across_apps: bool = False) -> Callable[[Request],
 
 READ = Depends(require_role(Role.READER, Role.DEPLOYER))
 READ_ACROSS_APPS = Depends(require_role(Role.READER, Role.DEPLOYER, across_apps=True))
+READ_ROUTING = Depends(require_role(Role.ROUTER, Role.DEPLOYER))
 DEPLOY = Depends(require_role(Role.DEPLOYER))
 PUBLISH = Depends(require_role(Role.PUBLISHER))
 ADMINISTER = Depends(require_role())

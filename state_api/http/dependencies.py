@@ -16,7 +16,10 @@ from state_api.services.inspection import Inspection
 from state_api.services.ports import Clock
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
+from state_api.services.release_status import ReleaseStatuses
 from state_api.services.releases import Precondition, Releases
+from state_api.services.routing import RoutingReader
+from state_api.services.side_by_side import SideBySideReleases
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,9 @@ class Services:
     recorder: Recorder
     readiness: Readiness
     releases: Releases
+    side_by_side: SideBySideReleases
+    release_statuses: ReleaseStatuses
+    routing: RoutingReader
     cleanup: Cleanup
     administration: Administration
     inspection: Inspection
@@ -52,8 +58,8 @@ ContinuationToken = Annotated[
     Query(alias="continuationToken", max_length=8000, description="The continuationToken of the previous page."),
 ]
 
-_ETAG_PATTERN = r'(?:W/)?"([^"]*)"'
-_IF_MATCH_PATTERN = r'^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)?$'
+ETAG_PATTERN = r'(?:W/)?"([^"]*)"'
+IF_MATCH_PATTERN = r'^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)?$'
 
 
 def etag(app: App) -> str:
@@ -65,13 +71,13 @@ async def _precondition(
     if_match: Annotated[
         str,
         Header(
-            alias="If-Match", pattern=_IF_MATCH_PATTERN, description="Change the app only if it still has this ETag."
+            alias="If-Match", pattern=IF_MATCH_PATTERN, description="Change the app only if it still has this ETag."
         ),
     ] = "",
 ) -> Precondition:
     if not if_match:
         return lambda app: None
-    tags = re.findall(_ETAG_PATTERN, if_match)
+    tags = re.findall(ETAG_PATTERN, if_match)
 
     def check(app: App | None) -> None:
         if app is None or (tags and str(app.revision) not in tags):

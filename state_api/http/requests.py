@@ -11,33 +11,48 @@ from pydantic.config import JsonDict
 
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant, parse_instant
-from state_api.domain.names import APP_PATTERN, MAX_INSTANCE_ID_LENGTH, SLOT_PATTERN, STAGING, TASK_HUB_PATTERN
-from state_api.domain.readiness.policy import Policy, RetentionPolicy
+from state_api.domain.names import (
+    ADDRESS_PATTERN,
+    ADDRESS_POLICY_PATTERN,
+    APP_PATTERN,
+    FUNCTION_PATTERN,
+    MAX_INSTANCE_ID_LENGTH,
+    SLOT_PATTERN,
+    STAGING,
+    TASK_HUB_PATTERN,
+    VERSION_PATTERN,
+)
+from state_api.domain.readiness.policy import Policy, QuiesceOrder, RetentionPolicy
 from state_api.domain.releases.apps import Caller, ProviderConfig
 from state_api.domain.releases.commands import (
     CleanupCommand,
     RegisterCommand,
+    ReleaseAssignment,
     SlotAssignment,
     StageCommand,
     SwapCommand,
     SwapOutcome,
     WaiveCommand,
 )
+from state_api.domain.releases.side_by_side.releases import MAX_RELEASES, Model
+from state_api.domain.task_hubs.ownership import normalize_address
 
 AppName = Annotated[str, StringConstraints(pattern=APP_PATTERN)]
 TaskHubName = Annotated[str, StringConstraints(pattern=TASK_HUB_PATTERN)]
 SlotName = Annotated[str, StringConstraints(pattern=SLOT_PATTERN)]
 Version = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+ReleaseVersion = Annotated[str, StringConstraints(pattern=VERSION_PATTERN)]
+ReleaseAddress = Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN)]
 ReasonText = Annotated[str, StringConstraints(max_length=1000, strip_whitespace=True)]
 
 
-class _RequestModel(BaseModel):
+class RequestModel(BaseModel):
     """A request body, or a part of one. Its members are camelCase in JSON. Types are strict: `1` is no boolean."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", strict=True)
 
 
-class StagingRequest(_RequestModel):
+class StagingRequest(RequestModel):
     task_hub: TaskHubName
     version: Version | None = None
     slot: SlotName = STAGING
@@ -64,7 +79,7 @@ def _remove_default(schema: JsonDict) -> None:
     del schema["default"]
 
 
-class SwapRequest(_RequestModel):
+class SwapRequest(RequestModel):
     task_hub: TaskHubName = Field(
         description="The task hub to promote. The swap is refused if the slot has another one."
     )
@@ -86,7 +101,7 @@ class SwapRequest(_RequestModel):
         )
 
 
-class CleanupRequest(_RequestModel):
+class CleanupRequest(RequestModel):
     dry_run: bool = Field(default=False, description="Report what would be removed, and remove nothing.")
     delete_task_hubs: bool = Field(
         default=False, description="Also delete the task hubs at their provider: tables, queues, containers."
@@ -99,7 +114,7 @@ class CleanupRequest(_RequestModel):
 InstanceId = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INSTANCE_ID_LENGTH)]
 
 
-class WaiverRequest(_RequestModel):
+class WaiverRequest(RequestModel):
     task_hub: TaskHubName
     instance_id: InstanceId | None = None
     unexplained_messages: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
@@ -129,7 +144,7 @@ class WaiverRequest(_RequestModel):
         )
 
 
-class SlotRequest(_RequestModel):
+class SlotRequest(RequestModel):
     task_hub: TaskHubName
     version: Version | None = None
     since: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
@@ -137,7 +152,19 @@ class SlotRequest(_RequestModel):
     prior_task_hubs: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
 
 
-class RetentionRequest(_RequestModel):
+class ReleaseRequest(RequestModel):
+    task_hub: TaskHubName
+    address: ReleaseAddress
+    state: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    traffic: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    registered_at: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    first_traffic_at: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    last_traffic_at: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    sticky_until: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    removal: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+
+
+class RetentionRequest(RequestModel):
     keep_last: Annotated[int, Field(ge=0, le=1000)] | None = None
     keep_for_hours: Annotated[int, Field(ge=0, le=8760)] | None = None
 
@@ -149,7 +176,7 @@ class RetentionRequest(_RequestModel):
         )
 
 
-class PolicyRequest(_RequestModel):
+class PolicyRequest(RequestModel):
     """A change of the policy. Omitted members stay as they are."""
 
     settle_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
@@ -163,6 +190,17 @@ class PolicyRequest(_RequestModel):
     missing_task_hub_is_drained: bool | None = None
     message_visibility_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     ignore_messages: bool | None = None
+    max_releases: Annotated[int, Field(ge=1, le=MAX_RELEASES)] | None = Field(
+        default=None, description="Null removes the limit."
+    )
+    address_pattern: Annotated[str, StringConstraints(pattern=ADDRESS_POLICY_PATTERN)] | None = Field(
+        default=None, description="Null allows every address."
+    )
+    sticky_after_promotion: bool | None = None
+    quiesce_functions: (
+        Annotated[list[Annotated[str, StringConstraints(pattern=FUNCTION_PATTERN)]], Field(max_length=100)] | None
+    ) = None
+    quiesce_order: Literal["gap", "overlap"] | None = None
 
     def apply_to(self, policy: Policy) -> Policy:
         """The policy with the members of the request replaced."""
@@ -170,6 +208,10 @@ class PolicyRequest(_RequestModel):
         def requested_or_current(name: str) -> Any:
             requested = getattr(self, name)
             return getattr(policy, name) if requested is None else requested
+
+        def requested_or_none(name: str) -> Any:
+            """The member of the request, where null is a value."""
+            return getattr(self if name in self.model_fields_set else policy, name)
 
         return Policy(
             settle_seconds=requested_or_current("settle_seconds"),
@@ -181,13 +223,18 @@ class PolicyRequest(_RequestModel):
             missing_task_hub_is_drained=requested_or_current("missing_task_hub_is_drained"),
             message_visibility_seconds=requested_or_current("message_visibility_seconds"),
             ignore_messages=requested_or_current("ignore_messages"),
+            max_releases=requested_or_none("max_releases"),
+            address_pattern=requested_or_none("address_pattern"),
+            sticky_after_promotion=requested_or_current("sticky_after_promotion"),
+            quiesce_functions=tuple(requested_or_current("quiesce_functions")),
+            quiesce_order=QuiesceOrder(requested_or_current("quiesce_order")),
         )
 
 
 SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_:.-]{0,126}$")]
 
 
-class ProviderConfigRequest(_RequestModel):
+class ProviderConfigRequest(RequestModel):
     provider: Literal["azureStorage", "scheduler", "managementApi"]
     connection: SettingName = Field(
         description="The name of the setting with the connection, as in host.json; never the connection itself."
@@ -217,12 +264,19 @@ class ProviderConfigRequest(_RequestModel):
         )
 
 
-class AppRequest(_RequestModel):
+class AppRequest(RequestModel):
     """Omitted members stay as they are. Members that only responses have are ignored, so that the response of GetApp
     can be changed and sent back."""
 
     app: str | None = None
+    model: Literal["slots", "sideBySide"] | None = Field(
+        default=None, description="Fixed while the app has a release or a task hub in a slot."
+    )
     slots: Annotated[dict[SlotName, SlotRequest | None], Field(max_length=20)] = Field(default_factory=dict)
+    releases: Annotated[dict[ReleaseVersion, ReleaseRequest], Field(max_length=MAX_RELEASES)] = Field(
+        default_factory=dict,
+        description="Existing releases to adopt, by version, or to correct. Releases that are not named stay.",
+    )
     policy: PolicyRequest | None = None
     task_hubs: ProviderConfigRequest | None = None
     adopt_task_hubs: Annotated[list[TaskHubName], Field(max_length=100)] = Field(
@@ -232,6 +286,8 @@ class AppRequest(_RequestModel):
     )
     deployment: Any = None
     pending_swap: Any = None
+    removed_releases: Any = None
+    routing: Any = None
     retired: Any = None
     waivers: Any = None
     updated_at: Any = None
@@ -256,6 +312,11 @@ class AppRequest(_RequestModel):
             provider_config=provider_config.to_provider_config() if provider_config else None,
             clear_provider_config=provider_config is None and "task_hubs" in self.model_fields_set,
             adopt_task_hubs=tuple(self.adopt_task_hubs),
+            model=None if self.model is None else Model(self.model),
+            releases={
+                version: ReleaseAssignment(release.task_hub, normalize_address(release.address))
+                for version, release in self.releases.items()
+            },
         )
 
 

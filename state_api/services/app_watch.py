@@ -7,7 +7,7 @@ knows only decides on the moment, and the request then reads everything again.
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from state_api.domain.instants import TICKS_PER_SECOND
 from state_api.domain.names import hub_key
 from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.waiting import VerificationIntervals
 from state_api.domain.releases.apps import App
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Clock
-from state_api.services.slot_status import StatusQuestion
+from state_api.services.slot_status import WaitingQuestion
 from state_api.services.verdict_reads import VerdictReads
 from state_api.services.waiting_groups import AskedQuestion, Outlook, WaitingGroup
 from state_api.services.waiting_reads import ReadListener, WaitingReads
@@ -76,7 +75,7 @@ class AppWatch:
         self._stopping = context.stopping
         self._intervals = context.intervals
         self._signals = context.signals
-        self._groups: dict[tuple[str, VerificationMode, str | None], WaitingGroup] = {}
+        self._groups: dict[Hashable, WaitingGroup] = {}
         self._revision = 0
         """The greatest revision of the app that is known."""
         self._changed = asyncio.Event()
@@ -97,9 +96,9 @@ class AppWatch:
         """Whether no request waits any more."""
         return not self._groups
 
-    def join(self, question: StatusQuestion) -> WaitingGroup:
+    def join(self, question: WaitingQuestion) -> WaitingGroup:
         """Add a request that waits. Call `leave` at the end."""
-        key = _group_key(question)
+        key = question.key
         if key not in self._groups:
             self._groups[key] = WaitingGroup(question, self.reads, self._intervals.verification)
         self._groups[key].member_count += 1
@@ -109,7 +108,7 @@ class AppWatch:
         """Remove a request."""
         group.member_count -= 1
         if group.member_count == 0:
-            del self._groups[_group_key(group.question)]
+            del self._groups[group.question.key]
 
     def has_just_answered(self, group: WaitingGroup) -> bool:
         """Whether a question of this group that began a moment ago was answered with NotReady."""
@@ -297,7 +296,3 @@ class AppWatch:
         if revision > self._revision:
             self._revision = revision
             self._changed.set()
-
-
-def _group_key(question: StatusQuestion) -> tuple[str, VerificationMode, str | None]:
-    return question.slot_name.lower(), question.mode, question.caller.run_url

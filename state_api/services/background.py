@@ -53,7 +53,7 @@ class BackgroundProber:
             async with capacity:
                 remaining = deadline - asyncio.get_running_loop().time()
                 try:
-                    if app.slot_holding(task_hub) == PRODUCTION:
+                    if _is_serving(app, task_hub):
                         await self._readiness.confirm_backend(app, task_hub)
                         return False
                     mode = await self._choose_mode(app, task_hub) if remaining > 0 else VerificationMode.NONE
@@ -90,8 +90,8 @@ class BackgroundProber:
                 continue
 
     async def _iterate_hubs(self) -> AsyncIterator[tuple[App, str]]:
-        """The task hubs in slots, prior task hubs that slots may still carry, and retired ones whose scan waits to be
-        resumed."""
+        """The task hubs in slots, those of releases, prior task hubs that slots may still carry, and retired ones whose
+        scan waits to be resumed."""
         token: str | None = None
         while True:
             page = await self._apps.list_page(_APPS_PAGE_SIZE, token)
@@ -101,6 +101,8 @@ class BackgroundProber:
                 for slot in app.slots.values():
                     if slot is not None:
                         yield app, slot.task_hub
+                for release in app.releases.values():
+                    yield app, release.task_hub
                 for retired in app.retired:
                     if (
                         app.find_possible_slot(retired.task_hub)
@@ -125,3 +127,11 @@ class BackgroundProber:
             if now - began_at >= seconds(app.policy.freshness_seconds) // 2
             else VerificationMode.CACHED
         )
+
+
+def _is_serving(app: App, task_hub: str) -> bool:
+    """Whether customers start work in this task hub: so it is not drained."""
+    release = app.release_holding(task_hub)
+    if release is not None:
+        return app.routing.share_of(release.version) > 0
+    return app.slot_holding(task_hub) == PRODUCTION

@@ -213,11 +213,11 @@ class Cleanup:
     async def _find_artifacts(self, run: _Run, target: _Target) -> TaskHubArtifacts | CleanupResult | None:
         """Return the task hub's artifacts at its provider, or None if this call deletes no artifacts.
 
-        Returns a CleanupResult instead if a slot holds the task hub or the time is up. Raises BackendError.
+        Returns a CleanupResult instead if a slot or release has the task hub, or the time is up. Raises BackendError.
         """
         if target.artifact_store is None:
             return None
-        if (holder := await self._find_holding_slot(target.task_hub)) is not None:
+        if (holder := await self._find_holder(target.task_hub)) is not None:
             return CleanupResult(target.retired_hub, CleanupOutcome.IN_USE, message=f"{holder} holds it")
         try:
             async with asyncio.timeout_at(run.verification.deadline):
@@ -334,14 +334,14 @@ class Cleanup:
             await self._task_hubs.close(target.task_hub)
             await self._instances.delete_records(target.record)
 
-    async def _find_holding_slot(self, task_hub: str) -> str | None:
-        """The slot of any app that holds this task hub."""
+    async def _find_holder(self, task_hub: str) -> str | None:
+        """The slot or release of any app that has this task hub."""
         token: str | None = None
         while True:
             page = await self._apps.list_page(_APPS_PER_PAGE, token)
             for app in page.items:
-                if (slot := app.slot_holding(task_hub)) is not None:
-                    return f"slot {slot} of app {app.name}"
+                if (holder := app.find_holder(task_hub)) is not None:
+                    return f"{holder} of app {app.name}"
             token = page.continuation_token
             if token is None:
                 return None

@@ -8,6 +8,7 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS
 from state_api.domain.releases import refusals
+from state_api.domain.releases.apps import TaskHubHolder
 from state_api.domain.task_hubs.lifecycle import Instance, RuntimeStatus
 from state_api.services.ports import Apps, Instances, Page, Quarantine, QuarantinedEvent, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness
@@ -15,12 +16,12 @@ from state_api.services.readiness import Readiness
 
 @dataclass(frozen=True, slots=True)
 class TaskHubStatus:
-    """A task hub, the slot that holds it now, and what is active in it, without the exemptions of any policy.
+    """A task hub, the slot or release that has it now, and what is active in it, without the exemptions of any policy.
 
     If `has_waiting_events`, events of the task hub wait in quarantine until an app claims it."""
 
     record: TaskHubRecord
-    slot: str | None
+    holder: TaskHubHolder | None
     activity: InstanceActivity
     has_waiting_events: bool = False
 
@@ -52,9 +53,9 @@ class Inspection:
             empty_record = TaskHubRecord(task_hub, shards=0, app=None, recording=False, closed=False)
             return TaskHubStatus(empty_record, None, InstanceActivity(), has_waiting_events=True)
         app = await self._apps.get(record.app) if record.app else None
-        slot = app.slot_holding(record.name) if app else None
+        holder = app.find_holder(record.name) if app else None
         activity = await self._readiness.read_activity(record.name, Policy())
-        return TaskHubStatus(record, slot, activity, has_waiting_events=bool(waiting_events))
+        return TaskHubStatus(record, holder, activity, has_waiting_events=bool(waiting_events))
 
     async def count_versions(self, name: str, verify: VerificationMode) -> tuple[TaskHubRecord, ProbeResult]:
         """A probe that counts active instances by version: a complete one, or an incomplete one that a repeated call

@@ -2,13 +2,16 @@
 
 import asyncio
 
-from state_api.backends.protocols import BackendError, BackendRegistry
+from state_api.backends.protocols import BackendError, BackendRegistry, ReadFailure
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
 from state_api.domain.names import app_key
 from state_api.domain.releases.apps import App, Caller, ProviderConfig
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProofBasis, ProviderUnavailable
 from state_api.services.ports import TaskHubRecord, TaskHubs
+
+_UNUSED_INSTANCE_ID = "safe-deploy-existence-check"
+"""An instance id that is looked up only to learn whether its task hub exists."""
 
 _RETRY_AFTER_SECONDS = 10
 """How long a caller waits if the provider gives no time."""
@@ -48,6 +51,31 @@ class Ownership:
             return ProviderUnavailable(error.message, error.retry_after or _RETRY_AFTER_SECONDS)
         except TimeoutError:
             return ProviderUnavailable("its provider did not answer in time", _RETRY_AFTER_SECONDS)
+
+    async def has_started(self, app: App, task_hub: str, deadline: float) -> bool | ProviderUnavailable:
+        """Whether an app has started on this task hub, or why its provider did not answer before `deadline`, a time of
+        the event loop's clock. True if the app has no provider.
+
+        On a scheduler, a task hub without instances has started: it was created there for its app.
+        """
+        if app.provider_config is None:
+            return True
+        try:
+            backend = self._backends.backend_for(app.provider_config)
+            async with asyncio.timeout_at(deadline):
+                existing = await backend.find_existing(task_hub)
+                if existing is None or existing.artifacts:
+                    return True
+                if backend.artifacts is not None:
+                    return False
+                await backend.find_instances(task_hub, [_UNUSED_INSTANCE_ID])
+        except BackendError as error:
+            if error.failure is ReadFailure.MISSING:
+                return False
+            return ProviderUnavailable(error.message, error.retry_after or _RETRY_AFTER_SECONDS)
+        except TimeoutError:
+            return ProviderUnavailable("its provider did not answer in time", _RETRY_AFTER_SECONDS)
+        return True
 
     def prove_adoption(self, provider_config: ProviderConfig | None, now: Instant) -> OwnershipProof | None:
         """The proof of task hubs that an administrator adopts; None without a provider. Makes no connection. Raises

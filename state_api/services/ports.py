@@ -16,6 +16,7 @@ from state_api.domain.readiness.messages import MessageState
 from state_api.domain.readiness.plan import RecordedState
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.releases.apps import App
+from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
 from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus
 from state_api.domain.task_hubs.ownership import OwnershipProof, TaskHubClaim
 
@@ -315,15 +316,26 @@ class Apps(Protocol):
     async def get_including_deleted(self, name: str) -> App | None:
         """The app with this name, also if it is deleted; None if there never was one."""
 
-    async def commit(self, before: App, after: App, audit: AuditRecord) -> bool:
-        """Write a new state and its audit record in one transaction, if the stored app is still `before`. False if it
-        has changed."""
+    async def find_task_hub_of_version(self, name: str, version: str) -> str | None:
+        """The task hub of the release that has or had this version; None for a version that was never used."""
+
+    async def commit(self, before: App, after: App, audit: AuditRecord, *, forgotten_router: str | None = None) -> bool:
+        """Write a new state and its audit record in one transaction, if the stored app is still `before`, and remove
+        the acknowledgement of a router. False if the app has changed, or the router has none."""
 
     async def list_page(self, top: int, token: str | None) -> Page[App]:
         """Up to `top` apps by name. Raises InvalidRequest for a `token` of another list."""
 
     async def list_history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]:
         """Up to `top` audit records, newest first. Raises InvalidRequest for a `token` of another list."""
+
+
+class Routers(Protocol):
+    async def list_acknowledgements(self, app_name: str) -> tuple[RouterAcknowledgement, ...]:
+        """What every router of the app that asks under a name has acknowledged last."""
+
+    async def acknowledge(self, app_name: str, router: str, revision: int, now: Instant) -> None:
+        """Record that a router routes by this revision. The last request counts."""
 
 
 class Quarantine(Protocol):

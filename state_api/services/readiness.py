@@ -14,7 +14,8 @@ from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, PriorHub, ProviderConfig, Slot
-from state_api.domain.releases.transition_checks import check_slot_exists, find_blocking_deployment
+from state_api.domain.releases.side_by_side.releases import Model
+from state_api.domain.releases.transition_checks import check_model, check_slot_exists, find_blocking_deployment
 from state_api.services.parallel_reads import ParallelReads
 from state_api.services.ports import Clock
 from state_api.services.probe_requests import ProbeRequest
@@ -94,7 +95,8 @@ class Readiness:
     ) -> SlotStatus:
         """The status of a slot. While it is NotReady, waits for up to `wait_seconds` until it turns Ready.
 
-        `is_disconnected` returns True when the caller has closed the connection. Raises AppNotFound, SlotNotFound.
+        `is_disconnected` returns True when the caller has closed the connection. Raises AppNotFound, WrongModel,
+        SlotNotFound.
         """
         if wait_seconds <= 0:
             async with self._parallel_reads.begin(question) as reads:
@@ -111,7 +113,7 @@ class Readiness:
         app = await reads.read_app(question.app_name)
         if app is None:
             raise refusals.app_not_found(question.app_name).to_error()
-        if refusal := check_slot_exists(app, question.slot_name):
+        if refusal := check_model(app, Model.SLOTS) or check_slot_exists(app, question.slot_name):
             raise refusal.to_error()
         verification = self.start_verification(question.mode, PROBE_TIMEOUT_SECONDS, reads=reads)
         if requested_at is not None:
@@ -138,9 +140,11 @@ class Readiness:
         prior task hubs."""
         return await self._assess_task_hubs(app, slot.prior_hubs, verification) if slot.prior_hubs else None
 
-    async def assess_task_hub(self, app: App, task_hub: str, verification: Verification) -> Verdict:
-        """The verdict on one task hub, whether a slot holds it or not."""
-        hub = PriorHub(task_hub, promoted=False)
+    async def assess_task_hub(
+        self, app: App, task_hub: str, verification: Verification, *, promoted: bool = False
+    ) -> Verdict:
+        """The verdict on one task hub, whether a slot holds it or not. `promoted`: it was started."""
+        hub = PriorHub(task_hub, promoted)
         return (await self._assess_task_hub(app, hub, verification, self._clock.now(), _NO_BLOCKERS))[0]
 
     async def _assess_task_hubs(

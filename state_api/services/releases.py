@@ -5,13 +5,14 @@ If another caller has changed the app in between, all three start again. Refusal
 
 import asyncio
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from state_api.backends.protocols import BackendError, BackendRegistry
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
-from state_api.domain.names import AppKey, app_key, hub_key
+from state_api.domain.names import AppKey, HubKey, app_key, hub_key
 from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, Caller, Transition
@@ -26,10 +27,13 @@ from state_api.domain.releases.commands import (
     SwapCommand,
     WaiveCommand,
 )
-from state_api.domain.releases.deletion import check_app_deletable, delete_app
+from state_api.domain.releases.deletion import DeletionEvidence, check_app_deletable, delete_app
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.registration import RegisterEvidence, find_replaced_slots, register_app
 from state_api.domain.releases.retirement import remove_retired_hubs
+from state_api.domain.releases.side_by_side.adoption import AdoptionEvidence, find_new_versions
+from state_api.domain.releases.side_by_side.documents import publish_routing
+from state_api.domain.releases.side_by_side.releases import Model, ReleaseTokens
 from state_api.domain.releases.staging import (
     StageEvidence,
     abandon_deployment,
@@ -39,6 +43,7 @@ from state_api.domain.releases.staging import (
     stage_task_hub,
 )
 from state_api.domain.releases.swaps import swap_slots
+from state_api.domain.releases.transition_checks import check_model
 from state_api.domain.releases.waivers import add_waiver, remove_waiver
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
 from state_api.services.ownership import Ownership, is_claimed_by
@@ -118,6 +123,8 @@ class Releases:
         """Put a new task hub into a slot of an app, which is created if there is none. Returns the app afterwards."""
 
         async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
+            if refusal := check_model(app, Model.SLOTS):
+                return refusal
             evidence = await self._gather_stage_evidence(app, command, verification, now)
             return stage_task_hub(app, command, evidence, now)
 
@@ -141,17 +148,23 @@ class Releases:
         return await self._update_verified(name, command, precondition, decide, create=True)
 
     async def delete_app(self, name: str, command: DeleteAppCommand, precondition: Precondition) -> App:
-        """Delete an app whose slots have drained."""
+        """Delete an app whose slots and releases have drained."""
 
         async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
             if refusal := check_app_deletable(app, now):
                 return refusal
-            verdicts = {
+            slots = {
                 slot_name: await self._readiness.assess_slot(app, slot, verification)
                 for slot_name, slot in app.slots.items()
                 if slot is not None
             }
-            return delete_app(app, verdicts, now)
+            releases = {
+                version: await self._readiness.assess_task_hub(
+                    app, release.task_hub, verification, promoted=release.had_traffic
+                )
+                for version, release in app.releases.items()
+            }
+            return delete_app(app, DeletionEvidence(slots, releases), now)
 
         return await self._update_verified(name, command, precondition, decide)
 
@@ -179,7 +192,7 @@ class Releases:
             return StageEvidence()
         if is_staged_in_slot(app, command):
             return StageEvidence(await self._readiness.assess_slot(app, slot, verification))
-        used_before = await self._was_used_before_staging(app, command)
+        used_before = await self.was_used_before(app, command.task_hub, command.caller)
         try:
             # Both can take long, and neither depends on the other.
             async with asyncio.TaskGroup() as group:
@@ -192,20 +205,20 @@ class Releases:
             raise errors.exceptions[0] from None
         return StageEvidence(verdict.result(), used_before, existing.result())
 
-    async def _was_used_before_staging(self, app: App, command: StageCommand) -> bool:
+    async def was_used_before(self, app: App, task_hub: str, caller: Caller) -> bool:
         """Whether the task hub was cleaned up, or events or a probe have shown it before this run claimed it.
 
-        The task hubs in the app's slots and its retired task hubs are not looked for here, because the app's own state
+        The task hubs that the app has and its retired task hubs are not looked for here, because the app's own state
         names them. Raises TaskHubInUse or TaskHubAlreadyUsed for a task hub of another app."""
-        record = await self._task_hubs.get(command.task_hub)
+        record = await self._task_hubs.get(task_hub)
         if record is None:
-            return await self._recorder.has_waiting_events(command.task_hub)
-        await self._check_not_claimed_by_other_app(app, record, command.task_hub)
-        if record.closed or is_claimed_by(record, app, command.caller):
+            return await self._recorder.has_waiting_events(task_hub)
+        await self._check_not_claimed_by_other_app(app, record, task_hub)
+        if record.closed or is_claimed_by(record, app, caller):
             return record.closed
-        if record.recording or await self._readiness.was_seen_before(command.task_hub):
+        if record.recording or await self._readiness.was_seen_before(task_hub):
             return True
-        return await self._recorder.has_waiting_events(command.task_hub)
+        return await self._recorder.has_waiting_events(task_hub)
 
     async def _was_cleaned_up(self, app: App, task_hub: str) -> bool:
         """Whether Cleanup has removed the task hub, so that its name cannot be used again. Raises TaskHubInUse or
@@ -217,13 +230,14 @@ class Releases:
         return record.closed
 
     async def _check_not_claimed_by_other_app(self, app: App, record: TaskHubRecord, task_hub: str) -> None:
-        """Raises TaskHubInUse if a slot of another app holds the task hub, TaskHubAlreadyUsed if it has claimed it."""
+        """Raises TaskHubInUse if a slot or release of another app has the task hub, TaskHubAlreadyUsed if that app has
+        claimed it."""
         if record.app is None or app_key(record.app) == app_key(app.name):
             return
         other_app = await self._apps.get(record.app)
-        slot = other_app.slot_holding(task_hub) if other_app else None
-        if slot is not None:
-            raise refusals.task_hub_in_use(record.app, slot, task_hub).to_error()
+        holder = other_app.find_holder(task_hub) if other_app else None
+        if holder is not None:
+            raise refusals.task_hub_in_use(record.app, holder, task_hub).to_error()
         raise refusals.task_hub_of_other_app(task_hub, record.app).to_error()
 
     def _check_provider_config(self, app: App, command: RegisterCommand) -> None:
@@ -245,14 +259,30 @@ class Releases:
             slot_name: await self._readiness.assess_slot(app, app.slots[slot_name], verification)
             for slot_name in find_replaced_slots(app, command)
         }
-        task_hubs = [assignment.task_hub for assignment in command.slots.values() if assignment is not None]
-        used_hub_keys = frozenset(
-            [hub_key(task_hub) for task_hub in task_hubs if await self._was_cleaned_up(app, task_hub)]
-        )
-        needs_proof = bool(command.adopt_task_hubs) or not all(app.slot_holding(task_hub) for task_hub in task_hubs)
+        in_slots = [assignment.task_hub for assignment in command.slots.values() if assignment is not None]
+        in_releases = [assignment.task_hub for assignment in command.releases.values()]
+        needs_proof = bool(command.adopt_task_hubs) or not all(map(app.find_holder, (*in_slots, *in_releases)))
         provider_config = command.resulting_provider_config(app)
         proof = self._ownership.prove_adoption(provider_config, now) if needs_proof else None
-        return RegisterEvidence(verdicts, used_hub_keys, proof)
+        adoption = AdoptionEvidence(
+            {version: new_release_tokens() for version in find_new_versions(app, command)},
+            await self._find_used_versions(app, command),
+            await self._find_cleaned_up(app, in_releases),
+        )
+        return RegisterEvidence(verdicts, await self._find_cleaned_up(app, in_slots), proof, adoption)
+
+    async def _find_used_versions(self, app: App, command: RegisterCommand) -> dict[str, str]:
+        """The task hubs of the releases that had the new versions of the command before."""
+        used = {
+            version: await self._apps.find_task_hub_of_version(app.name, version)
+            for version in find_new_versions(app, command)
+        }
+        return {version: task_hub for version, task_hub in used.items() if task_hub is not None}
+
+    async def _find_cleaned_up(self, app: App, task_hubs: Sequence[str]) -> frozenset[HubKey]:
+        """Those of these task hubs whose names are closed. Raises TaskHubInUse, TaskHubAlreadyUsed."""
+        closed = [hub_key(task_hub) for task_hub in task_hubs if await self._was_cleaned_up(app, task_hub)]
+        return frozenset(closed)
 
     async def _drop_proven_adoptions(
         self, app: App, command: RegisterCommand, proof: OwnershipProof | None
@@ -281,7 +311,7 @@ class Releases:
         async def decide(app: App, now: Instant) -> Transition | Refusal:
             return transition(app, now)
 
-        return await self._update_app(name, command, precondition, decide)
+        return await self.update_app(name, command, precondition, decide)
 
     async def _update_verified(
         self, name: str, command: Command, precondition: Precondition, decide: DecideVerified, *, create: bool = False
@@ -295,9 +325,9 @@ class Releases:
             verification = verification or self._readiness.start_verification(VerificationMode.FRESH)
             return await decide(app, verification, now)
 
-        return await self._update_app(name, command, precondition, decide_verified, create=create)
+        return await self.update_app(name, command, precondition, decide_verified, create=create)
 
-    async def _update_app(
+    async def update_app(
         self, name: str, command: Command, precondition: Precondition, decide: Decide, *, create: bool = False
     ) -> App:
         """Read the app, decide, and write; again if another caller has changed it in between. With `create`, an app
@@ -343,8 +373,10 @@ class Releases:
             await self._claim(before, task_hub, command.caller, None if is_adoption else proof)
             # Before the slot holds the task hub, because a verdict on it must know of these events.
             await self._recorder.replay_quarantined(task_hub)
-        after = replace(transition.app, revision=before.revision + 1, updated_at=now, updated_by=command.caller.name)
-        if not await self._apps.commit(before, after, _audit_record(after, transition, command)):
+        published = publish_routing(before, transition.app, now)
+        after = replace(published, revision=before.revision + 1, updated_at=now, updated_by=command.caller.name)
+        audit = _audit_record(after, transition, command)
+        if not await self._apps.commit(before, after, audit, forgotten_router=transition.forgotten_router):
             return None
         if is_adoption:
             for task_hub in task_hubs:
@@ -353,6 +385,11 @@ class Releases:
 
     async def _claim(self, app: App, task_hub: str, caller: Caller, proof: OwnershipProof | None) -> None:
         await self._task_hubs.claim(task_hub, TaskHubClaim(app.name, caller.run_id(task_hub), proof))
+
+
+def new_release_tokens() -> ReleaseTokens:
+    """Two random tokens of 128 bits."""
+    return ReleaseTokens(secrets.token_hex(16), secrets.token_hex(16))
 
 
 def _audit_record(app: App, transition: Transition, command: Command) -> AuditRecord:

@@ -1,27 +1,32 @@
-"""Requests that wait until their slot is Ready. They ask when a verdict can be Ready, and once more at the end."""
+"""Requests that wait for Ready. They ask when a verdict on their slot or release can be Ready, and at the end."""
 
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, app_key
 from state_api.services.app_watch import AppWatch, WatchContext
-from state_api.services.slot_status import SlotStatus, StatusQuestion
+from state_api.services.slot_status import WaitingQuestion, WaitingStatus
 from state_api.services.verdict_reads import VerdictReads
 from state_api.services.waiting_groups import WaitingGroup
 from state_api.services.waiting_reads import SharedVerdictReads
 
+_Question_contra = TypeVar("_Question_contra", bound=WaitingQuestion, contravariant=True)
+_Status_co = TypeVar("_Status_co", bound=WaitingStatus, covariant=True)
+_Question = TypeVar("_Question", bound=WaitingQuestion)
+_Status = TypeVar("_Status", bound=WaitingStatus)
 
-class Ask(Protocol):
+
+class Ask(Protocol[_Question_contra, _Status_co]):
     """Answers one question. Returns the status and the time of the request, which is `requested_at` unless that is
     None."""
 
     async def __call__(
-        self, question: StatusQuestion, reads: VerdictReads, requested_at: Instant | None
-    ) -> tuple[SlotStatus, Instant]: ...
+        self, question: _Question_contra, reads: VerdictReads, requested_at: Instant | None
+    ) -> tuple[_Status_co, Instant]: ...
 
 
 class WaitingRequests:
@@ -33,12 +38,12 @@ class WaitingRequests:
 
     async def wait_for_ready(
         self,
-        question: StatusQuestion,
-        ask: Ask,
+        question: _Question,
+        ask: Ask[_Question, _Status],
         *,
         wait_seconds: float,
         is_disconnected: Callable[[], Awaitable[bool]],
-    ) -> SlotStatus:
+    ) -> _Status:
         """The answer to the question. While it is NotReady, waits for up to `wait_seconds` until it turns Ready.
 
         A request that comes shortly after another one was answered with NotReady waits with that one before it asks.
@@ -47,7 +52,7 @@ class WaitingRequests:
         loop = asyncio.get_running_loop()
         deadline = self._round_up(loop.time() + wait_seconds)
         requested_at: Instant | None = None
-        status: SlotStatus | None = None
+        status: _Status | None = None
         async with self._join(question) as (watch, group):
             number, is_first, is_last = group.wake_count, True, False
             while True:
@@ -87,7 +92,7 @@ class WaitingRequests:
         return False
 
     @asynccontextmanager
-    async def _join(self, question: StatusQuestion) -> AsyncIterator[tuple[AppWatch, WaitingGroup]]:
+    async def _join(self, question: WaitingQuestion) -> AsyncIterator[tuple[AppWatch, WaitingGroup]]:
         """Watch the app of the question, together with all requests that wait for it. The last one ends the watch."""
         key = app_key(question.app_name)
         if key not in self._watches:

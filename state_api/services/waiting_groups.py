@@ -15,10 +15,8 @@ from state_api.domain.readiness.waiting import (
     plan_next_verification,
 )
 from state_api.domain.releases.apps import App
-from state_api.services.slot_status import SlotStatus, StatusQuestion
+from state_api.services.slot_status import WaitingQuestion, WaitingStatus
 from state_api.services.waiting_reads import WaitingReads
-
-_NEVER = Instant(2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ class Outlook:
     """What an answer shows of when the next one can be Ready.
 
     - `task_hubs`: the task hubs that the verdict is about.
-    - `blocked_until`: when another run's deployment or swap stops to block; None if none blocks.
+    - `blocked_until`: until when something else than the task hubs prevents a Ready; None if nothing else does.
     - `uses_stored_probe`: the verdict rests on probes that other requests and servers store.
     """
 
@@ -37,21 +35,15 @@ class Outlook:
     blocked_until: Instant | None
 
     @classmethod
-    def from_status(cls, status: SlotStatus, mode: VerificationMode) -> "Outlook":
+    def from_status(cls, status: WaitingStatus, mode: VerificationMode) -> "Outlook":
         """The outlook after an answer that is NotReady."""
-        app, evidence = status.app, status.verdict.evidence
-        blocked_until: Instant | None = None
-        if evidence.pending_swap is not None:
-            blocked_until = _NEVER
-        elif evidence.deployment is not None and app.deployment is not None:
-            blocked_until = app.deployment_expires_at(app.deployment)
-        has_provider = app.provider_config is not None
+        has_provider = status.app.provider_config is not None
         return cls(
-            app,
-            tuple(hub.task_hub for hub in status.slot.possible_hubs()) if status.slot is not None else (),
+            status.app,
+            status.task_hubs,
             is_verified=has_provider and mode is not VerificationMode.NONE,
             uses_stored_probe=has_provider and mode is VerificationMode.NONE,
-            blocked_until=blocked_until,
+            blocked_until=status.blocked_until,
         )
 
 
@@ -61,7 +53,7 @@ class AskedQuestion:
 
     number: int
     began: float
-    status: SlotStatus | None = None
+    status: WaitingStatus | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -79,7 +71,7 @@ class WaitingGroup:
     - `verify_at`: when the task hub is read again, by the clock of the event loop.
     """
 
-    question: StatusQuestion
+    question: WaitingQuestion
     reads: WaitingReads
     intervals: VerificationIntervals
     member_count: int = 0
@@ -136,7 +128,7 @@ class WaitingGroup:
             if asked.status is not None:
                 self._note_answer(asked, asked.status)
 
-    def _note_answer(self, asked: AskedQuestion, status: SlotStatus) -> None:
+    def _note_answer(self, asked: AskedQuestion, status: WaitingStatus) -> None:
         """Keep what an answer says of the next moment at which the verdict can be Ready."""
         if status.verdict.ready:
             self.outlook = self.next_verification = self.verify_at = None

@@ -15,8 +15,8 @@ from state_api.settings.names import STATE_KEYS
 
 
 class Role(StrEnum):
-    """What a key may do. `deployer` and `admin` include `reader`; only `admin` may do everything. `router` is reserved
-    for routers of side-by-side releases: no operation accepts it yet."""
+    """What a key may do. `deployer` and `admin` include `reader`; only `admin` may do everything. `router` may read
+    the routing of releases, and nothing else."""
 
     READER = "reader"
     ROUTER = "router"

@@ -1,5 +1,5 @@
-"""The rows of an app: its state, its audit log and its entry in the list of apps. State and audit records are JSON,
-because each is always read whole."""
+"""The rows of an app: its state, its audit log, the versions that it has used, and its entry in the list of apps. State
+and audit records are JSON, because each is always read whole."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 from state_api.domain.names import app_key
 from state_api.domain.releases.apps import App
 from state_api.services.ports import AuditRecord
-from state_api.storage.schema import APP_INDEX_SCHEMA, APP_SCHEMA, AUDIT_SCHEMA
+from state_api.storage.schema import APP_INDEX_SCHEMA, APP_SCHEMA, AUDIT_SCHEMA, VERSION_SCHEMA
 from state_api.storage.stored_apps import StoredApp, StoredAuditRecord
 from state_api.storage.tables import join_property, split_property
 
@@ -40,6 +40,26 @@ def app_from_row(row: Mapping[str, Any]) -> App:
 def app_index_row(app_name: str) -> dict[str, Any]:
     """The app's entry in the list of apps."""
     return {"PartitionKey": INDEX_PARTITION, "RowKey": app_key(app_name), **APP_INDEX_SCHEMA.schema_property}
+
+
+def version_row_key(version: str) -> str:
+    return f"version|{version}"
+
+
+def version_row(app_name: str, version: str, task_hub: str) -> dict[str, Any]:
+    """The row that keeps the version of a release from being used again, also after the app was deleted."""
+    return {
+        "PartitionKey": app_key(app_name),
+        "RowKey": version_row_key(version),
+        **VERSION_SCHEMA.schema_property,
+        "TaskHub": task_hub,
+    }
+
+
+def task_hub_from_version_row(row: Mapping[str, Any]) -> str:
+    """The task hub of the release that had the version. Raises UnsupportedSchema."""
+    VERSION_SCHEMA.check(row)
+    return str(row["TaskHub"])
 
 
 def audit_row(app_name: str, record: AuditRecord) -> dict[str, Any]:

@@ -20,7 +20,11 @@ from state_api.storage.app_rows import (
     app_row,
     audit_record_from_row,
     audit_row,
+    task_hub_from_version_row,
+    version_row,
+    version_row_key,
 )
+from state_api.storage.routers import router_row_key
 from state_api.storage.schema import APP_INDEX_SCHEMA
 from state_api.storage.tables import (
     APPS_TABLE,
@@ -53,8 +57,18 @@ class AppStore:
         stored = await self._read_with_etag(name)
         return stored[0] if stored else None
 
-    async def commit(self, before: App, after: App, audit: AuditRecord) -> bool:
-        """Write `after` and its audit record if the stored app is still `before`. False if it has changed."""
+    async def find_task_hub_of_version(self, name: str, version: str) -> str | None:
+        """The task hub of the release that has or had this version."""
+        async with translate_storage_errors():
+            try:
+                row = await self._table.get_entity(app_key(name), version_row_key(version))
+            except ResourceNotFoundError:
+                return None
+        return task_hub_from_version_row(row)
+
+    async def commit(self, before: App, after: App, audit: AuditRecord, *, forgotten_router: str | None = None) -> bool:
+        """Write `after`, its new versions and its audit record if the stored app is still `before`, and remove the
+        acknowledgement of a router. False if the app has changed, or the router has none."""
         stored = await self._read_with_etag(after.name)
         if (stored[0].revision if stored else 0) != before.revision:
             return False
@@ -67,7 +81,9 @@ class AppStore:
             write = ("update", app_row(after), {**if_match(stored[1]), "mode": UpdateMode.REPLACE})
         async with translate_storage_errors():
             try:
-                await submit_transaction(self._table, [write, ("create", audit_row(after.name, audit))])
+                await submit_transaction(
+                    self._table, [write, *_further_operations(before, after, audit, forgotten_router)]
+                )
             except HttpResponseError as error:
                 if not is_write_conflict(error):
                     raise
@@ -113,3 +129,20 @@ class AppStore:
                     if not is_table_missing(error):
                         raise
                     await self._tables.create_table(APPS_TABLE)
+
+
+def _further_operations(
+    before: App, after: App, audit: AuditRecord, forgotten_router: str | None
+) -> list[TableOperation]:
+    """What one transaction writes besides the app."""
+    operations: list[TableOperation] = [("create", audit_row(after.name, audit))]
+    for version, release in after.releases.items():
+        if version not in before.releases:
+            # The version of a deleted app's release may be adopted again.
+            operations.append(
+                ("upsert", version_row(after.name, version, release.task_hub), {"mode": UpdateMode.REPLACE})
+            )
+    if forgotten_router is not None:
+        key = {"PartitionKey": app_key(after.name), "RowKey": router_row_key(forgotten_router)}
+        operations.append(("delete", key))
+    return operations

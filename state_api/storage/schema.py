@@ -49,8 +49,10 @@ class RowSchema:
         raise UnsupportedSchema(message, retry_after=_RETRY_AFTER_SECONDS)
 
 
-APP_SCHEMA = RowSchema("apps", 2)
+APP_SCHEMA = RowSchema("apps", 3)
 APP_INDEX_SCHEMA = RowSchema("entries in the list of apps", 1)
+VERSION_SCHEMA = RowSchema("used versions of releases", 1)
+ROUTER_SCHEMA = RowSchema("acknowledgements of routers", 1)
 AUDIT_SCHEMA = RowSchema("records of the audit log", 2)
 TASK_HUB_SCHEMA = RowSchema("entries in the registry of task hubs", 3)
 TASK_HUB_STATE_SCHEMA = RowSchema("states of task hubs", 1)

@@ -6,10 +6,12 @@ from typing import Any
 
 from state_api.domain.instants import format_instant, parse_instant
 from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.readiness.policy import Policy, RetentionPolicy
+from state_api.domain.readiness.policy import Policy, QuiesceOrder, RetentionPolicy
 from state_api.domain.releases.apps import App, Deployment, PendingSwap, PriorHub, ProviderConfig, RetiredHub, Slot
+from state_api.domain.releases.side_by_side.releases import Model
 from state_api.services.ports import AuditRecord
 from state_api.storage.stored_json import StoredModel
+from state_api.storage.stored_releases import StoredRelease, StoredRemovedRelease, StoredRouting
 
 
 class StoredPriorHub(StoredModel):
@@ -62,6 +64,11 @@ class StoredPolicy(StoredModel):
     missing_task_hub_is_drained: bool
     message_visibility_seconds: int
     ignore_messages: bool
+    max_releases: int | None
+    address_pattern: str | None
+    sticky_after_promotion: bool
+    quiesce_functions: tuple[str, ...]
+    quiesce_order: str
 
     @classmethod
     def from_domain(cls, policy: Policy) -> "StoredPolicy":
@@ -76,6 +83,11 @@ class StoredPolicy(StoredModel):
             missing_task_hub_is_drained=policy.missing_task_hub_is_drained,
             message_visibility_seconds=policy.message_visibility_seconds,
             ignore_messages=policy.ignore_messages,
+            max_releases=policy.max_releases,
+            address_pattern=policy.address_pattern,
+            sticky_after_promotion=policy.sticky_after_promotion,
+            quiesce_functions=policy.quiesce_functions,
+            quiesce_order=policy.quiesce_order.value,
         )
 
     def to_domain(self) -> Policy:
@@ -89,6 +101,11 @@ class StoredPolicy(StoredModel):
             missing_task_hub_is_drained=self.missing_task_hub_is_drained,
             message_visibility_seconds=self.message_visibility_seconds,
             ignore_messages=self.ignore_messages,
+            max_releases=self.max_releases,
+            address_pattern=self.address_pattern,
+            sticky_after_promotion=self.sticky_after_promotion,
+            quiesce_functions=self.quiesce_functions,
+            quiesce_order=QuiesceOrder(self.quiesce_order),
         )
 
 
@@ -119,7 +136,7 @@ class StoredProviderConfig(StoredModel):
 class StoredDeployment(StoredModel):
     task_hub: str
     version: str | None
-    slot: str
+    slot: str | None
     started_at: str
     started_by: str
     run_url: str | None
@@ -241,11 +258,15 @@ class StoredApp(StoredModel):
     """All state of an app, as one JSON text."""
 
     name: str
+    model: str
     slots: dict[str, StoredSlot | None]
     policy: StoredPolicy
     provider_config: StoredProviderConfig | None
     deployment: StoredDeployment | None
     pending_swap: StoredPendingSwap | None
+    releases: dict[str, StoredRelease]
+    removed_releases: tuple[StoredRemovedRelease, ...]
+    routing: StoredRouting
     retired: tuple[StoredRetiredHub, ...]
     waivers: tuple[StoredWaiver, ...]
     revision: int
@@ -257,11 +278,15 @@ class StoredApp(StoredModel):
     def from_domain(cls, app: App) -> "StoredApp":
         return cls(
             name=app.name,
+            model=app.model.value,
             slots=_stored_slots(app.slots),
             policy=StoredPolicy.from_domain(app.policy),
             provider_config=StoredProviderConfig.from_domain(app.provider_config) if app.provider_config else None,
             deployment=StoredDeployment.from_domain(app.deployment) if app.deployment else None,
             pending_swap=StoredPendingSwap.from_domain(app.pending_swap) if app.pending_swap else None,
+            releases={version: StoredRelease.from_domain(release) for version, release in app.releases.items()},
+            removed_releases=tuple(StoredRemovedRelease.from_domain(removed) for removed in app.removed_releases),
+            routing=StoredRouting.from_domain(app.routing),
             retired=tuple(StoredRetiredHub.from_domain(retired) for retired in app.retired),
             waivers=tuple(StoredWaiver.from_domain(waiver) for waiver in app.waivers),
             revision=app.revision,
@@ -273,11 +298,15 @@ class StoredApp(StoredModel):
     def to_domain(self) -> App:
         return App(
             name=self.name,
+            model=Model(self.model),
             slots=_domain_slots(self.slots),
             policy=self.policy.to_domain(),
             provider_config=self.provider_config.to_domain() if self.provider_config else None,
             deployment=self.deployment.to_domain() if self.deployment else None,
             pending_swap=self.pending_swap.to_domain() if self.pending_swap else None,
+            releases={version: release.to_domain() for version, release in self.releases.items()},
+            removed_releases=tuple(removed.to_domain() for removed in self.removed_releases),
+            routing=self.routing.to_domain(),
             retired=tuple(retired.to_domain() for retired in self.retired),
             waivers=tuple(waiver.to_domain() for waiver in self.waivers),
             revision=self.revision,

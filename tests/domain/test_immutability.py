@@ -6,12 +6,25 @@ import pytest
 
 from state_api.domain.readiness import evidence, exemptions, messages, policy, reasons, verdict
 from state_api.domain.releases import staging as releases
+from state_api.domain.releases.side_by_side import (
+    adoption,
+    commands,
+    documents,
+    registration,
+    removal,
+    routing,
+    verdicts,
+)
+from state_api.domain.releases.side_by_side import releases as side_by_side_releases
 from state_api.domain.task_hubs import lifecycle, observations
 
 
 def list_value_types() -> list[type]:
     """The dataclasses of the domain."""
-    modules = (evidence, exemptions, messages, policy, reasons, verdict, lifecycle, observations, releases)
+    modules = (
+        *(evidence, exemptions, messages, policy, reasons, verdict, lifecycle, observations, releases),
+        *(adoption, commands, documents, registration, removal, routing, side_by_side_releases, verdicts),
+    )
     kinds = [kind for module in modules for kind in vars(module).values()]
     return sorted({kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}, key=str)
 

@@ -4,16 +4,19 @@ import re
 
 import pytest
 
+from state_api.domain import names
 from state_api.domain.names import (
+    ADDRESS_PATTERN,
     APP_PATTERN,
     PATTERN_DESCRIPTIONS,
     RUN_URL_PATTERN,
     SLOT_PATTERN,
-    TASK_HUB_PATTERN,
+    VERSION_PATTERN,
     app_key,
     hub_key,
     is_entity,
     is_task_hub_name,
+    matches_address_pattern,
     same_hub,
 )
 
@@ -83,7 +86,8 @@ def test_any_other_address_is_not_a_run_url(url: str) -> None:
 
 
 def test_each_pattern_has_a_description() -> None:
-    assert set(PATTERN_DESCRIPTIONS) == {TASK_HUB_PATTERN, APP_PATTERN, SLOT_PATTERN, RUN_URL_PATTERN}
+    patterns = {value for name, value in vars(names).items() if name.endswith("_PATTERN")}
+    assert set(PATTERN_DESCRIPTIONS) == patterns
     assert all(words and not words.endswith(".") for words in PATTERN_DESCRIPTIONS.values())
 
 
@@ -99,3 +103,66 @@ def test_names_that_differ_in_case_alone_are_the_same() -> None:
 )
 def test_the_id_of_an_entity_begins_with_an_at_sign(instance_id: str, *, entity: bool) -> None:
     assert is_entity(instance_id) is entity
+
+
+@pytest.mark.parametrize("version", ["1", "1.5.0", "v2_rc-1", "a" * 64])
+def test_a_version_has_up_to_64_characters_that_need_no_escape(version: str) -> None:
+    assert re.fullmatch(VERSION_PATTERN, version)
+
+
+@pytest.mark.parametrize("version", ["", ".5", "-1", "a" * 65, "1 5", "1/5", "1|5", "1\n"])
+def test_any_other_version_is_invalid(version: str) -> None:
+    assert re.fullmatch(VERSION_PATTERN, version) is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://shop-150.azurewebsites.net",
+        "https://shop:8443",
+        "http://127.0.0.1:7072",
+        "http://localhost",
+        "http://[::1]:80",
+        "https://shop:65535",
+    ],
+)
+def test_an_address_is_an_origin_with_https_or_on_this_machine(address: str) -> None:
+    assert re.fullmatch(ADDRESS_PATTERN, address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://shop.example",
+        "https://shop.example/",
+        "https://shop.example/api",
+        "https://user@shop.example",
+        "https://shop.example?x=1",
+        "http://localhost.evil.example",
+        "ftp://localhost",
+        "https://",
+        "https://-shop",
+        "https://shop:0",
+        "https://shop:65536",
+        "https://shop:",
+    ],
+)
+def test_any_other_address_is_invalid(address: str) -> None:
+    assert re.fullmatch(ADDRESS_PATTERN, address) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "matches"),
+    [
+        ("https://shop-150.azurewebsites.net", True),
+        ("https://SHOP-150.AzureWebsites.NET", True),
+        ("https://shop-.azurewebsites.net", True),
+        ("https://shop-1.evil.example", False),
+        ("https://shop-1.evil.azurewebsites.net", False),
+        ("https://shop-150.azurewebsites.net:8443", False),
+        ("https://shop-150xazurewebsites.net", False),
+        ("http://shop-150.azurewebsites.net", False),
+    ],
+)
+def test_a_wildcard_of_an_address_pattern_covers_no_dot_and_no_port(address: str, *, matches: bool) -> None:
+    assert matches_address_pattern(address, "https://shop-*.azurewebsites.net") is matches

@@ -14,6 +14,7 @@ from state_api.domain.errors import (
     Unavailable,
 )
 from state_api.domain.releases import refusals
+from state_api.domain.releases.apps import TaskHubHolder
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.staging import StageEvidence, stage_task_hub
 from state_api.domain.task_hubs.ownership import ProviderUnavailable
@@ -36,7 +37,7 @@ def test_a_refusal_becomes_an_error_with_the_same_message_and_facts() -> None:
 def test_a_transition_returns_its_refusal_and_raises_nothing() -> None:
     app, command = build_app(build_production_slot("v41")), build_stage_command("v41")
     result = stage_task_hub(app, command, StageEvidence(build_ready_verdict()), noon_plus())
-    assert result == refusals.task_hub_in_use("shop", "production", "v41")
+    assert result == refusals.task_hub_in_use("shop", TaskHubHolder("slot", "production"), "v41")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def test_reason_codes_do_not_change() -> None:
         "Settling",
         "DeploymentInProgress",
         "SwapPending",
+        "ReleaseInUse",
+        "RoutersBehind",
         "VerificationRequired",
         "ProbePending",
         "ProbeFailed",

@@ -111,7 +111,7 @@ def test_a_waiver_lasts_from_one_tick_to_ninety_days(expires: float) -> None:
 @pytest.mark.parametrize("app", [build_app(), build_app_with_waivers()], ids=["empty", "of other hubs"])
 def test_a_waiver_for_a_hub_of_no_slot_is_refused(app: App) -> None:
     with pytest.raises(
-        TaskHubNotFound, match="no slot of app shop holds task hub v43, and it is not retired"
+        TaskHubNotFound, match="no slot or release of app shop holds task hub v43, and it is not retired"
     ) as caught:
         post_waiver(app, build_waiver(task_hub="v43"))
     assert caught.value.details == {"taskHub": "v43"}

@@ -23,7 +23,7 @@ from state_api.domain.releases.commands import (
     SwapOutcome,
     WaiveCommand,
 )
-from state_api.domain.releases.deletion import delete_app
+from state_api.domain.releases.deletion import DeletionEvidence, delete_app
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.registration import RegisterEvidence, register_app
 from state_api.domain.releases.retirement import remove_retired_hubs
@@ -197,7 +197,7 @@ def register(
 
 def delete_registered_app(app: App, verdicts: Mapping[str, Verdict], now: Instant = NOON) -> Transition:
     """Delete an app with these verdicts on its slots, as DeleteApp does."""
-    return require_transition(delete_app(app, verdicts, now))
+    return require_transition(delete_app(app, DeletionEvidence(verdicts), now))
 
 
 # Waivers and Cleanup

@@ -272,7 +272,8 @@ async def stored_state(environment: CaseEnvironment, case: CrashCase, http: http
     audit = history.json()["history"]
     revision = int(app.headers["etag"].strip('"'))
     assert [record["revision"] for record in audit] == list(range(revision, 0, -1)), "each change is on record once"
-    keys = await _row_keys(environment.server, APPS_TABLE, case.app.lower())
+    all_keys = await _row_keys(environment.server, APPS_TABLE, case.app.lower())
+    keys = [key for key in all_keys if not key.startswith("version|")]
     assert keys == ["app", *sorted(f"audit|{_MAX_REVISION - number:010d}" for number in range(1, revision + 1))]
     hub_rows = await _registry_rows(environment.server, "hub", case.hubs.values())
     hubs_with_tables = await _hubs_with_tables(environment.server, case.hubs.values())
@@ -285,6 +286,7 @@ async def stored_state(environment: CaseEnvironment, case: CrashCase, http: http
         "app": case.normalize(app.json()),
         "etag": app.headers["etag"],
         "history": case.normalize(audit),
+        "versions": [key for key in all_keys if key not in keys],
         "registered": case.normalize(hub_rows),
         "states": case.normalize({key: row for key, row in hub_rows_in_tables.items() if key.endswith("hub")}),
         "probed": sorted(case.normalize(list(hub_rows_in_tables))),

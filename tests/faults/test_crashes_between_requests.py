@@ -44,6 +44,16 @@ from tests.faults.follow_ups import (
     stage_another_hub,
     stage_by_another_run,
 )
+from tests.faults.release_crash_cases import (
+    adopt_releases,
+    begin_removal,
+    confirm_removal,
+    promote_release,
+    register_release,
+    remove_in_next_run,
+    revert_removal,
+    roll_back_after_promotion,
+)
 from tests.faults.scale import IS_FULL_SCALE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault]
@@ -127,6 +137,12 @@ def crash_points(requests: list[tuple[str, str]]) -> list[tuple[int, CrashTiming
         begin_rollback,
         confirm_rollback,
         revert_rollback,
+        register_release,
+        adopt_releases,
+        promote_release,
+        begin_removal,
+        confirm_removal,
+        revert_removal,
         *([cleanup, delete_task_hubs] if IS_FULL_SCALE else []),
     ],
     ids=lambda prepare: prepare.__name__,
@@ -211,6 +227,9 @@ def responses_match(repeated: Any, reference: Any) -> bool:
         (begin_swap, report_swap_failed),
         (begin_swap, report_swap_done),
         (confirm_swap, confirm_before_next_stage),
+        (begin_removal, remove_in_next_run),
+        (confirm_removal, remove_in_next_run),
+        (promote_release, roll_back_after_promotion),
         *([(cleanup, clean_up_in_next_release)] if IS_FULL_SCALE else []),
     ],
     ids=lambda function: function.__name__,

@@ -132,7 +132,7 @@ async def test_with_a_wrong_setting_health_succeeds_and_all_other_operations_rep
     health = await invoke("Health")
     assert (health.status_code, json_body(health)) == (200, {"status": "Healthy"})
     for name in http_functions().keys() - {"Health"}:
-        response = await invoke(name, app="shop", hub="v41")
+        response = await invoke(name, app="shop", hub="v41", version="1.5.0", router="envoy-1")
         assert (response.status_code, response.mimetype) == (503, PROBLEM_MEDIA_TYPE)
         assert json_body(response)["code"] == "SettingsInvalid"
         assert reason in json_body(response)["detail"]
@@ -159,7 +159,7 @@ async def test_without_keys_only_health_and_the_event_grid_trigger_work(
     monkeypatch.setenv(STATE_KEYS, keys)
     assert (await invoke("Health")).status_code == 200
     for name in http_functions().keys() - {"Health"}:
-        response = await invoke(name, app="shop", hub=hub)
+        response = await invoke(name, app="shop", hub=hub, version="1.5.0", router="envoy-1")
         assert (response.status_code, json_body(response)["code"]) == (503, "KeysNotConfigured")
         assert "set the app setting STATE_KEYS" in json_body(response)["detail"]
     (running,) = sample_delivery("running", hub)

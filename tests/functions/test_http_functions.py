@@ -82,6 +82,19 @@ async def test_a_whole_deployment_runs_through_the_functions(
     assert (await invoke("DeleteTaskHub", hub=f"{old}unclaimed")).status_code == 409, "the task hub is still settling"
     assert (await invoke("DeleteApp", app=app)).status_code == 409, "an instance is active"
     called |= {"DeleteTaskHub", "DeleteApp"}
+    await call_operation("PutApp", {"model": "sideBySide"}, app=f"{app}-2")
+    release = {"version": "1", "taskHub": f"{new}x", "address": "https://shop-1.example"}
+    assert (await call_operation("PostRelease", release, app=f"{app}-2"))["releases"]["1"]["state"] == "Staged"
+    assert (await call_operation("GetReleaseStatus", app=f"{app}-2", version="1"))["ready"]
+    assert (await call_operation("PutRouting", {"active": "1"}, app=f"{app}-2"))["active"] == "1"
+    assert (await call_operation("GetRouting", query={"router": "envoy-1"}, app=f"{app}-2"))["releases"]["1"][
+        "state"
+    ] == "Serving"
+    assert (await call_operation("ListReleases", app=f"{app}-2"))["routers"][0]["router"] == "envoy-1"
+    await call_operation("ForgetRouter", app=f"{app}-2", router="envoy-1")
+    in_use = await invoke("DeleteRelease", query={"outcome": "Pending"}, app=f"{app}-2", version="1")
+    assert json_body(in_use)["code"] == "ReleaseInUse"
+    called.add("DeleteRelease")
     assert "removed" in await call_operation("PurgeQuarantine", query={"before": "2020-01-01"})
     assert called == set(http_functions())
 

@@ -53,7 +53,7 @@ async def test_an_adoption_that_could_not_be_recorded_is_no_proof(
     assert (await put_app(http, app, slots=slots, policy={"settleSeconds": 0})).status_code == 200
     adoption: dict[str, Any] = {"taskHubs": PROVIDER_CONFIG, "adoptTaskHubs": [hub]}
 
-    async def fail_to_commit(*arguments: object) -> bool:
+    async def fail_to_commit(*arguments: object, **options: object) -> bool:
         raise StorageUnavailable("the state storage cannot be used at the moment")
 
     with monkeypatch.context() as patched:

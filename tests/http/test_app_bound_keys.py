@@ -70,7 +70,7 @@ async def test_a_bound_key_cannot_access_another_app_in_any_role(
     await register_app(client_with_bound_keys, other_app, hub)
     for role in BOUND_KEYS:
         for stranger in (other_app, other_app.upper(), f"{app}x", "unknown-app"):
-            address = path.format(app=stranger)
+            address = path.format(app=stranger, version="1.5.0", router="envoy-1")
             response = await client_with_bound_keys.request(
                 method, address, headers=key_header(role), json={} if method == "POST" else None
             )
@@ -88,8 +88,8 @@ async def test_a_bound_key_can_access_its_app_as_its_role_allows(
     for role in BOUND_KEYS:
         response = await client_with_bound_keys.request(
             method,
-            path.format(app=app),
-            params={"taskHub": hub, "instanceId": "1"} if method == "DELETE" else {},
+            path.format(app=app, version="1.5.0", router="envoy-1"),
+            params={"taskHub": hub, "instanceId": "1", "outcome": "Pending"} if method == "DELETE" else {},
             json={"taskHub": hub} if path.endswith(("staging", "swap")) and method == "POST" else None,
             headers=key_header(role),
         )
@@ -217,3 +217,21 @@ async def test_the_audit_log_names_the_key(client_with_bound_keys: httpx.AsyncCl
     assert staged.status_code == 200
     history = await client_with_bound_keys.get(f"/api/apps/{app}/history", headers=key_header("deployer"))
     assert history.json()["history"][0]["keyName"] == "bound-deployer"
+
+
+async def test_a_router_with_a_bound_key_reads_the_routing_of_its_app_only(
+    storage: StorageSettings, app: str, other_app: str
+) -> None:
+    keys = [key_entry("key-of-the-admin", "admin", "admin"), key_entry("key-of-the-router", "router", "router", [app])]
+    server = StateServer(Settings.model_validate({"storage": storage, "keys": keys}))
+    transport = httpx.ASGITransport(server.application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://state") as client:
+        for name in (app, other_app):
+            body = {"model": "sideBySide"}
+            put = await client.put(f"/api/apps/{name}", json=body, headers={"x-functions-key": "key-of-the-admin"})
+            assert put.status_code == 200, put.text
+        headers = {"x-functions-key": "key-of-the-router"}
+        assert (await client.get(f"/api/apps/{app}/routing", headers=headers)).json()["app"] == app
+        assert_problem(await client.get(f"/api/apps/{other_app}/routing", headers=headers), 403, "Forbidden")
+        assert_problem(await client.get(f"/api/apps/{app}/releases", headers=headers), 403, "Forbidden")
+    await server.close()

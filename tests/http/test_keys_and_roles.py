@@ -64,6 +64,13 @@ OPERATIONS = [
     ("POST", "/api/apps/{app}/staging", {"deployer", "admin"}),
     ("DELETE", "/api/apps/{app}/staging", {"deployer", "admin"}),
     ("POST", "/api/apps/{app}/swap", {"deployer", "admin"}),
+    ("GET", "/api/apps/{app}/releases", {"reader", "deployer", "admin"}),
+    ("GET", "/api/apps/{app}/releases/{version}/status", {"reader", "deployer", "admin"}),
+    ("POST", "/api/apps/{app}/releases", {"deployer", "admin"}),
+    ("DELETE", "/api/apps/{app}/releases/{version}", {"deployer", "admin"}),
+    ("GET", "/api/apps/{app}/routing", {"router", "deployer", "admin"}),
+    ("PUT", "/api/apps/{app}/routing", {"deployer", "admin"}),
+    ("DELETE", "/api/apps/{app}/routers/{router}", {"admin"}),
     ("POST", "/api/apps/{app}/cleanup", {"deployer", "admin"}),
     ("POST", "/api/apps/{app}/waivers", {"deployer", "admin"}),
     ("DELETE", "/api/apps/{app}/waivers", {"deployer", "admin"}),
@@ -81,11 +88,13 @@ async def test_each_role_may_call_its_own_operations_only(
     *, client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
     parameters = {"taskHub": hub, "instanceId": "1"} if path.endswith("waivers") else {"taskHub": hub}
+    if path.endswith("{version}"):
+        parameters = {"outcome": "Pending"}
     for role, key in KEYS.items():
         # The request is valid, but its app and task hub do not exist: a permitted role gets another error than 403.
         response = await client_with_keys.request(
             method,
-            path.format(app=app, hub=hub),
+            path.format(app=app, hub=hub, version="1.5.0", router="envoy-1"),
             params=parameters if method == "DELETE" else {},
             json={"taskHub": hub} if path.endswith(("staging", "swap")) and method == "POST" else None,
             headers={"x-functions-key": key, "WebHook-Request-Origin": "x"},

@@ -146,7 +146,7 @@ def test_no_secret_reaches_the_log_or_a_response_of_a_server(
     responses, verdict_count = [], 0
     with debug_server.client() as http:
         for method, path, _ in OPERATIONS:
-            url = path.format(app="shop-loud", hub=new_hub_name())
+            url = path.format(app="shop-loud", hub=new_hub_name(), version="1.5.0", router="envoy-1")
             responses.append(http.request(method, url, headers={"x-functions-key": KEYS["admin"]}))
             responses.append(http.request(method, url, params={"code": KEYS["publisher"]}))
             responses.append(http.request(method, url, params={"code": WRONG_KEY, "taskHub": "x", "wait": "y"}))

@@ -15,9 +15,19 @@ from state_api.domain.readiness.messages import (
     QuietPeriod,
     VisibleMessage,
 )
-from state_api.domain.readiness.policy import Policy, RetentionPolicy
+from state_api.domain.readiness.policy import Policy, QuiesceOrder, RetentionPolicy
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.releases.apps import App, Deployment, PendingSwap, PriorHub, ProviderConfig, RetiredHub, Slot
+from state_api.domain.releases.side_by_side.releases import (
+    Model,
+    PendingRemoval,
+    Release,
+    ReleaseTokens,
+    RemovedRelease,
+    RouterAcknowledgement,
+    Routing,
+    RoutingChange,
+)
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, Finished, Instance, RuntimeStatus, Started
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis
 from state_api.services.ports import AuditRecord, QuarantinedEvent, TaskHubRecord
@@ -42,6 +52,7 @@ DEPLOYMENT = Deployment(
 )
 APP = App(
     name="Shop",
+    model=Model.SIDE_BY_SIDE,
     slots={
         "production": Slot(task_hub="shop1", version="1.0.0", since=noon_plus(1), promoted=True),
         "staging": Slot(
@@ -63,6 +74,11 @@ APP = App(
         missing_task_hub_is_drained=True,
         message_visibility_seconds=301,
         ignore_messages=True,
+        max_releases=5,
+        address_pattern="https://shop-*.example",
+        sticky_after_promotion=True,
+        quiesce_functions=("Nightly",),
+        quiesce_order=QuiesceOrder.OVERLAP,
     ),
     provider_config=ProviderConfig(
         provider="azureStorage",
@@ -83,6 +99,36 @@ APP = App(
         slots_before={"production": None},
         deployment=DEPLOYMENT,
     ),
+    releases={
+        "2.0.0": Release(
+            version="2.0.0",
+            task_hub="shop20",
+            address="https://shop-20.example",
+            tokens=ReleaseTokens("sticky", "override"),
+            registered_at=noon_plus(10),
+            first_traffic_at=noon_plus(11),
+            traffic_end=RoutingChange(7, noon_plus(12)),
+            sticky_until=noon_plus(13),
+            removal=PendingRemoval(
+                change=RoutingChange(8, noon_plus(14)),
+                started_by="retire",
+                run_url="https://example.com/runs/3",
+                run_id="url:https://example.com/runs/3",
+            ),
+        ),
+    },
+    removed_releases=(
+        RemovedRelease(
+            version="1.9.0",
+            task_hub="shop19",
+            address="https://shop-19.example",
+            registered_at=noon_plus(15),
+            first_traffic_at=noon_plus(16),
+            last_traffic_at=noon_plus(17),
+            removed_at=noon_plus(18),
+        ),
+    ),
+    routing=Routing(revision=8, updated_at=noon_plus(19), active="2.1.0", split={"2.1.0": 90, "2.2.0": 10}),
     retired=(RetiredHub(task_hub="shop0", version="0.9.0", retired_at=noon_plus(4)),),
     waivers=(
         Waiver(
@@ -100,6 +146,7 @@ APP = App(
     updated_by="release",
     deleted=True,
 )
+ROUTER_ACKNOWLEDGEMENT = RouterAcknowledgement(router="envoy-1", revision=8, since=noon_plus(1), seen_at=noon_plus(2))
 AUDIT_RECORD = AuditRecord(
     revision=8,
     at=noon_plus(9),

@@ -14,7 +14,15 @@ import pytest
 
 from state_api.domain.readiness.evidence import ActiveInstance
 from state_api.services.ports import ProbeRecord
-from state_api.storage.app_rows import app_from_row, app_index_row, app_row, audit_record_from_row, audit_row
+from state_api.storage.app_rows import (
+    app_from_row,
+    app_index_row,
+    app_row,
+    audit_record_from_row,
+    audit_row,
+    task_hub_from_version_row,
+    version_row,
+)
 from state_api.storage.instance_rows import (
     active_instance_from_row,
     active_row,
@@ -33,6 +41,7 @@ from state_api.storage.probe_rows import (
     result_row,
 )
 from state_api.storage.quarantine_rows import quarantine_row, quarantined_event_from_row
+from state_api.storage.routers import acknowledgement_from_row, router_row
 from state_api.storage.schema import SCHEMA_PROPERTY
 from state_api.storage.task_hub_rows import task_hub_record_from_row, task_hub_row
 from state_api.storage.task_hub_state_rows import task_hub_state_from_row, task_hub_state_row
@@ -57,6 +66,8 @@ def example_rows() -> dict[str, Row]:
         "app": app_row(examples.APP),
         "audit record": audit_row(examples.APP.name, examples.AUDIT_RECORD),
         "entry in the list of apps": app_index_row(examples.APP.name),
+        "used version": version_row(examples.APP.name, "2.0.0", "shop20"),
+        "router": router_row(examples.APP.name, examples.ROUTER_ACKNOWLEDGEMENT),
         "task hub": task_hub_row(examples.TASK_HUB),
         "state of a task hub": task_hub_state_row(examples.TASK_HUB_STATE),
         "held lease": held_lease_row("owner", _LEASED_UNTIL, examples.SCAN),
@@ -101,6 +112,8 @@ def test_the_recorded_rows_are_read_as_the_examples() -> None:
     rows = recorded_rows()
     assert app_from_row(rows["app"]) == examples.APP
     assert audit_record_from_row(rows["audit record"]) == examples.AUDIT_RECORD
+    assert task_hub_from_version_row(rows["used version"]) == "shop20"
+    assert acknowledgement_from_row(rows["router"]) == examples.ROUTER_ACKNOWLEDGEMENT
     assert task_hub_record_from_row(rows["task hub"]) == examples.TASK_HUB
     assert task_hub_state_from_row(rows["state of a task hub"]) == examples.TASK_HUB_STATE
     assert instance_from_row(rows["instance"]) == examples.RESTARTED_INSTANCE

@@ -13,6 +13,16 @@ class Assurance(StrEnum):
     VERIFIED = "verified"
 
 
+class QuiesceOrder(StrEnum):
+    """What a promotion does first with the functions that it disables in the old release and enables in the new one.
+
+    With `gap`, no release runs them for a moment. With `overlap`, both releases run them for a moment.
+    """
+
+    GAP = "gap"
+    OVERLAP = "overlap"
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
     """Which retired task hubs Cleanup keeps: the `keep_last` most recent ones, and those retired less than
@@ -36,6 +46,14 @@ class Policy:
       seen.
     - `message_visibility_seconds`: the app's `controlQueueVisibilityTimeout`, 5 minutes by default in its host.json.
     - `ignore_messages`: the control queues are not read.
+
+    For releases side by side:
+
+    - `max_releases`: how many releases the app may have at a time; None for no limit of its own.
+    - `address_pattern`: what the address of a new release must match; None for any address.
+    - `sticky_after_promotion`: visitors of a release stay with it for a while after it has lost its traffic.
+    - `quiesce_functions`: functions that only the active release may run, such as those with a timer or a queue.
+    - `quiesce_order`: the order in which a promotion disables and enables them.
     """
 
     settle_seconds: int = 30
@@ -47,6 +65,11 @@ class Policy:
     missing_task_hub_is_drained: bool = False
     message_visibility_seconds: int = 300
     ignore_messages: bool = False
+    max_releases: int | None = None
+    address_pattern: str | None = None
+    sticky_after_promotion: bool = False
+    quiesce_functions: tuple[str, ...] = ()
+    quiesce_order: QuiesceOrder = QuiesceOrder.GAP
 
     def ignores(self, function_name: str) -> bool:
         """Whether instances of this function may stay active."""

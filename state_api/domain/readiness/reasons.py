@@ -25,6 +25,8 @@ class ReasonCode(StrEnum):
     SETTLING = "Settling"
     DEPLOYMENT_IN_PROGRESS = "DeploymentInProgress"
     SWAP_PENDING = "SwapPending"
+    RELEASE_IN_USE = "ReleaseInUse"
+    ROUTERS_BEHIND = "RoutersBehind"
     VERIFICATION_REQUIRED = "VerificationRequired"
     PROBE_PENDING = "ProbePending"
     PROBE_FAILED = "ProbeFailed"
@@ -42,6 +44,9 @@ REASON_DESCRIPTIONS: dict[ReasonCode, str] = {
     ReasonCode.DEPLOYMENT_IN_PROGRESS: "Another run has staged a task hub in this app, and neither swapped nor "
     "abandoned it.",
     ReasonCode.SWAP_PENDING: "A swap has begun and its outcome is not reported: the task hub in the slot is unknown.",
+    ReasonCode.RELEASE_IN_USE: "Routers send requests to the release.",
+    ReasonCode.ROUTERS_BEHIND: "A router may still send requests to the release, because it has not confirmed the "
+    "change, or because the change was made less than 60 seconds ago.",
     ReasonCode.VERIFICATION_REQUIRED: "The policy requires verification, but no probe of the task hub is configured.",
     ReasonCode.PROBE_PENDING: "A probe of the task hub is configured but has no result yet.",
     ReasonCode.PROBE_FAILED: "The task hub's own storage could not be read.",

@@ -15,7 +15,17 @@ from state_api.domain.readiness.reasons import ReasonCode
 from state_api.domain.readiness.validity import remaining_settle_ticks, remaining_supersession_ticks
 from state_api.domain.readiness.verdict import Verdict
 
-_NOT_ABOUT_THE_TASK_HUB = frozenset({ReasonCode.DEPLOYMENT_IN_PROGRESS, ReasonCode.SWAP_PENDING})
+NO_END = Instant(2**63)
+"""When something stops to block that time alone does not end."""
+
+_NOT_ABOUT_THE_TASK_HUB = frozenset(
+    {
+        ReasonCode.DEPLOYMENT_IN_PROGRESS,
+        ReasonCode.SWAP_PENDING,
+        ReasonCode.RELEASE_IN_USE,
+        ReasonCode.ROUTERS_BEHIND,
+    }
+)
 """Reasons that reading the task hub again cannot remove."""
 
 

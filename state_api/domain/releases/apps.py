@@ -1,17 +1,19 @@
-"""The state of an app: the task hub in each slot, the open deployment, the pending swap, and the retired task hubs.
+"""The state of an app: the task hub in each slot, or its releases side by side, the open deployment, the pending swap,
+and the retired task hubs.
 
 All values are frozen. A transition returns the next `App` and what goes into the audit log.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import PRODUCTION, STAGING, hub_key, same_hub
 from state_api.domain.readiness.evidence import OpenDeployment, OpenSwap
 from state_api.domain.readiness.exemptions import Waiver
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.releases.side_by_side.releases import Model, PendingRemoval, Release, RemovedRelease, Routing
 from state_api.domain.task_hubs.ownership import OwnershipProof
 
 
@@ -66,11 +68,14 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """An open deployment: one run has staged a task hub and has not swapped or abandoned it."""
+    """An open deployment: one run has staged a task hub and has not swapped or abandoned it.
+
+    `slot`: None for a release side by side. Its deployment ends when it gets traffic or is removed.
+    """
 
     task_hub: str
     version: str | None
-    slot: str
+    slot: str | None
     started_at: Instant
     started_by: str
     run_url: str | None
@@ -115,6 +120,17 @@ class RetiredHub:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskHubHolder:
+    """What has a task hub: a slot or a release, by its name or version."""
+
+    kind: Literal["slot", "release"]
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderConfig:
     """The provider of the app's task hubs, and the name of the setting with its connection.
 
@@ -136,14 +152,21 @@ class App:
 
     `revision` counts the writes and is the ETag; 0 means never written. A `deleted` app keeps only its revision, so
     that the audit log continues if the app is created again.
+
+    With the model `sideBySide`, all slots are empty. `releases` are those that are not removed, by version.
+    `removed_releases` are the last removed ones, newest first.
     """
 
     name: str
+    model: Model = Model.SLOTS
     slots: Mapping[str, Slot | None] = field(default_factory=_empty_slots)
     policy: Policy = Policy()
     provider_config: ProviderConfig | None = None
     deployment: Deployment | None = None
     pending_swap: PendingSwap | None = None
+    releases: Mapping[str, Release] = field(default_factory=dict)
+    removed_releases: tuple[RemovedRelease, ...] = ()
+    routing: Routing = field(default_factory=Routing)
     retired: tuple[RetiredHub, ...] = ()
     waivers: tuple[Waiver, ...] = ()
     revision: int = 0
@@ -174,6 +197,10 @@ class App:
         """When the policy's timeout ends the deployment."""
         return Instant(deployment.started_at + seconds(60 * self.policy.deployment_timeout_minutes))
 
+    def removal_expires_at(self, removal: PendingRemoval) -> Instant:
+        """When another run may continue the removal of a release."""
+        return Instant(removal.change.at + seconds(60 * self.policy.deployment_timeout_minutes))
+
     def find_possible_slot(self, task_hub: str) -> str | None:
         """The name of a slot in which the platform may still have this task hub, although another was staged over
         it."""
@@ -191,13 +218,33 @@ class App:
         """The name of the slot that holds this task hub; None if no slot does."""
         return next((name for name, slot in self.slots.items() if slot and same_hub(slot.task_hub, task_hub)), None)
 
+    def release_holding(self, task_hub: str) -> Release | None:
+        """The release that has this task hub."""
+        return next((release for release in self.releases.values() if same_hub(release.task_hub, task_hub)), None)
+
+    def find_holder(self, task_hub: str) -> TaskHubHolder | None:
+        """The slot or the release that has this task hub."""
+        if (slot := self.slot_holding(task_hub)) is not None:
+            return TaskHubHolder("slot", slot)
+        release = self.release_holding(task_hub)
+        return None if release is None else TaskHubHolder("release", release.version)
+
+    def list_task_hubs(self) -> tuple[str, ...]:
+        """The task hubs in slots, those of releases, and the retired ones."""
+        return (
+            *(slot.task_hub for slot in self.slots.values() if slot is not None),
+            *(release.task_hub for release in self.releases.values()),
+            *(retired.task_hub for retired in self.retired),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Transition:
     """The next state of an app and what goes into the audit log.
 
     `new_hubs` enter a slot for the first time. `adopted_hubs` belong to the app already, but their claims were not
-    proven. Both are claimed with `proof`. Without `changed`, nothing is written.
+    proven. Both are claimed with `proof`. Without `changed`, nothing is written. The acknowledgement of
+    `forgotten_router` is removed.
     """
 
     app: App
@@ -207,3 +254,4 @@ class Transition:
     adopted_hubs: tuple[str, ...] = ()
     proof: OwnershipProof | None = None
     changed: bool = True
+    forgotten_router: str | None = None

@@ -8,6 +8,7 @@ from state_api.domain.instants import Instant
 from state_api.domain.names import STAGING
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Caller, ProviderConfig
+from state_api.domain.releases.side_by_side.releases import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +66,20 @@ class SlotAssignment:
     version: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ReleaseAssignment:
+    """The task hub and the address of a release that PutApp adopts or corrects."""
+
+    task_hub: str
+    address: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterCommand(Command):
     """PutApp.
 
+    - `model`: None keeps the present model.
+    - `releases`: releases to adopt or correct, by version.
     - `slots`: what each named slot is to hold. None empties a slot.
     - `update_policy`: returns the new policy for the present policy.
     - `provider_config`: the new provider settings. None leaves the present settings, unless `clear_provider_config`.
@@ -80,6 +91,8 @@ class RegisterCommand(Command):
     provider_config: ProviderConfig | None = None
     clear_provider_config: bool = False
     adopt_task_hubs: tuple[str, ...] = ()
+    model: Model | None = None
+    releases: Mapping[str, ReleaseAssignment] = field(default_factory=dict)
 
     def resulting_provider_config(self, app: App) -> ProviderConfig | None:
         """Where the app's task hubs live after this command."""

@@ -1,6 +1,8 @@
-"""DeleteApp: forget an app whose slots have drained and whose retired task hubs are cleaned up."""
+"""DeleteApp: forget an app whose slots and releases have drained and whose retired task hubs are cleaned up."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.verdict import Verdict
@@ -22,21 +24,33 @@ def check_app_deletable(app: App, now: Instant) -> Refusal | None:
     return refusals.cleanup_required(app, task_hubs) if task_hubs else None
 
 
-def delete_app(app: App, verdicts: Mapping[str, Verdict], now: Instant) -> Transition | Refusal:
-    """Delete the app. Its task hubs stay claimed.
+@dataclass(frozen=True, slots=True)
+class DeletionEvidence:
+    """Verdicts on what the app has.
 
-    `verdicts`: one for each slot that holds a task hub, on all task hubs that the slot may carry. Refusals: those of
-    `check_app_deletable`, AppNotDrained."""
+    `slots`: one for each slot that holds a task hub, on all that the slot may carry. `releases`: one for each release.
+    """
+
+    slots: Mapping[str, Verdict] = field(default_factory=dict)
+    releases: Mapping[str, Verdict] = field(default_factory=dict)
+
+
+def delete_app(app: App, evidence: DeletionEvidence, now: Instant) -> Transition | Refusal:
+    """Delete the app. Its task hubs stay claimed. Refusals: those of `check_app_deletable`, AppNotDrained."""
     if refusal := check_app_deletable(app, now):
         return refusal
     slots = {name: slot for name, slot in app.slots.items() if slot is not None}
-    assert verdicts.keys() == slots.keys(), "every slot that holds a task hub has a verdict"
-    not_ready = {name: verdict for name, verdict in verdicts.items() if not verdict.ready}
+    assert evidence.slots.keys() == slots.keys(), "every slot that holds a task hub has a verdict"
+    assert evidence.releases.keys() == app.releases.keys(), "every release has a verdict"
+    verdicts = [
+        *((f"slot {name}", verdict) for name, verdict in evidence.slots.items()),
+        *((f"release {version}", verdict) for version, verdict in evidence.releases.items()),
+    ]
+    not_ready = {holder: verdict for holder, verdict in verdicts if not verdict.ready}
     if not_ready:
         return refusals.app_not_drained(app, not_ready)
     possible_hubs = [possible.task_hub for slot in slots.values() for possible in slot.possible_hubs()]
-    return Transition(
-        App(app.name, revision=app.revision, deleted=True),
-        "DeleteApp",
-        {"slots": app.task_hubs_by_slot(), "taskHubs": possible_hubs},
-    )
+    details: dict[str, Any] = {"slots": app.task_hubs_by_slot(), "taskHubs": possible_hubs}
+    if app.releases:
+        details["releases"] = {version: release.task_hub for version, release in app.releases.items()}
+    return Transition(App(app.name, revision=app.revision, deleted=True), "DeleteApp", details)

@@ -6,6 +6,7 @@ from state_api.domain.errors import DeploymentInProgress, SwapMismatch, SwapPend
 from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.releases.apps import App, Deployment, PendingSwap
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.side_by_side.releases import PendingRemoval
 
 MAX_DEPLOYMENT_RETRY_SECONDS = 60
 """The longest `retryAfterSeconds` of DeploymentInProgress, because the other run may swap or abandon at any time."""
@@ -13,11 +14,17 @@ MAX_DEPLOYMENT_RETRY_SECONDS = 60
 
 def deployment_in_progress(app: App, deployment: Deployment, now: Instant) -> Refusal:
     expires_at = app.deployment_expires_at(deployment)
+    if deployment.slot is None:
+        place = f"as release {deployment.version}"
+        next_step = "its promotion with PutRouting, remove its release with DeleteRelease, or register"
+    else:
+        place = f"into slot {deployment.slot}"
+        next_step = "its swap, abandon it with DeleteStaging, or stage"
     return Refusal(
         DeploymentInProgress,
-        f"{describe_owner(deployment)} has been deploying task hub {deployment.task_hub} into slot {deployment.slot} "
-        f"of app {app.name} since {format_instant(deployment.started_at)}. Wait for its swap, abandon it with "
-        f"DeleteStaging, or stage with takeOver and a reason. It expires at {format_instant(expires_at)}",
+        f"{describe_owner(deployment)} has been deploying task hub {deployment.task_hub} {place} of app {app.name} "
+        f"since {format_instant(deployment.started_at)}. Wait for {next_step} with takeOver and a reason. It expires "
+        f"at {format_instant(expires_at)}",
         {
             "deployment": deployment_details(deployment),
             "retryAfterSeconds": min(MAX_DEPLOYMENT_RETRY_SECONDS, max(1, (expires_at - now) // seconds(1))),
@@ -57,8 +64,8 @@ def swap_pending(app: App, pending: PendingSwap) -> Refusal:
     )
 
 
-def describe_owner(owned: Deployment | PendingSwap) -> str:
-    """The caller and, if known, the run that holds a deployment or a pending swap."""
+def describe_owner(owned: Deployment | PendingSwap | PendingRemoval) -> str:
+    """The caller and, if known, the run that holds a deployment, a pending swap or a pending removal."""
     return f"{owned.started_by} (run {owned.run_url})" if owned.run_url else owned.started_by
 
 

@@ -27,7 +27,7 @@ from state_api.domain.errors import (
 )
 from state_api.domain.readiness.reasons import ReadinessReason
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.releases.apps import App
+from state_api.domain.releases.apps import App, TaskHubHolder
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, ProviderUnavailable
 
 _MAX_NAMED_ARTIFACTS = 3
@@ -89,11 +89,11 @@ def task_hub_not_found(task_hub: str) -> Refusal:
 # The name of a task hub
 
 
-def task_hub_in_use(app_name: str, slot: str, task_hub: str) -> Refusal:
+def task_hub_in_use(app_name: str, holder: TaskHubHolder, task_hub: str) -> Refusal:
     return Refusal(
         TaskHubInUse,
-        f"slot {slot} of app {app_name} holds task hub {task_hub}. Deploy the new version with a new task hub name",
-        {"app": app_name, "slot": slot, "taskHub": task_hub},
+        f"{holder} of app {app_name} holds task hub {task_hub}. Deploy the new version with a new task hub name",
+        {"app": app_name, holder.kind: holder.name, "taskHub": task_hub},
     )
 
 
@@ -160,7 +160,7 @@ def staging_not_ready(app: App, slot: str, verdict: Verdict, *, next_step: str) 
     return Refusal(
         StagingNotReady,
         f"slot {slot} of app {app.name} must not be overwritten: {_join_messages(verdict.reasons)}. {next_step}",
-        {"slot": slot, **_verdict_details(verdict.evidence.task_hub, verdict)},
+        {"slot": slot, **verdict_details(verdict.evidence.task_hub, verdict)},
     )
 
 
@@ -169,20 +169,20 @@ def task_hub_not_drained(task_hub: str, verdict: Verdict) -> Refusal:
         TaskHubNotDrained,
         f"the records of task hub {task_hub} must not be removed: {_join_messages(verdict.reasons)}. Retry "
         "DeleteTaskHub once it has drained",
-        _verdict_details(task_hub, verdict),
+        verdict_details(task_hub, verdict),
     )
 
 
 def app_not_drained(app: App, verdicts: Mapping[str, Verdict]) -> Refusal:
-    """`verdicts`: those that are NotReady, by slot name."""
+    """`verdicts`: those that are NotReady, by what they are on, such as `slot staging`."""
     reasons = [
-        ReadinessReason(reason.code, f"slot {slot}: {reason.message}")
-        for slot, verdict in verdicts.items()
+        ReadinessReason(reason.code, f"{holder}: {reason.message}")
+        for holder, verdict in verdicts.items()
         for reason in verdict.reasons
     ]
     return Refusal(
         AppNotDrained,
-        f"app {app.name} must not be deleted: {_join_messages(reasons)}. Retry DeleteApp once its slots have drained",
+        f"app {app.name} must not be deleted: {_join_messages(reasons)}. Retry DeleteApp once it has drained",
         {
             "app": app.name,
             "hasRunning": any(verdict.has_running for verdict in verdicts.values()),
@@ -209,7 +209,7 @@ def _reason_details(reasons: Iterable[ReadinessReason]) -> list[dict[str, str]]:
     return [{"code": reason.code.value, "message": reason.message} for reason in reasons]
 
 
-def _verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
+def verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
     return {
         "taskHub": task_hub,
         "hasRunning": verdict.has_running,

@@ -1,6 +1,6 @@
 """PutApp: register or correct the task hub of each slot, the policy, and the provider of the task hubs.
 
-A slot loses its task hub only if that has drained."""
+A slot loses its task hub only if that has drained. `side_by_side/adoption.py` decides on releases side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +14,14 @@ from state_api.domain.releases import other_run_refusals, refusals, slot_refusal
 from state_api.domain.releases.apps import App, PendingSwap, RetiredHub, Slot, Transition
 from state_api.domain.releases.commands import RegisterCommand, SlotAssignment
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.side_by_side.adoption import (
+    AdoptionEvidence,
+    assign_releases,
+    check_releases,
+    find_moved_slots,
+    find_new_versions,
+    resulting_model,
+)
 from state_api.domain.releases.transition_checks import check_name_is_new
 from state_api.domain.task_hubs.ownership import OwnershipProof
 
@@ -23,12 +31,14 @@ class RegisterEvidence:
     """What is known of the slots and of the new names.
 
     `verdicts`: one for each of `find_replaced_slots`. `used_hub_keys`: keys of the named task hubs that an app used
-    before. `proof`: that of adopted task hubs; None if the app has no provider.
+    before. `proof`: that of adopted task hubs; None if the app has no provider. `adoption`: what is known of the named
+    releases.
     """
 
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     used_hub_keys: frozenset[HubKey] = frozenset()
     proof: OwnershipProof | None = None
+    adoption: AdoptionEvidence = field(default_factory=AdoptionEvidence)
 
 
 def find_replaced_slots(app: App, command: RegisterCommand) -> tuple[str, ...]:
@@ -40,9 +50,13 @@ def find_replaced_slots(app: App, command: RegisterCommand) -> tuple[str, ...]:
 
 
 def _reassigned_slots(app: App, command: RegisterCommand) -> Iterator[tuple[str, SlotAssignment | None]]:
-    """The registered names of the slots that get another task hub or none, with what they get."""
+    """The registered names of the slots that get another task hub or none, with what they get. Slots whose task hubs
+    become those of releases are not among them."""
+    moved = find_moved_slots(app, command)
     for requested_name, assignment in command.slots.items():
         name = app.registered_slot_name(requested_name)
+        if name in moved:
+            continue
         slot = app.slots.get(name)
         if slot is None or assignment is None or not same_hub(slot.task_hub, assignment.task_hub):
             yield name, assignment
@@ -51,13 +65,22 @@ def _reassigned_slots(app: App, command: RegisterCommand) -> Iterator[tuple[str,
 def register_app(app: App, command: RegisterCommand, evidence: RegisterEvidence, now: Instant) -> Transition | Refusal:
     """Register or correct an app.
 
-    Refusals: InvalidRequest, SwapPending, DeploymentInProgress, TaskHubInUse, TaskHubAlreadyUsed, StagingNotReady.
+    Refusals: InvalidRequest, WrongModel, SwapPending, DeploymentInProgress, TaskHubInUse, TaskHubAlreadyUsed,
+    StagingNotReady, ReleaseExists, AddressNotAllowed, TooManyReleases.
     """
-    if refusal := _check_pending_swap(app, command) or _check_slots(app, command, evidence, now):
+    slots = _assign_slots(app, command, now)
+    refusal = (
+        _check_pending_swap(app, command)
+        or _check_slots(app, command, evidence, now)
+        or check_releases(app, command, slots, evidence.adoption, now)
+    )
+    if refusal is not None:
         return refusal
     changed = replace(
         app,
-        slots=_assign_slots(app, command, now),
+        model=resulting_model(app, command),
+        slots=slots,
+        releases=assign_releases(app, command, evidence.adoption, now),
         retired=(*app.retired, *_newly_retired(app, command, now)),
         # An expired deployment is dropped, so that a longer timeout does not open it again.
         deployment=app.get_open_deployment(now),
@@ -67,7 +90,7 @@ def register_app(app: App, command: RegisterCommand, evidence: RegisterEvidence,
     )
     if refusal := _check_adoption(changed, command):
         return refusal
-    new_hubs = tuple(assignment.task_hub for _, assignment in _reassigned_slots(app, command) if assignment)
+    new_hubs = _find_new_hubs(app, command)
     adopted_hubs = _find_adopted_hubs(changed, command, new_hubs)
     if adopted_hubs and evidence.proof is None:
         return refusals.adoption_needs_provider()
@@ -80,6 +103,13 @@ def register_app(app: App, command: RegisterCommand, evidence: RegisterEvidence,
         evidence.proof,
         changed=changed != app or app.revision == 0 or bool(adopted_hubs),
     )
+
+
+def _find_new_hubs(app: App, command: RegisterCommand) -> tuple[str, ...]:
+    """The task hubs that enter a slot, and those of new releases. Those that move from a slot are not new."""
+    in_slots = (assignment.task_hub for _, assignment in _reassigned_slots(app, command) if assignment)
+    in_releases = (command.releases[version].task_hub for version in find_new_versions(app, command))
+    return (*in_slots, *(task_hub for task_hub in in_releases if app.slot_holding(task_hub) is None))
 
 
 def _check_pending_swap(app: App, command: RegisterCommand) -> Refusal | None:
@@ -126,10 +156,12 @@ def _check_replaceable(app: App, name: str, verdict: Verdict, now: Instant) -> R
 
 def _assign_slots(app: App, command: RegisterCommand, now: Instant) -> dict[str, Slot | None]:
     """What the slots hold after the command."""
-    slots = dict(app.slots)
+    moved = find_moved_slots(app, command)
+    slots = {name: None if name in moved else slot for name, slot in app.slots.items()}
     for requested_name, assignment in command.slots.items():
         name = app.registered_slot_name(requested_name)
-        slots[name] = _assign_slot(name, app.slots.get(name), assignment, now)
+        if name not in moved:
+            slots[name] = _assign_slot(name, app.slots.get(name), assignment, now)
     return slots
 
 
@@ -158,9 +190,8 @@ def _without_expired_deployment(app: App, now: Instant) -> PendingSwap | None:
 
 
 def _task_hubs_by_key(app: App) -> dict[HubKey, str]:
-    """The task hubs in slots and the retired ones."""
-    task_hubs = [*(slot.task_hub for slot in app.slots.values() if slot), *(hub.task_hub for hub in app.retired)]
-    return {hub_key(task_hub): task_hub for task_hub in task_hubs}
+    """The task hubs of the app."""
+    return {hub_key(task_hub): task_hub for task_hub in app.list_task_hubs()}
 
 
 def _check_adoption(app: App, command: RegisterCommand) -> Refusal | None:
@@ -186,6 +217,14 @@ def _adoption_details(task_hubs: Sequence[str], proof: OwnershipProof | None) ->
 def _change_details(before: App, after: App) -> dict[str, Any]:
     """The details of a registration for the audit log: only what it changed."""
     details: dict[str, Any] = {}
+    if after.model is not before.model:
+        details["model"] = after.model.value
+    if after.releases != before.releases:
+        details["releases"] = {
+            version: {"taskHub": release.task_hub, "address": release.address}
+            for version, release in after.releases.items()
+            if release != before.releases.get(version)
+        }
     if after.slots != before.slots:
         details["slots"] = {
             name: {"taskHub": slot.task_hub, "version": slot.version} if slot else None

@@ -14,7 +14,9 @@ from state_api.domain.releases import other_run_refusals, refusals, slot_refusal
 from state_api.domain.releases.apps import App, Deployment, RetiredHub, Slot, Transition
 from state_api.domain.releases.commands import AbandonCommand, StageCommand
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.side_by_side.releases import Model
 from state_api.domain.releases.transition_checks import (
+    check_model,
     check_name_is_new,
     check_no_pending_swap,
     check_slot_exists,
@@ -54,7 +56,7 @@ def is_staged_by(app: App, command: StageCommand, now: Instant) -> bool:
         and app.slot_holding(deployment.task_hub) == deployment.slot
         and deployment.run_id == command.caller.run_id(command.task_hub)
         and same_hub(deployment.task_hub, command.task_hub)
-        and deployment.slot.lower() == command.slot.lower()
+        and deployment.slot == app.registered_slot_name(command.slot)
     )
 
 
@@ -68,10 +70,10 @@ def is_staged_in_slot(app: App, command: StageCommand) -> bool:
 def stage_task_hub(app: App, command: StageCommand, evidence: StageEvidence, now: Instant) -> Transition | Refusal:
     """Put a new task hub into a slot and open a deployment for the caller's run.
 
-    Refusals: InvalidRequest, SlotNotFound, SwapPending, DeploymentInProgress, TaskHubInUse, TaskHubAlreadyUsed,
-    StagingNotReady, TaskHubUnavailable.
+    Refusals: WrongModel, InvalidRequest, SlotNotFound, SwapPending, DeploymentInProgress, TaskHubInUse,
+    TaskHubAlreadyUsed, StagingNotReady, TaskHubUnavailable.
     """
-    if refusal := _check_command(command):
+    if refusal := check_model(app, Model.SLOTS) or _check_command(command):
         return refusal
     if is_staged_by(app, command, now):
         # Nothing changes on record, but the caller will deploy over what the slot may still carry.
@@ -193,10 +195,10 @@ def _prove_unused(evidence: StageEvidence, now: Instant) -> OwnershipProof | Non
 def abandon_deployment(app: App, command: AbandonCommand, now: Instant) -> Transition | Refusal:
     """Close the open deployment of this task hub. The task hub stays in its slot and must drain there.
 
-    Refusals: SlotNotFound; SwapPending if a swap with this slot is pending; SwapMismatch if the slot holds another
-    task hub or another run holds the deployment.
+    Refusals: WrongModel; SlotNotFound; SwapPending if a swap with this slot is pending; SwapMismatch if the slot holds
+    another task hub or another run holds the deployment.
     """
-    if refusal := check_slot_exists(app, command.slot):
+    if refusal := check_model(app, Model.SLOTS) or check_slot_exists(app, command.slot):
         return refusal
     name = app.registered_slot_name(command.slot)
     if app.pending_swap is not None and app.pending_swap.slot == name:

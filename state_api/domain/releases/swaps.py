@@ -15,15 +15,16 @@ from state_api.domain.releases import other_run_refusals, slot_refusals
 from state_api.domain.releases.apps import App, PendingSwap, PriorHub, RetiredHub, Slot, Transition
 from state_api.domain.releases.commands import SwapCommand, SwapOutcome
 from state_api.domain.releases.refusals import Refusal
-from state_api.domain.releases.transition_checks import check_slot_exists
+from state_api.domain.releases.side_by_side.releases import Model
+from state_api.domain.releases.transition_checks import check_model, check_slot_exists
 
 
 def swap_slots(app: App, command: SwapCommand, now: Instant) -> Transition | Refusal:
     """Exchange production and the slot, or report on a swap that the platform carries out.
 
-    Refusals: InvalidRequest, SlotNotFound, SwapPending, SwapMismatch.
+    Refusals: WrongModel, InvalidRequest, SlotNotFound, SwapPending, SwapMismatch.
     """
-    if refusal := _check_not_production(command) or _check_pending_swap(app, command):
+    if refusal := check_model(app, Model.SLOTS) or _check_not_production(command) or _check_pending_swap(app, command):
         return refusal
     is_promoted = command.outcome is SwapOutcome.DONE and not command.rollback
     if is_promoted and (refusal := check_slot_exists(app, command.slot)):

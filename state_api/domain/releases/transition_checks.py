@@ -5,6 +5,13 @@ from state_api.domain.names import same_hub
 from state_api.domain.releases import other_run_refusals, refusals, slot_refusals
 from state_api.domain.releases.apps import App, Deployment
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.side_by_side.refusals import wrong_model
+from state_api.domain.releases.side_by_side.releases import Model
+
+
+def check_model(app: App, model: Model) -> Refusal | None:
+    """The operation is for apps of this model."""
+    return None if app.model is model else wrong_model(app, model)
 
 
 def check_no_pending_swap(app: App) -> Refusal | None:
@@ -18,10 +25,12 @@ def check_slot_exists(app: App, slot: str) -> Refusal | None:
 
 
 def check_name_is_new(app: App, task_hub: str, *, used_before: bool) -> Refusal | None:
-    """Refuse a task hub that was in a slot before. `used_before`: any app or event has used its name before."""
-    slot = app.slot_holding(task_hub)
-    if slot is not None:
-        return refusals.task_hub_in_use(app.name, slot, task_hub)
+    """Refuse a task hub that was in a slot or in a release before.
+
+    `used_before`: any app or event has used its name before."""
+    holder = app.find_holder(task_hub)
+    if holder is not None:
+        return refusals.task_hub_in_use(app.name, holder, task_hub)
     if used_before or any(same_hub(retired.task_hub, task_hub) for retired in app.retired):
         return refusals.task_hub_already_used(task_hub)
     return None

@@ -16,8 +16,8 @@ def waiver_expiry_invalid(max_days: int) -> Refusal:
 def task_hub_not_of_app(app: App, task_hub: str) -> Refusal:
     return Refusal(
         TaskHubNotFound,
-        f"no slot of app {app.name} holds task hub {task_hub}, and it is not retired. GetApp lists the task hubs that "
-        "a waiver can be for",
+        f"no slot or release of app {app.name} holds task hub {task_hub}, and it is not retired. GetApp lists the task "
+        "hubs that a waiver can be for",
         {"taskHub": task_hub},
     )
 

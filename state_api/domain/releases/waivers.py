@@ -55,8 +55,7 @@ def _check_waiver(app: App, command: WaiveCommand, now: Instant) -> Refusal | No
         return waiver_refusals.waiver_for_entity()
     if not now < command.expires_at <= now + seconds(86_400 * MAX_WAIVER_DAYS):
         return waiver_refusals.waiver_expiry_invalid(MAX_WAIVER_DAYS)
-    task_hubs = [slot.task_hub for slot in app.slots.values() if slot] + [hub.task_hub for hub in app.retired]
-    if hub_key(command.task_hub) not in map(hub_key, task_hubs):
+    if hub_key(command.task_hub) not in map(hub_key, app.list_task_hubs()):
         return waiver_refusals.task_hub_not_of_app(app, command.task_hub)
     return None
 

@@ -1,12 +1,14 @@
-"""Responses with an app: its slots, policy, open deployment, pending swap, retired task hubs and waivers."""
+"""Responses with an app: its slots or releases, policy, open deployment, pending swap, retired task hubs, waivers."""
 
 from pydantic import Field
 
 from state_api.domain.instants import Instant, format_instant
 from state_api.domain.readiness.exemptions import Waiver
-from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.policy import Policy, QuiesceOrder
 from state_api.domain.releases.apps import App, Deployment, PendingSwap, ProviderConfig, RetiredHub, Slot
+from state_api.domain.releases.side_by_side.releases import Model, find_state
 from state_api.http.responses.base import ResponseModel, Timestamp
+from state_api.http.responses.releases import ReleaseResponse, RemovedReleaseResponse, RoutingResponse
 
 
 class SlotResponse(ResponseModel):
@@ -47,6 +49,11 @@ class PolicyResponse(ResponseModel):
     missing_task_hub_is_drained: bool
     message_visibility_seconds: int
     ignore_messages: bool
+    max_releases: int | None
+    address_pattern: str | None
+    sticky_after_promotion: bool
+    quiesce_functions: list[str]
+    quiesce_order: QuiesceOrder
 
     @classmethod
     def of(cls, policy: Policy) -> "PolicyResponse":
@@ -62,13 +69,18 @@ class PolicyResponse(ResponseModel):
             missing_task_hub_is_drained=policy.missing_task_hub_is_drained,
             message_visibility_seconds=policy.message_visibility_seconds,
             ignore_messages=policy.ignore_messages,
+            max_releases=policy.max_releases,
+            address_pattern=policy.address_pattern,
+            sticky_after_promotion=policy.sticky_after_promotion,
+            quiesce_functions=list(policy.quiesce_functions),
+            quiesce_order=policy.quiesce_order,
         )
 
 
 class DeploymentResponse(ResponseModel):
     task_hub: str
     version: str | None
-    slot: str
+    slot: str | None = Field(description="Null for a release side by side.")
     started_at: Timestamp
     by: str
     run_url: str | None
@@ -163,11 +175,15 @@ class WaiverResponse(ResponseModel):
 
 class AppResponse(ResponseModel):
     app: str
+    model: Model
     slots: dict[str, SlotResponse | None]
     policy: PolicyResponse
     task_hubs: ProviderConfigResponse | None
     deployment: DeploymentResponse | None
     pending_swap: PendingSwapResponse | None
+    releases: dict[str, ReleaseResponse] = Field(description="The releases that are not removed, by version.")
+    removed_releases: list[RemovedReleaseResponse] = Field(description="The last 20 removed releases, newest first.")
+    routing: RoutingResponse | None = Field(description="Null for an app with slots.")
     retired: list[RetiredTaskHubResponse]
     waivers: list[WaiverResponse] = Field(description="The waivers that have not expired.")
     updated_at: Timestamp
@@ -175,13 +191,21 @@ class AppResponse(ResponseModel):
 
     @classmethod
     def of(cls, app: App, now: Instant) -> "AppResponse":
+        has_slots = app.model is Model.SLOTS
         return cls(
             app=app.name,
-            slots={name: SlotResponse.of(slot) for name, slot in app.slots.items()},
+            model=app.model,
+            slots={name: SlotResponse.of(slot) for name, slot in app.slots.items()} if has_slots else {},
             policy=PolicyResponse.of(app.policy),
             task_hubs=ProviderConfigResponse.of(app.provider_config),
             deployment=DeploymentResponse.of(app.get_open_deployment(now)),
             pending_swap=PendingSwapResponse.of(app.pending_swap),
+            releases={
+                version: ReleaseResponse.of(release, app.routing, find_state(release, app.routing))
+                for version, release in app.releases.items()
+            },
+            removed_releases=[RemovedReleaseResponse.of(removed) for removed in app.removed_releases],
+            routing=None if has_slots else RoutingResponse.of(app.routing),
             retired=[RetiredTaskHubResponse.of(retired) for retired in app.retired],
             waivers=[WaiverResponse.of(waiver) for waiver in app.waivers if now < waiver.expires_at],
             updated_at=format_instant(app.updated_at),

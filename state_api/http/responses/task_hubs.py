@@ -34,6 +34,7 @@ class TaskHubResponse(ResponseModel):
         description="The proof that the task hub belongs to the app at its provider. Cleanup deletes nothing else."
     )
     slot: str | None = Field(description="The slot that has the task hub now.")
+    release: str | None = Field(description="The version of the release that has the task hub now.")
     closed: bool = Field(
         description="Whether Cleanup or DeleteTaskHub has removed its records. No more events are recorded then."
     )
@@ -55,7 +56,8 @@ class TaskHubResponse(ResponseModel):
             task_hub=status.record.name,
             app=status.record.app,
             proof=OwnershipProofResponse.of(status.record.proof),
-            slot=status.slot,
+            slot=status.holder.name if status.holder is not None and status.holder.kind == "slot" else None,
+            release=status.holder.name if status.holder is not None and status.holder.kind == "release" else None,
             closed=status.record.closed,
             events_in_quarantine=status.has_waiting_events,
             active_count=len(activity.active),

@@ -9,9 +9,11 @@ from state_api.domain.readiness.evidence import ActiveInstance, ProbeResult, Pro
 from state_api.domain.readiness.messages import MessageEvidence
 from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.reasons import ReasonCode, WarningCode
-from state_api.domain.readiness.verdict import WaivedInstance
+from state_api.domain.readiness.verdict import Verdict, WaivedInstance
+from state_api.domain.releases.side_by_side.releases import ReleaseState
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
 from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
+from state_api.services.release_status import AssessedRelease
 from state_api.services.slot_status import SlotStatus
 
 MAX_LISTED_INSTANCES = 20
@@ -130,14 +132,31 @@ class EvidenceResponse(ResponseModel):
     probe: ProbeResponse | None
 
 
-class VerdictResponse(ResponseModel):
+class _SlotResponse(ResponseModel):
+    """The subject of a verdict on a slot. Its members come first in the JSON."""
+
     app: str
     slot: str
+    task_hub: str | None
+    version: str | None
+
+
+class _ReleaseResponse(ResponseModel):
+    """The subject of a verdict on a release. Its members come first in the JSON."""
+
+    app: str
+    version: str
+    task_hub: str
+    state: ReleaseState
+    traffic: int = Field(description="The percents of the requests that the release gets.")
+
+
+class _AssessmentResponse(ResponseModel):
+    """What every verdict says, about a slot or a release."""
+
     status: Literal["Ready", "NotReady"]
     ready: bool
     has_running: bool
-    task_hub: str | None
-    version: str | None
     assurance: Assurance
     reasons: list[ReasonResponse]
     warnings: list[WarningResponse] = Field(description="Limits of the evidence. A warning does not block.")
@@ -151,16 +170,12 @@ class VerdictResponse(ResponseModel):
     retry_after_seconds: int | None
 
     @classmethod
-    def of(cls, status: SlotStatus) -> "VerdictResponse":
-        verdict, evidence = status.verdict, status.verdict.evidence
-        return cls(
-            app=status.app.name,
-            slot=status.slot_name,
+    def of_verdict(cls, verdict: Verdict) -> "_AssessmentResponse":
+        evidence = verdict.evidence
+        return _AssessmentResponse(
             status="Ready" if verdict.ready else "NotReady",
             ready=verdict.ready,
             has_running=verdict.has_running,
-            task_hub=status.slot.task_hub if status.slot else None,
-            version=status.slot.version if status.slot else None,
             assurance=verdict.assurance,
             reasons=[ReasonResponse(code=reason.code, message=reason.message) for reason in verdict.reasons],
             warnings=[WarningResponse(code=warning.code, message=warning.message) for warning in verdict.warnings],
@@ -176,4 +191,33 @@ class VerdictResponse(ResponseModel):
             ),
             checked_at=format_instant(verdict.checked_at),
             retry_after_seconds=verdict.retry_after_seconds,
+        )
+
+
+class VerdictResponse(_AssessmentResponse, _SlotResponse):
+    """The verdict on a slot."""
+
+    @classmethod
+    def of(cls, status: SlotStatus) -> "VerdictResponse":
+        return cls(
+            **dict(_AssessmentResponse.of_verdict(status.verdict)),
+            app=status.app.name,
+            slot=status.slot_name,
+            task_hub=status.slot.task_hub if status.slot else None,
+            version=status.slot.version if status.slot else None,
+        )
+
+
+class ReleaseVerdictResponse(_AssessmentResponse, _ReleaseResponse):
+    """The verdict on a release."""
+
+    @classmethod
+    def of(cls, status: AssessedRelease) -> "ReleaseVerdictResponse":
+        return cls(
+            **dict(_AssessmentResponse.of_verdict(status.verdict)),
+            app=status.app.name,
+            version=status.release.version,
+            task_hub=status.release.task_hub,
+            state=status.state,
+            traffic=status.app.routing.share_of(status.release.version),
         )

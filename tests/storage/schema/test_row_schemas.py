@@ -15,9 +15,11 @@ from state_api.storage.schema import (
     INSTANCE_SCHEMA,
     PROBE_SCHEMA,
     QUARANTINE_SCHEMA,
+    ROUTER_SCHEMA,
     SCHEMA_PROPERTY,
     TASK_HUB_SCHEMA,
     TASK_HUB_STATE_SCHEMA,
+    VERSION_SCHEMA,
     RowSchema,
 )
 from state_api.storage.tables import APPS_TABLE, QUARANTINE_TABLE, TASK_HUBS_TABLE, instance_table_name
@@ -36,7 +38,7 @@ SCHEMAS = [value for value in vars(schema).values() if isinstance(value, RowSche
 
 
 def test_every_kind_of_row_has_its_own_name() -> None:
-    assert len(SCHEMAS) == len({row_schema.row_kind for row_schema in SCHEMAS}) == 9
+    assert len(SCHEMAS) == len({row_schema.row_kind for row_schema in SCHEMAS}) == 11
 
 
 def test_the_schemas_that_these_tests_call_newer_and_older_are_unknown() -> None:
@@ -66,7 +68,8 @@ def expected_schema(table: str, row: Row) -> RowSchema:
     """The schema of the kind of row that the keys identify."""
     partition, key = row["PartitionKey"], row["RowKey"]
     if table == APPS_TABLE:
-        return APP_INDEX_SCHEMA if partition == "|apps" else AUDIT_SCHEMA if key.startswith("audit|") else APP_SCHEMA
+        kinds = {"audit": AUDIT_SCHEMA, "version": VERSION_SCHEMA, "router": ROUTER_SCHEMA}
+        return APP_INDEX_SCHEMA if partition == "|apps" else kinds.get(key.split("|")[0], APP_SCHEMA)
     if table == TASK_HUBS_TABLE:
         return TASK_HUB_SCHEMA
     if table == QUARANTINE_TABLE:

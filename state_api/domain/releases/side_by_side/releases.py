@@ -1,0 +1,167 @@
+"""Releases side by side: a Function App of its own for every version, and the share of the requests that each gets from
+a router. These values are a part of `App`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from state_api.domain.instants import Instant
+
+MAX_RELEASES = 50
+"""The most releases that an app can have at a time. All of them are in one row and in one document."""
+MAX_REMOVED_RELEASES = 20
+"""How many removed releases an app lists, the newest ones."""
+STICKY_MAX_AGE_SECONDS = 3600
+"""How long the cookie lasts that keeps a visitor with a release."""
+
+
+class Model(StrEnum):
+    """How the versions of an app are deployed: into slots of one Function App, or as Function Apps side by side."""
+
+    SLOTS = "slots"
+    SIDE_BY_SIDE = "sideBySide"
+
+
+class ReleaseState(StrEnum):
+    """Where a release is in its life.
+
+    - `Staged`: it never had traffic. A router sends it only requests with its override token.
+    - `Serving`: it has traffic.
+    - `Draining`: it had traffic and has none now.
+    - `Drained`: it is draining, and its verdict is Ready.
+    - `Removing`: its Function App is being deleted.
+    - `Removed`: its Function App is deleted.
+    """
+
+    STAGED = "Staged"
+    SERVING = "Serving"
+    DRAINING = "Draining"
+    DRAINED = "Drained"
+    REMOVING = "Removing"
+    REMOVED = "Removed"
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTokens:
+    """Random texts, by which a router recognizes the visitors of a release. The two differ, so that a visitor can
+    neither choose a release nor keep an aborted one."""
+
+    sticky: str
+    override: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingChange:
+    """The routing revision from which on a router sends nothing more to a release, and when it was written."""
+
+    revision: int
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRemoval:
+    """The removal of a release that has begun and whose outcome is unknown.
+
+    `change`: the routing revision that shows the release as `Removing`.
+    """
+
+    change: RoutingChange
+    started_by: str
+    run_url: str | None
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One release.
+
+    - `address`: the origin of its Function App.
+    - `first_traffic_at`: None if it never had traffic.
+    - `traffic_end`: the change that took its traffic away; None while it has traffic, and if it never had any.
+    - `sticky_until`: until then its visitors stay with it although it has lost its traffic.
+    - `removal`: None unless its removal is pending.
+    """
+
+    version: str
+    task_hub: str
+    address: str
+    tokens: ReleaseTokens = field(repr=False)
+    registered_at: Instant
+    first_traffic_at: Instant | None = None
+    traffic_end: RoutingChange | None = None
+    sticky_until: Instant | None = None
+    removal: PendingRemoval | None = None
+
+    @property
+    def had_traffic(self) -> bool:
+        """Whether the release has traffic or had some."""
+        return self.first_traffic_at is not None
+
+    def is_sticky(self, now: Instant) -> bool:
+        """Whether visitors may stay with the release although it has lost its traffic."""
+        return self.sticky_until is not None and now < self.sticky_until
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedRelease:
+    """A release whose Function App is deleted. `last_traffic_at` is None if it never had traffic."""
+
+    version: str
+    task_hub: str
+    address: str
+    registered_at: Instant
+    first_traffic_at: Instant | None
+    last_traffic_at: Instant | None
+    removed_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How routers divide the requests of an app.
+
+    - `revision`: identifies the routing document. It only grows: it is the revision of the app that changed the
+      document.
+    - `active`: the version of the active release; None before the first promotion.
+    - `split`: the percents of the active release and of the candidate, which sum to 100. None sends all to the active
+      release.
+    """
+
+    revision: int = 0
+    updated_at: Instant = Instant(0)
+    active: str | None = None
+    split: Mapping[str, int] | None = None
+
+    def share_of(self, version: str) -> int:
+        """The percents of the requests that a release gets."""
+        if self.split is not None:
+            return self.split.get(version, 0)
+        return 100 if version == self.active else 0
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The versions with traffic, the active one first."""
+        if self.active is None:
+            return ()
+        return (self.active, *(version for version in self.split or {} if version != self.active))
+
+
+@dataclass(frozen=True, slots=True)
+class RouterAcknowledgement:
+    """The routing revision that a router routes by.
+
+    `since`: when it first said so. `seen_at`: when it last asked, to some minutes.
+    """
+
+    router: str
+    revision: int
+    since: Instant
+    seen_at: Instant
+
+
+def find_state(release: Release, routing: Routing) -> ReleaseState:
+    """The state of a release. Without a verdict it is never Drained."""
+    if release.removal is not None:
+        return ReleaseState.REMOVING
+    if routing.share_of(release.version):
+        return ReleaseState.SERVING
+    return ReleaseState.DRAINING if release.had_traffic else ReleaseState.STAGED

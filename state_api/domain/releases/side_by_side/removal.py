@@ -1,0 +1,160 @@
+"""DeleteRelease: remove a release in two steps around the deletion of its Function App.
+
+A pipeline announces the removal (outcome Pending), deletes the Function App, and reports the outcome (Done or Failed).
+From Pending on, no traffic can be given to the release, because its Function App may be gone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from state_api.domain.instants import Instant
+from state_api.domain.names import same_hub
+from state_api.domain.readiness.verdict import Verdict
+from state_api.domain.releases import other_run_refusals
+from state_api.domain.releases.apps import App, RetiredHub, Transition
+from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.side_by_side import refusals as release_refusals
+from state_api.domain.releases.side_by_side.commands import RemovalOutcome, RemoveReleaseCommand
+from state_api.domain.releases.side_by_side.documents import next_routing_revision
+from state_api.domain.releases.side_by_side.releases import (
+    MAX_REMOVED_RELEASES,
+    Model,
+    PendingRemoval,
+    Release,
+    RemovedRelease,
+    RouterAcknowledgement,
+    RoutingChange,
+)
+from state_api.domain.releases.side_by_side.verdicts import (
+    ReleaseUse,
+    assess_release,
+    find_blocking_release_deployment,
+    find_use,
+)
+from state_api.domain.releases.transition_checks import check_model
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalEvidence:
+    """What is known of the release. `verdict`: that on its task hub, which was read after the app and the
+    acknowledgements; None if `needs_removal_verdict` is false."""
+
+    verdict: Verdict | None = None
+    acknowledgements: Sequence[RouterAcknowledgement] = ()
+
+
+def needs_removal_verdict(app: App, command: RemoveReleaseCommand, now: Instant) -> bool:
+    """Whether the command depends on a verdict on the release's task hub."""
+    release = app.releases.get(command.version)
+    return (
+        release is not None
+        and release.removal is None
+        and command.outcome is not RemovalOutcome.FAILED
+        and _check_unused(app, release, command, now) is None
+    )
+
+
+def remove_release(
+    app: App, command: RemoveReleaseCommand, evidence: RemovalEvidence, now: Instant
+) -> Transition | Refusal:
+    """Begin to remove a release, or report on the deletion of its Function App.
+
+    Done without Pending removes a release whose Function App is deleted already, under the same conditions as Pending.
+
+    Refusals: WrongModel, ReleaseNotFound, ReleaseRemoved, RemovalPending, DeploymentInProgress, ReleaseInUse,
+    ReleaseNotDrained.
+    """
+    if refusal := check_model(app, Model.SIDE_BY_SIDE):
+        return refusal
+    release = app.releases.get(command.version)
+    if release is None:
+        return _repeat(app, command)
+    if command.outcome is RemovalOutcome.FAILED:
+        return _revert(app, release)
+    if release.removal is None and (refusal := _check_removable(app, release, command, evidence, now)):
+        return refusal
+    if command.outcome is RemovalOutcome.DONE:
+        return _finish(app, release, now)
+    return _begin(app, release, command, now)
+
+
+def _repeat(app: App, command: RemoveReleaseCommand) -> Transition | Refusal:
+    """The answer for a release that the app does not have: a repeated Done changes nothing."""
+    if all(removed.version != command.version for removed in app.removed_releases):
+        return release_refusals.release_not_found(app, command.version)
+    if command.outcome is RemovalOutcome.DONE:
+        return Transition(app, "DeleteRelease", changed=False)
+    return release_refusals.release_removed(app, command.version)
+
+
+def _check_removable(
+    app: App, release: Release, command: RemoveReleaseCommand, evidence: RemovalEvidence, now: Instant
+) -> Refusal | None:
+    if refusal := _check_unused(app, release, command, now):
+        return refusal
+    assert evidence.verdict is not None, "a verdict is needed to remove a release"
+    use = ReleaseUse(evidence.acknowledgements, None, now)
+    verdict = assess_release(app, release, use, evidence.verdict)
+    return None if verdict.ready else release_refusals.release_not_drained(app, release, verdict)
+
+
+def _check_unused(app: App, release: Release, command: RemoveReleaseCommand, now: Instant) -> Refusal | None:
+    """No run is deploying the release, except the caller's, and it has no traffic."""
+    deployment = find_blocking_release_deployment(app, release, command.caller.run_id(release.task_hub), now)
+    if deployment is not None:
+        return other_run_refusals.deployment_in_progress(app, deployment, now)
+    reason = find_use(release, app.routing, now)
+    return None if reason is None else release_refusals.release_in_use(app, release, reason)
+
+
+def _begin(app: App, release: Release, command: RemoveReleaseCommand, now: Instant) -> Transition | Refusal:
+    """Record the removal as pending. While it is pending, only its run may begin it again, until the policy's timeout
+    for deployments has ended."""
+    run_id = command.caller.run_id(release.task_hub)
+    pending = release.removal
+    if pending is not None and command.caller.run_url and pending.run_id == run_id:
+        return Transition(app, "DeleteRelease", changed=False)
+    if pending is not None and now < app.removal_expires_at(pending):
+        return release_refusals.removal_pending(app, release, pending, now)
+    change = RoutingChange(next_routing_revision(app), now) if pending is None else pending.change
+    removal = PendingRemoval(change, command.caller.name, command.caller.run_url, run_id)
+    return _replace_release(app, replace(release, removal=removal), RemovalOutcome.PENDING)
+
+
+def _revert(app: App, release: Release) -> Transition:
+    """The Function App was not deleted: the release is as it was before."""
+    if release.removal is None:
+        return Transition(app, "DeleteRelease", changed=False)
+    return _replace_release(app, replace(release, removal=None), RemovalOutcome.FAILED)
+
+
+def _replace_release(app: App, release: Release, outcome: RemovalOutcome) -> Transition:
+    changed = replace(app, releases={**app.releases, release.version: release})
+    return Transition(changed, "DeleteRelease", _removal_details(release, outcome))
+
+
+def _finish(app: App, release: Release, now: Instant) -> Transition:
+    """The Function App is deleted: the release is removed, and its task hub retires."""
+    removed = RemovedRelease(
+        release.version,
+        release.task_hub,
+        release.address,
+        release.registered_at,
+        release.first_traffic_at,
+        release.traffic_end.at if release.traffic_end is not None else None,
+        now,
+    )
+    deployment = app.get_open_deployment(now)
+    is_closed = deployment is not None and same_hub(deployment.task_hub, release.task_hub)
+    changed = replace(
+        app,
+        releases={version: other for version, other in app.releases.items() if version != release.version},
+        removed_releases=(removed, *app.removed_releases)[:MAX_REMOVED_RELEASES],
+        retired=(*app.retired, RetiredHub(release.task_hub, release.version, now)),
+        deployment=None if is_closed else deployment,
+    )
+    return Transition(changed, "DeleteRelease", _removal_details(release, RemovalOutcome.DONE))
+
+
+def _removal_details(release: Release, outcome: RemovalOutcome) -> dict[str, str]:
+    return {"outcome": outcome.value, "version": release.version, "taskHub": release.task_hub}

@@ -1,0 +1,145 @@
+"""PutRouting and ForgetRouter: give traffic to releases, and stop waiting for a router."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from state_api.domain.instants import Instant, seconds
+from state_api.domain.names import same_hub
+from state_api.domain.releases.apps import App, Transition
+from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.side_by_side import refusals
+from state_api.domain.releases.side_by_side.commands import ForgetRouterCommand, RouteCommand
+from state_api.domain.releases.side_by_side.documents import next_routing_revision
+from state_api.domain.releases.side_by_side.registration import check_address_allowed
+from state_api.domain.releases.side_by_side.releases import (
+    STICKY_MAX_AGE_SECONDS,
+    Model,
+    Release,
+    RouterAcknowledgement,
+    Routing,
+    RoutingChange,
+)
+from state_api.domain.releases.transition_checks import check_model
+from state_api.domain.task_hubs.ownership import ProviderUnavailable
+
+_RELEASES_IN_SPLIT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingEvidence:
+    """Whether the releases of `find_unproven_releases` have started, by version: whether the task hub of each exists,
+    or why its provider is unavailable."""
+
+    started: Mapping[str, bool | ProviderUnavailable] = field(default_factory=dict)
+
+
+def find_unproven_releases(app: App, command: RouteCommand) -> tuple[Release, ...]:
+    """The releases that get traffic for the first time. A release that had traffic before has started, so a rollback
+    does not depend on the provider."""
+    routing = _new_routing(app, command)
+    releases = (app.releases.get(version) for version in routing.versions)
+    return tuple(release for release in releases if release is not None and not release.had_traffic)
+
+
+def change_routing(app: App, command: RouteCommand, evidence: RoutingEvidence, now: Instant) -> Transition | Refusal:
+    """Give traffic to the releases that the command names, and to no other.
+
+    Refusals: WrongModel, InvalidRequest, ReleaseNotFound, ReleaseRemoved, AddressNotAllowed, ReleaseNotDeployed,
+    TaskHubUnavailable.
+    """
+    if refusal := check_model(app, Model.SIDE_BY_SIDE) or _check_split(command):
+        return refusal
+    routing = _new_routing(app, command)
+    for version in routing.versions:
+        if refusal := check_release_routable(app, version, evidence):
+            return refusal
+    if routing == app.routing:
+        return Transition(app, "PutRouting", changed=False)
+    releases = {
+        version: _with_share(app, release, routing.share_of(version), now) for version, release in app.releases.items()
+    }
+    deployment = app.get_open_deployment(now)
+    if deployment is not None and any(
+        routing.share_of(release.version) and same_hub(release.task_hub, deployment.task_hub)
+        for release in releases.values()
+    ):
+        deployment = None
+    changed = replace(app, routing=routing, releases=releases, deployment=deployment)
+    return Transition(changed, "PutRouting", {"from": _routing_details(app.routing), "to": _routing_details(routing)})
+
+
+def _new_routing(app: App, command: RouteCommand) -> Routing:
+    """The routing of the command. A split that gives all to one release is none."""
+    split = command.split if command.split is not None and len(command.split) > 1 else None
+    return replace(app.routing, active=command.active, split=None if split is None else dict(split))
+
+
+def _check_split(command: RouteCommand) -> Refusal | None:
+    split = command.split
+    if split is None:
+        return None
+    if command.active not in split:
+        return refusals.split_invalid(
+            f"the active release {command.active} is not in split: add it, or leave out split"
+        )
+    if len(split) > _RELEASES_IN_SPLIT:
+        return refusals.split_invalid(
+            "split divides the requests between the active release and one other: name two releases"
+        )
+    if any(percent < 1 for percent in split.values()) or sum(split.values()) != 100:
+        return refusals.split_invalid(
+            f"the percents in split are {', '.join(map(str, split.values()))}: use whole numbers from 1 that sum to 100"
+        )
+    return None
+
+
+def check_release_routable(app: App, version: str, evidence: RoutingEvidence) -> Refusal | None:
+    """The release may have traffic: it is registered, not being removed, and has started."""
+    release = app.releases.get(version)
+    if release is None:
+        if any(removed.version == version for removed in app.removed_releases):
+            return refusals.release_removed(app, version)
+        return refusals.release_not_found(app, version)
+    if release.removal is not None:
+        return refusals.release_removed(app, version)
+    if app.routing.share_of(version):
+        return None
+    if refusal := check_address_allowed(app, release.address):
+        return refusal
+    started = evidence.started.get(version, True)
+    if isinstance(started, ProviderUnavailable):
+        return refusals.start_unknown(app, release, started)
+    return None if started else refusals.release_not_deployed(app, release)
+
+
+def _with_share(app: App, release: Release, share: int, now: Instant) -> Release:
+    """The release with its times of traffic as a change of its share leaves them."""
+    if share:
+        first = now if release.first_traffic_at is None else release.first_traffic_at
+        return replace(release, first_traffic_at=first, traffic_end=None, sticky_until=None)
+    if not app.routing.share_of(release.version):
+        return release
+    # Kept on the release, so that a later change of the policy cannot shorten a time that routers know.
+    sticky_until = Instant(now + seconds(STICKY_MAX_AGE_SECONDS)) if app.policy.sticky_after_promotion else None
+    end = RoutingChange(next_routing_revision(app), now)
+    return replace(release, traffic_end=end, sticky_until=sticky_until)
+
+
+def _routing_details(routing: Routing) -> dict[str, Any]:
+    """The routing for the audit log."""
+    details: dict[str, Any] = {"active": routing.active}
+    return details if routing.split is None else details | {"split": dict(routing.split)}
+
+
+def forget_router(
+    app: App, command: ForgetRouterCommand, acknowledgements: Sequence[RouterAcknowledgement]
+) -> Transition | Refusal:
+    """Do not wait for this router any more. If it asks again, it counts again. Refusals: WrongModel, RouterNotFound."""
+    if refusal := check_model(app, Model.SIDE_BY_SIDE):
+        return refusal
+    known = next((router for router in acknowledgements if router.router == command.router), None)
+    if known is None:
+        return refusals.router_not_found(app, command.router)
+    details = {"router": known.router, "revision": known.revision}
+    return Transition(app, "ForgetRouter", details, forgotten_router=known.router)

@@ -1,0 +1,195 @@
+"""The verdict on a release: may it be removed? That is when no router sends requests to it and its task hub has
+drained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from state_api.domain.instants import Instant, format_duration, format_instant, seconds
+from state_api.domain.names import same_hub
+from state_api.domain.readiness.evidence import ProbeStatus
+from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode, ceil_seconds, deployment_in_progress_reason
+from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict
+from state_api.domain.readiness.waiting import NO_END
+from state_api.domain.releases.apps import App, Deployment
+from state_api.domain.releases.side_by_side.releases import (
+    Release,
+    ReleaseState,
+    RouterAcknowledgement,
+    Routing,
+    RoutingChange,
+    find_state,
+)
+from state_api.domain.releases.transition_checks import find_blocking_deployment
+
+ROUTER_DELAY_SECONDS = 60
+"""How long a router that asks under no name may send requests by an older document. Those in front of API Management
+read it every 15 s."""
+
+_ACKNOWLEDGEMENT_INTERVAL_SECONDS = 5
+"""How often requests that wait look at acknowledgements."""
+
+_MAX_NAMED_ROUTERS = 3
+
+
+def find_use(release: Release, routing: Routing, now: Instant) -> ReadinessReason | None:
+    """The reason ReleaseInUse: the release has traffic, or visitors stay with it."""
+    share = routing.share_of(release.version)
+    if share:
+        message = f"release {release.version} gets {share} % of the requests. Give them to another one with PutRouting"
+    elif release.sticky_until is not None and release.is_sticky(now):
+        message = (
+            f"visitors stay with release {release.version} until {format_instant(release.sticky_until)}, by the policy "
+            "stickyAfterPromotion"
+        )
+    else:
+        return None
+    return ReadinessReason(ReasonCode.RELEASE_IN_USE, message)
+
+
+def find_closing_change(release: Release) -> RoutingChange | None:
+    """The routing change since which routers send nothing to the release. None for a staged release, which can be
+    reached by its override token until its removal begins."""
+    if release.traffic_end is not None:
+        return release.traffic_end
+    return release.removal.change if release.removal is not None else None
+
+
+def _find_delay_end(release: Release, change: RoutingChange) -> Instant:
+    """When routers that ask under no name send nothing to the release any more."""
+    return Instant(max(change.at, release.sticky_until or change.at) + seconds(ROUTER_DELAY_SECONDS))
+
+
+def find_quiet_since(release: Release, acknowledgements: Sequence[RouterAcknowledgement]) -> Instant | None:
+    """The time from which on no router sends a request to the release, if every named router has acknowledged the
+    change. A probe must begin after it. None for a staged release."""
+    change = find_closing_change(release)
+    if change is None:
+        return None
+    acknowledged = (router.since for router in acknowledgements if router.revision >= change.revision)
+    return max([_find_delay_end(release, change), *acknowledged])
+
+
+def find_lagging_routers(
+    release: Release, acknowledgements: Sequence[RouterAcknowledgement], now: Instant
+) -> ReadinessReason | None:
+    """The reason RoutersBehind: a router may still send requests to the release."""
+    change = find_closing_change(release)
+    if change is None:
+        return None
+    behind = [router.router for router in acknowledgements if router.revision < change.revision]
+    if behind:
+        names = ", ".join(behind[:_MAX_NAMED_ROUTERS])
+        if len(behind) > _MAX_NAMED_ROUTERS:
+            names += f" and {len(behind) - _MAX_NAMED_ROUTERS} more"
+        message = (
+            f"these routers have not confirmed routing revision {change.revision}, without release {release.version}: "
+            f"{names}. Wait until they ask again; an administrator can remove one that is gone with ForgetRouter"
+        )
+        return ReadinessReason(ReasonCode.ROUTERS_BEHIND, message)
+    remaining = _find_delay_end(release, change) - now
+    if remaining <= 0:
+        return None
+    message = (
+        f"routers may send requests to release {release.version} for {format_duration(remaining)} more, because they "
+        "read the routing at intervals"
+    )
+    return ReadinessReason(ReasonCode.ROUTERS_BEHIND, message)
+
+
+def find_blocking_release_deployment(app: App, release: Release, run_id: str | None, now: Instant) -> Deployment | None:
+    """The open deployment of this release by another run than this one. None as `run_id` stands for a caller that has
+    no run."""
+    deployment = find_blocking_deployment(app, run_id, now)
+    return deployment if deployment is not None and same_hub(deployment.task_hub, release.task_hub) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseUse:
+    """What is known of the use of a release, besides the app.
+
+    - `acknowledgements`: those of the app's routers.
+    - `deployment`: the open deployment of the release by another run.
+    - `known_at`: when the app and the acknowledgements were read.
+    """
+
+    acknowledgements: Sequence[RouterAcknowledgement]
+    deployment: Deployment | None
+    known_at: Instant
+
+
+def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict) -> Verdict:
+    """The verdict on a release from the one on its task hub.
+
+    The task hub must be read after what `use` says, so that it contains what routers have sent until then."""
+    acknowledgements, now = use.acknowledgements, use.known_at
+    deployment = use.deployment.to_open_deployment() if use.deployment is not None else None
+    reasons = [
+        reason
+        for reason in (
+            deployment_in_progress_reason(deployment, now) if deployment is not None else None,
+            find_use(release, app.routing, now),
+            find_lagging_routers(release, acknowledgements, now),
+            _find_early_probe(release, acknowledgements, verdict),
+        )
+        if reason is not None
+    ]
+    if not reasons:
+        return verdict
+    return replace(
+        verdict,
+        ready=False,
+        reasons=(*reasons, *verdict.reasons),
+        retry_after_seconds=max(_retry_after_seconds(release, now), verdict.retry_after_seconds or 0),
+    )
+
+
+def find_blocked_until(app: App, release: Release, use: ReleaseUse) -> Instant | None:
+    """Until when something else than its task hub prevents the removal of a release; None if nothing else does.
+
+    Traffic ends with a change of the app. Acknowledgements change without one, so they are looked at again soon.
+    """
+    now, ends = use.known_at, list[Instant]()
+    if app.routing.share_of(release.version):
+        ends.append(NO_END)
+    if use.deployment is not None:
+        ends.append(app.deployment_expires_at(use.deployment))
+    change = find_closing_change(release)
+    if change is not None:
+        ends.append(_find_delay_end(release, change))
+        if any(router.revision < change.revision for router in use.acknowledgements):
+            ends.append(Instant(now + seconds(_ACKNOWLEDGEMENT_INTERVAL_SECONDS)))
+    return max((end for end in ends if end > now), default=None)
+
+
+def _find_early_probe(
+    release: Release, acknowledgements: Sequence[RouterAcknowledgement], verdict: Verdict
+) -> ReadinessReason | None:
+    """The reason ProbeStale: the verdict is Ready by a probe that began while routers could still send requests."""
+    probe, quiet_since = verdict.evidence.probe, find_quiet_since(release, acknowledgements)
+    if not verdict.ready or probe is None or probe.status is not ProbeStatus.COMPLETE or quiet_since is None:
+        return None
+    if probe.began_at >= quiet_since:
+        return None
+    return ReadinessReason(
+        ReasonCode.PROBE_STALE,
+        f"the last complete probe of task hub {release.task_hub} began at {format_instant(probe.began_at)}, when "
+        f"routers could still send requests to release {release.version}. It must begin after "
+        f"{format_instant(quiet_since)}",
+    )
+
+
+def _retry_after_seconds(release: Release, now: Instant) -> int:
+    """When the reason can end by itself at the earliest; a default if that is unknown."""
+    change = find_closing_change(release)
+    if change is None:
+        return DEFAULT_RETRY_AFTER_SECONDS
+    remaining = ceil_seconds(_find_delay_end(release, change) - now)
+    return remaining if remaining > 0 else DEFAULT_RETRY_AFTER_SECONDS
+
+
+def find_assessed_state(app: App, release: Release, verdict: Verdict | None) -> ReleaseState:
+    """The state of a release with its verdict; None if it was not assessed."""
+    state = find_state(release, app.routing)
+    if state is ReleaseState.DRAINING and verdict is not None and verdict.ready:
+        return ReleaseState.DRAINED
+    return state

@@ -1,0 +1,119 @@
+"""Operations that change the releases and the routing of an app. Like the other operations on an app, each gathers
+evidence, lets the domain decide, and writes conditionally."""
+
+import asyncio
+
+from state_api.backends.protocols import BackendRegistry
+from state_api.domain.instants import Instant
+from state_api.domain.readiness.requirements import VerificationMode
+from state_api.domain.releases.apps import App, Transition
+from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.side_by_side.commands import (
+    ForgetRouterCommand,
+    RegisterReleaseCommand,
+    RemoveReleaseCommand,
+    RouteCommand,
+)
+from state_api.domain.releases.side_by_side.registration import (
+    RegisterReleaseEvidence,
+    find_staged_release,
+    register_release,
+)
+from state_api.domain.releases.side_by_side.releases import Model
+from state_api.domain.releases.side_by_side.removal import RemovalEvidence, needs_removal_verdict, remove_release
+from state_api.domain.releases.side_by_side.routing import (
+    RoutingEvidence,
+    change_routing,
+    find_unproven_releases,
+    forget_router,
+)
+from state_api.domain.releases.transition_checks import check_model
+from state_api.services.ownership import Ownership
+from state_api.services.ports import Apps, Routers, TaskHubs
+from state_api.services.readiness import Readiness
+from state_api.services.releases import Precondition, Releases, new_release_tokens
+from state_api.services.verification import PROBE_TIMEOUT_SECONDS
+
+
+class SideBySideReleases:
+    """Every operation on releases side by side. Besides what the transition refuses, each raises AppNotFound,
+    PreconditionFailed, Conflict and StorageUnavailable."""
+
+    def __init__(
+        self,
+        *,
+        releases: Releases,
+        apps: Apps,
+        routers: Routers,
+        task_hubs: TaskHubs,
+        readiness: Readiness,
+        backends: BackendRegistry,
+    ) -> None:
+        self._releases = releases
+        self._apps = apps
+        self._routers = routers
+        self._readiness = readiness
+        self._ownership = Ownership(task_hubs, backends)
+
+    async def register_release(self, name: str, command: RegisterReleaseCommand, precondition: Precondition) -> App:
+        async def decide(app: App, now: Instant) -> Transition | Refusal:
+            if refusal := check_model(app, Model.SIDE_BY_SIDE):
+                return refusal
+            return register_release(app, command, await self._gather_release_evidence(app, command), now)
+
+        return await self._releases.update_app(name, command, precondition, decide)
+
+    async def remove_release(self, name: str, command: RemoveReleaseCommand, precondition: Precondition) -> App:
+        async def decide(app: App, now: Instant) -> Transition | Refusal:
+            evidence = RemovalEvidence()
+            if needs_removal_verdict(app, command, now):
+                evidence = await self._gather_removal_evidence(app, command)
+            return remove_release(app, command, evidence, now)
+
+        return await self._releases.update_app(name, command, precondition, decide)
+
+    async def change_routing(self, name: str, command: RouteCommand, precondition: Precondition) -> App:
+        async def decide(app: App, now: Instant) -> Transition | Refusal:
+            deadline = _deadline()
+            started = {
+                release.version: await self._ownership.has_started(app, release.task_hub, deadline)
+                for release in find_unproven_releases(app, command)
+            }
+            return change_routing(app, command, RoutingEvidence(started), now)
+
+        return await self._releases.update_app(name, command, precondition, decide)
+
+    async def forget_router(self, name: str, command: ForgetRouterCommand, precondition: Precondition) -> App:
+        async def decide(app: App, now: Instant) -> Transition | Refusal:
+            return forget_router(app, command, await self._routers.list_acknowledgements(app.name))
+
+        return await self._releases.update_app(name, command, precondition, decide)
+
+    async def _gather_release_evidence(self, app: App, command: RegisterReleaseCommand) -> RegisterReleaseEvidence:
+        """What a registration depends on. A staged release has claimed its names already. Raises TaskHubInUse and
+        TaskHubAlreadyUsed for a task hub of another app."""
+        tokens = new_release_tokens()
+        if find_staged_release(app, command) is not None:
+            return RegisterReleaseEvidence(tokens)
+        return RegisterReleaseEvidence(
+            tokens,
+            await self._apps.find_task_hub_of_version(app.name, command.version),
+            await self._releases.was_used_before(app, command.task_hub, command.caller),
+            await self._ownership.find_existing(app, command.task_hub, command.caller, _deadline()),
+        )
+
+    async def _gather_removal_evidence(self, app: App, command: RemoveReleaseCommand) -> RemovalEvidence:
+        """What a removal depends on. The task hub is read after the acknowledgements, so that it contains what routers
+        had sent."""
+        release = app.releases[command.version]
+        acknowledgements = await self._routers.list_acknowledgements(app.name)
+        verification = self._readiness.start_verification(VerificationMode.FRESH)
+        verdict = await self._readiness.assess_task_hub(
+            app, release.task_hub, verification, promoted=release.had_traffic
+        )
+        return RemovalEvidence(verdict, acknowledgements)
+
+
+def _deadline() -> float:
+    """When the reads of a provider for one request end, by the clock of the event loop."""
+    return asyncio.get_running_loop().time() + PROBE_TIMEOUT_SECONDS

@@ -1,0 +1,160 @@
+"""No sequence of operations on releases gives traffic to one that is removed, or loses one that may hold work."""
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from state_api.domain.errors import StateError
+from state_api.domain.instants import Instant, seconds
+from state_api.domain.names import hub_key
+from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import Verdict
+from state_api.domain.releases.apps import App, Caller
+from state_api.domain.releases.side_by_side.commands import RemovalOutcome
+from state_api.domain.releases.side_by_side.documents import build_document
+from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
+from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_closing_change
+from tests.domain.builders import ANNA, BEN, NOON, build_not_ready_verdict, build_ready_verdict
+from tests.domain.release_transitions import build_side_by_side_app, delete_release, post_release, put_routing
+
+VERSIONS = st.sampled_from(["1", "2", "3", "4"])
+CALLERS = st.sampled_from([ANNA, BEN])
+VERDICTS = st.sampled_from([build_ready_verdict(), build_ready_verdict(), build_not_ready_verdict()])
+ROUTERS = st.sampled_from(["envoy-0", "envoy-1"])
+
+
+class ReleaseSequences(RuleBasedStateMachine):
+    """One app, two runs, and two routers that read the routing document now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOON
+        self.app: App = build_side_by_side_app()
+        self.used: dict[str, str] = {}
+        self.removed: set[str] = set()
+        self.routers: dict[str, RouterAcknowledgement] = {}
+
+    @property
+    def acknowledgements(self) -> list[RouterAcknowledgement]:
+        return list(self.routers.values())
+
+    def accept(self, after: App) -> None:
+        """Take over the app that a transition has returned."""
+        assert after.routing.revision >= self.app.routing.revision, "the revision only grows"
+        if after is not self.app:
+            assert after.revision == self.app.revision + 1
+            if build_document(after) != build_document(self.app):
+                assert after.routing.revision == after.revision, "routers learn of every change"
+        self.app = after
+
+    @rule(duration=st.sampled_from([1, 30, 60, 3600]))
+    def wait(self, duration: int) -> None:
+        self.now = Instant(self.now + seconds(duration))
+
+    @rule(router=ROUTERS)
+    def read_routing(self, router: str) -> None:
+        """The router acknowledges the document that it has read before, and reads the present one."""
+        self.routers[router] = RouterAcknowledgement(router, self.app.routing.revision, self.now, self.now)
+
+    @rule(sticky=st.booleans())
+    def change_policy(self, *, sticky: bool) -> None:
+        self.app = replace(self.app, policy=Policy(sticky_after_promotion=sticky))
+
+    @rule(version=VERSIONS, caller=CALLERS, take_over=st.booleans())
+    def post_release(self, version: str, caller: Caller, *, take_over: bool) -> None:
+        before = self.app
+        earlier = None if version in before.releases else self.used.get(version)
+        try:
+            after = post_release(
+                before,
+                version,
+                caller=caller,
+                task_hub=f"hub{version}",
+                take_over=take_over,
+                reason="test",
+                earlier_task_hub=earlier,
+                now=self.now,
+            ).app
+        except StateError:
+            return
+        assert version not in self.removed, "a version is used only once"
+        assert after.routing.split == before.routing.split
+        assert after.routing.active == before.routing.active
+        self.used[version] = f"hub{version}"
+        self.accept(after)
+
+    @rule(active=VERSIONS, candidate=VERSIONS, percent=st.integers(-1, 101), is_split=st.booleans())
+    def put_routing(self, active: str, candidate: str, percent: int, *, is_split: bool) -> None:
+        split = {active: 100 - percent, candidate: percent} if is_split else None
+        try:
+            after = put_routing(self.app, active, split, now=self.now).app
+        except StateError:
+            return
+        assert after.routing.active == active
+        self.accept(after)
+
+    @rule(version=VERSIONS, caller=CALLERS, verdict=VERDICTS, outcome=st.sampled_from(RemovalOutcome))
+    def delete_release(self, version: str, caller: Caller, verdict: Verdict, outcome: RemovalOutcome) -> None:
+        before = self.app
+        release = before.releases.get(version)
+        try:
+            after = delete_release(
+                before,
+                version,
+                outcome,
+                caller=caller,
+                verdict=verdict,
+                acknowledgements=self.acknowledgements,
+                now=self.now,
+            ).app
+        except StateError:
+            return
+        if release is not None and release.removal is None and after is not before:
+            use = ReleaseUse(self.acknowledgements, None, self.now)
+            assert assess_release(before, release, use, verdict).ready
+            assert not before.routing.share_of(version), "what has traffic is not removed"
+            change = find_closing_change(release)
+            assert change is None or all(router.revision >= change.revision for router in self.acknowledgements)
+        if version not in after.releases and release is not None:
+            self.removed.add(version)
+        self.accept(after)
+
+    @invariant()
+    def percents_sum_to_100(self) -> None:
+        routing = self.app.routing
+        if routing.active is not None:
+            assert sum(routing.share_of(version) for version in routing.versions) == 100
+            assert routing.share_of(routing.active) > 0
+
+    @invariant()
+    def only_registered_releases_have_traffic(self) -> None:
+        for version in self.app.routing.versions:
+            release = self.app.releases[version]
+            assert release.removal is None
+            assert release.had_traffic
+            assert release.traffic_end is None
+
+    @invariant()
+    def every_release_that_lost_its_traffic_has_the_revision_that_took_it(self) -> None:
+        for version, release in self.app.releases.items():
+            if release.had_traffic and not self.app.routing.share_of(version):
+                assert release.traffic_end is not None
+                assert release.traffic_end.revision <= self.app.routing.revision
+
+    @invariant()
+    def no_release_is_lost(self) -> None:
+        assert set(self.used) == set(self.app.releases) | self.removed
+        retired = {hub_key(hub.task_hub) for hub in self.app.retired}
+        assert retired == {hub_key(self.used[version]) for version in self.removed}
+
+    @invariant()
+    def an_open_deployment_is_of_a_release_without_traffic(self) -> None:
+        deployment = self.app.get_open_deployment(self.now)
+        if deployment is not None:
+            release = self.app.release_holding(deployment.task_hub)
+            assert release is not None
+            assert not self.app.routing.share_of(release.version)
+
+
+TestNoSequenceOfOperationsRemovesAReleaseInUse = ReleaseSequences.TestCase

@@ -1,0 +1,95 @@
+"""Requests that wait for the removal of a release hear of what ends, and cost as much as one."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from harness.storage_proxy import run_storage_proxy
+from state_api.settings import StorageSettings
+from tests.builders import event
+from tests.conftest import ShiftedClock, new_hub_name
+from tests.http.operations import post_events, reason_codes
+from tests.http.release_operations import (
+    SECONDS_UNTIL_ROUTERS_STOP,
+    get_release_status,
+    get_routing,
+    post_release,
+    put_routing,
+    put_side_by_side_app,
+    register_and_promote,
+)
+from tests.http.server_clients import client_of_server_with
+
+pytestmark = pytest.mark.anyio
+
+LONG_WAIT_SECONDS = 100
+WAITER_COUNT = 100
+
+
+async def test_the_end_of_the_last_instance_ends_a_wait(http: httpx.AsyncClient, clock: ShiftedClock, app: str) -> None:
+    await put_side_by_side_app(http, app)
+    hubs = await register_and_promote(http, app, "1", "2")
+    clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
+    await post_events(http, event(hubs["1"], "order-1"))
+    waiting = asyncio.create_task(get_release_status(http, app, "1", wait=LONG_WAIT_SECONDS))
+    await asyncio.sleep(0)
+    await post_events(http, event(hubs["1"], "order-1", "Completed"))
+    verdict = await waiting
+    assert (verdict["ready"], verdict["state"]) == (True, "Drained")
+
+
+async def test_the_acknowledgement_of_the_last_router_ends_a_wait(
+    http: httpx.AsyncClient, clock: ShiftedClock, app: str
+) -> None:
+    await put_side_by_side_app(http, app)
+    await register_and_promote(http, app, "1")
+    old = (await get_routing(http, app)).headers["etag"]
+    await get_routing(http, app, old, router="envoy-1")
+    await post_release(http, app, "2", new_hub_name())
+    new = (await put_routing(http, app, "2")).headers["etag"]
+    clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
+    assert reason_codes(await get_release_status(http, app, "1")) == ["RoutersBehind"]
+    waiting = asyncio.create_task(get_release_status(http, app, "1", wait=LONG_WAIT_SECONDS))
+    await asyncio.sleep(0)
+    await get_routing(http, app, new, router="envoy-1")
+    assert (await waiting)["ready"]
+
+
+async def test_a_promotion_of_another_release_is_noticed_by_a_wait(
+    http: httpx.AsyncClient, clock: ShiftedClock, app: str
+) -> None:
+    await put_side_by_side_app(http, app)
+    await register_and_promote(http, app, "1")
+    await post_release(http, app, "2", new_hub_name())
+    waiting = asyncio.create_task(get_release_status(http, app, "1", wait=LONG_WAIT_SECONDS))
+    await asyncio.sleep(0)
+    await put_routing(http, app, "2")
+    clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
+    assert (await waiting)["ready"]
+
+
+async def test_a_hundred_requests_that_wait_cost_little_more_than_one(
+    storage: StorageSettings, clock: ShiftedClock, app: str
+) -> None:
+    """Each may ask a first and a last time, and most of them share even that."""
+    async with (
+        run_storage_proxy(storage) as proxy,
+        client_of_server_with(proxy.settings, clock, {}) as http,
+    ):
+        await put_side_by_side_app(http, app)
+        await register_and_promote(http, app, "1", "2")
+        counts = []
+        for waiter_count in (1, WAITER_COUNT):
+            request_count = 0
+
+            async def count_request(method: str, path: str) -> None:
+                nonlocal request_count
+                request_count += 1
+
+            proxy.before_request = count_request
+            verdicts = await asyncio.gather(*(get_release_status(http, app, "1", wait=3) for _ in range(waiter_count)))
+            assert {tuple(reason_codes(verdict)) for verdict in verdicts} == {("RoutersBehind",)}
+            counts.append(request_count)
+        single, many = counts
+        assert many <= 3 * single
