@@ -4,7 +4,6 @@ A scan that takes long holds the task hub's lease. If it is interrupted, it is s
 """
 
 import asyncio
-import logging
 from dataclasses import dataclass, replace
 
 from state_api.backends.protocols import Backend, BackendError, BackendRegistry, ObservedPage, ReadFailure
@@ -28,8 +27,7 @@ from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, T
 from state_api.services.probe_leases import ProbeSession, is_leased
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.reconciler import Reconciler
-
-log = logging.getLogger(__name__)
+from state_api.services.results_without_scan import failed_result, timed_out_result
 
 _PAGE_CONCURRENCY = 8
 _POLL_INTERVAL_SECONDS = 0.3
@@ -175,9 +173,9 @@ class TaskHubReader:
             async with asyncio.timeout_at(self._request.deadline):
                 self._scan = await self._start_scan(backend, _activity(state).correction_epoch)
         except TimeoutError:
-            result = self.timed_out_result("the task hub did not answer in time")
+            result = timed_out_result(self._request, "the task hub did not answer in time", self._clock.now())
         except BackendError as error:
-            result = self.failed_result(error)
+            result = failed_result(self._request, error, self._clock.now())
         else:
             return replace(state, scan=self._scan)
         self._end_scan(result, None)
@@ -186,7 +184,7 @@ class TaskHubReader:
     async def _wait_for_other_worker(self, state: ReadState) -> ReadState:
         """Wait a moment, and read what the other worker has stored. It may have closed instances, too."""
         if self._remaining_seconds() <= _POLL_INTERVAL_SECONDS or self._context.stopping.is_set():
-            return state.after_scan(self.timed_out_result("another worker is reading it"))
+            return state.after_scan(timed_out_result(self._request, "another worker is reading it", self._clock.now()))
         await asyncio.sleep(_POLL_INTERVAL_SECONDS)
         state = await self._read_records(state)
         return replace(state, last_result=self._records.probe.result_for(self._request.key))
@@ -236,7 +234,7 @@ class TaskHubReader:
         elif isinstance(failure, TimeoutError):
             result, resumable = scan.to_incomplete_result(state.requirements.provider, self._clock.now()), scan
         else:
-            result = self.failed_result(failure)
+            result = failed_result(self._request, failure, self._clock.now())
             resumable = scan if scan.page_count and failure.failure is not ReadFailure.MISSING else None
         self._end_scan(result, resumable)
         return state.after_scan(result)
@@ -356,30 +354,6 @@ class TaskHubReader:
         scan.page_count += 1
         scan.scanned += page.scanned
 
-    # Results without a scan
-
-    def timed_out_result(self, message: str) -> ProbeResult:
-        """The result of a read that ran out of time."""
-        return self._empty_result(ProbeStatus.INCOMPLETE, message)
-
-    def failed_result(self, error: BackendError) -> ProbeResult:
-        """The result of a read that failed."""
-        log.warning("task hub %s cannot be read: %s", self._request.task_hub, error.message)
-        result = self._empty_result(_STATUS_BY_FAILURE[error.failure], error.message)
-        return replace(result, retry_after_seconds=error.retry_after)
-
-    def _empty_result(self, status: ProbeStatus, message: str) -> ProbeResult:
-        """A result without a scan, which says only why there was none."""
-        now = self._clock.now()
-        return ProbeResult(
-            status,
-            self._request.provider_config.provider,
-            now,
-            message=message,
-            ended_at=now,
-            request_key=self._request.key,
-        )
-
     def _get_backend(self) -> Backend:
         """Raises BackendError if a setting is missing or wrong."""
         if self._backend is None:
@@ -392,14 +366,6 @@ class TaskHubReader:
 
     def _remaining_seconds(self) -> float:
         return self._request.deadline - asyncio.get_running_loop().time()
-
-
-_STATUS_BY_FAILURE = {
-    ReadFailure.MISSING: ProbeStatus.MISSING,
-    ReadFailure.DENIED: ProbeStatus.DENIED,
-    ReadFailure.THROTTLED: ProbeStatus.THROTTLED,
-    ReadFailure.FAILED: ProbeStatus.FAILED,
-}
 
 
 def _activity(state: ReadState) -> InstanceActivity:
