@@ -162,7 +162,7 @@ async def _post_events(entry: EventEntry, paced_events: list[PacedEvent], pace: 
 
     async def post(index: int) -> None:
         if idle:
-            # The one that is idle for longest, because the server closes a connection that is idle for some seconds.
+            # Use the connection that is idle for longest, because the server closes one that is idle for some seconds.
             connection = idle.popleft()
         else:
             opened.append(connection := await Connection.open(url))

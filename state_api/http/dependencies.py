@@ -75,6 +75,7 @@ async def _precondition(
         ),
     ] = "",
 ) -> Precondition:
+    """The condition of the header If-Match; without the header, one that any app meets."""
     if not if_match:
         return lambda app: None
     tags = re.findall(ETAG_PATTERN, if_match)

@@ -232,7 +232,7 @@ class Cleanup:
         if target.artifact_store is None:
             verification = replace(run.verification, mode=VerificationMode.CACHED)
         else:
-            # Every caller has just read the state storage.
+            # The clock is right, because every caller has just read the state storage, whose response has set it.
             started = self._readiness.start_verification(VerificationMode.FRESH)
             verification = replace(run.verification, mode=VerificationMode.FRESH, requested_at=started.requested_at)
         return await self._readiness.assess_task_hub(app, target.task_hub, verification)

@@ -46,6 +46,7 @@ from state_api.domain.releases.swaps import swap_slots
 from state_api.domain.releases.transition_checks import check_model
 from state_api.domain.releases.waivers import add_waiver, remove_waiver
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
+from state_api.services.audit_records import build_audit_record
 from state_api.services.ownership import Ownership, is_claimed_by
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness, Verification
@@ -151,6 +152,7 @@ class Releases:
         """Delete an app whose slots and releases have drained."""
 
         async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
+            """Assess everything that the app holds, if nothing else prevents its deletion, and decide on it."""
             if refusal := check_app_deletable(app, now):
                 return refusal
             slots = {
@@ -375,7 +377,7 @@ class Releases:
             await self._recorder.replay_quarantined(task_hub)
         published = publish_routing(before, transition.app, now)
         after = replace(published, revision=before.revision + 1, updated_at=now, updated_by=command.caller.name)
-        audit = _audit_record(after, transition, command)
+        audit = build_audit_record(after, transition, command)
         if not await self._apps.commit(before, after, audit, forgotten_router=transition.forgotten_router):
             return None
         if is_adoption:
@@ -390,17 +392,3 @@ class Releases:
 def new_release_tokens() -> ReleaseTokens:
     """Two random tokens of 128 bits."""
     return ReleaseTokens(secrets.token_hex(16), secrets.token_hex(16))
-
-
-def _audit_record(app: App, transition: Transition, command: Command) -> AuditRecord:
-    """The entry of the audit log about this transition."""
-    return AuditRecord(
-        revision=app.revision,
-        at=app.updated_at,
-        operation=transition.operation,
-        by=command.caller.name,
-        run_url=command.caller.run_url,
-        key_name=command.caller.key_name,
-        reason=command.reason,
-        details=transition.details,
-    )

@@ -191,6 +191,7 @@ class _Assessment:
         return probe_stale_reason(task_hub, probe, evidence.activity, self._policy)
 
     def _retry_after_seconds(self, reasons: list[ReadinessReason]) -> int | None:
+        """When a caller should ask again: at the end of the settle window, or when the provider says; None if Ready."""
         if not reasons:
             return None
         if [reason.code for reason in reasons] == [ReasonCode.SETTLING]:
