@@ -68,6 +68,8 @@ def require_role(*roles: Role, across_apps: bool = False) -> Callable[[Request],
     limits its response to the apps of the key."""
 
     async def check(request: Request) -> None:
+        """Raises Forbidden if the key of the request has none of the roles, or is bound to apps other than that of the
+        path."""
         key = access_key_of(request)
         if key is None:
             return

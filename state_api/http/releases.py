@@ -51,6 +51,7 @@ async def _routing_precondition(
         ),
     ] = "",
 ) -> Precondition:
+    """The condition of the header If-Match on the routing; without the header, one that any app meets."""
     if not if_match:
         return lambda app: None
     tags = re.findall(ETAG_PATTERN, if_match)

@@ -49,6 +49,7 @@ class BackgroundProber:
         deadline = asyncio.get_running_loop().time() + _ROUND_TIMEOUT_SECONDS
 
         async def probe(app: App, task_hub: str) -> bool:
+            """Probe a task hub that needs it. Returns whether that was tried."""
             async with capacity:
                 remaining = deadline - asyncio.get_running_loop().time()
                 try:

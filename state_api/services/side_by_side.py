@@ -73,6 +73,8 @@ class SideBySideReleases:
         return await self._releases.update_app(name, command, precondition, decide)
 
     async def change_routing(self, name: str, command: RouteCommand, precondition: Precondition) -> App:
+        """Divide an app's requests among its releases anew. Returns the app afterwards."""
+
         async def decide(app: App, now: Instant) -> Transition | Refusal:
             deadline = _deadline()
             started = {

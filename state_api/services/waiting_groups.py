@@ -129,10 +129,11 @@ class WaitingGroup:
                 self._note_answer(asked, asked.status)
 
     def _note_answer(self, asked: AskedQuestion, status: WaitingStatus) -> None:
+        """Keep what an answer says of the next moment at which the verdict can be Ready."""
         if status.verdict.ready:
             self.outlook = self.next_verification = self.verify_at = None
             if self.wake_count == asked.number:
-                # The others of the group have not noticed yet.
+                # The other requests of the group have not been woken since.
                 self.wake()
             return
         self.not_ready_since = max(self.not_ready_since, asked.began)

@@ -290,6 +290,7 @@ class GroupCommit:
         return loaded
 
     async def _read_instances(self, table: str, shard: str, instance_ids: Sequence[str]) -> dict[str, StoredInstance]:
+        """Read the stored rows of these instances."""
         client = self._tables.client(table)
 
         async def read(instance_id: str) -> StoredInstance:

@@ -74,6 +74,8 @@ class InstanceStore:
     async def _merge(
         self, hub: TaskHubRecord, changes: Sequence[Instance], *, stamps_activity: bool
     ) -> list[bool | None]:
+        """Merge changes into the stored instances. For each change: whether it had an effect, or None if the storage
+        rejects the row."""
         indexes_by_instance: dict[str, list[int]] = defaultdict(list)
         for index, change in enumerate(changes):
             indexes_by_instance[change.instance_id].append(index)
@@ -98,6 +100,7 @@ class InstanceStore:
         return await self._reader.read(task_hub, exemptions)
 
     def _signal_changes(self, table: str, plan: TransactionPlan, sent_at: Instant) -> None:
+        """Report what a transaction has stored to the listeners of its task hub."""
         task_hub = task_hub_of_table(table)
         if self._signals.has_listeners(task_hub):
             instances = [

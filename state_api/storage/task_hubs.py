@@ -89,6 +89,8 @@ class TaskHubStore:
             return await self._get_or_create_record(task_hub, enforce_limit=enforce_limit)
 
     async def _get_or_create_record(self, task_hub: str, *, enforce_limit: bool) -> TaskHubRecord:
+        """The record of a task hub, which is made ready for recording events unless it is closed. Raises
+        TooManyTaskHubs."""
         if (cached := self._open_task_hubs.get(task_hub)) is not None:
             return cached
         stored = await self._read_with_etag(task_hub)
@@ -196,6 +198,7 @@ class TaskHubStore:
         return await self._open_reads.read(hub_key(task_hub), partial(self._read_whether_open, task_hub))
 
     async def _read_whether_open(self, task_hub: str) -> bool:
+        """Whether the task hub is registered and not closed, as the registry says now. Updates the cache."""
         read_start = self._open_task_hubs.start_read()
         stored = await self._read_with_etag(task_hub)
         if stored is None or stored[0].closed:

@@ -90,7 +90,7 @@ def _check_provider(app: App, command: RegisterCommand) -> Refusal | None:
 
 
 def _check_leaving_slots(app: App, command: RegisterCommand, now: Instant) -> Refusal | None:
-    """An app that leaves its slots has no swap and no deployment in progress."""
+    """Refuse that an app leaves its slots during a swap or a deployment."""
     if app.model is Model.SIDE_BY_SIDE:
         return None
     if refusal := check_no_pending_swap(app):
@@ -106,6 +106,8 @@ def _check_leaving_slots(app: App, command: RegisterCommand, now: Instant) -> Re
 
 
 def _check_adopted_releases(app: App, command: RegisterCommand, evidence: AdoptionEvidence) -> Refusal | None:
+    """Refuse releases whose address, version or task hub the app must not use. A task hub that moves from a slot of the
+    app to a release need not be new."""
     moved_hubs = {
         hub_key(slot.task_hub) for name in find_moved_slots(app, command) if (slot := app.slots[name]) is not None
     }
@@ -135,7 +137,7 @@ def _check_adopted_releases(app: App, command: RegisterCommand, evidence: Adopti
 
 
 def _check_differ(app: App, command: RegisterCommand) -> Refusal | None:
-    """No two releases have the same task hub or address after the command."""
+    """Refuse releases of which two would have the same task hub or address."""
     kept = (
         ReleaseAssignment(release.task_hub, release.address)
         for version, release in app.releases.items()

@@ -99,7 +99,7 @@ def _check_removable(
 
 
 def _check_unused(app: App, release: Release, command: RemoveReleaseCommand, now: Instant) -> Refusal | None:
-    """No run is deploying the release, except the caller's, and it has no traffic."""
+    """Refuse to remove a release that has traffic, or that a run other than the caller's is deploying."""
     deployment = find_blocking_release_deployment(app, release, command.caller.run_id(release.task_hub), now)
     if deployment is not None:
         return other_run_refusals.deployment_in_progress(app, deployment, now)

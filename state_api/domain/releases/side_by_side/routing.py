@@ -80,6 +80,7 @@ def _new_routing(app: App, command: RouteCommand) -> Routing:
 
 
 def _check_split(command: RouteCommand) -> Refusal | None:
+    """Refuse a split that is not between the active release and one other, in percents that sum to 100."""
     split = command.split
     if split is None:
         return None
@@ -99,7 +100,7 @@ def _check_split(command: RouteCommand) -> Refusal | None:
 
 
 def check_release_routable(app: App, version: str, evidence: RoutingEvidence) -> Refusal | None:
-    """The release may have traffic: it is registered, not being removed, and has started."""
+    """Refuse traffic for a release unless it is registered, is not being removed, and has started."""
     release = app.releases.get(version)
     if release is None:
         if any(removed.version == version for removed in app.removed_releases):
