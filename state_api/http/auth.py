@@ -115,6 +115,16 @@ def may_see_reasons(request: Request) -> bool:
     return key is None or key.role in (Role.ADMIN, Role.DEPLOYER)
 
 
+def check_may_acknowledge(key: AccessKey | None) -> None:
+    """Raises Forbidden unless the key may acknowledge a routing document in the name of a router. Keys with the role
+    deployer may not: releases are removed by what routers acknowledge."""
+    if key is not None and key.role not in (Role.ROUTER, Role.ADMIN):
+        raise Forbidden(
+            f"key {key.name} has the role {key.role}; GetRouting with `router` acknowledges a document and needs a key "
+            f"with the role {Role.ROUTER} or {Role.ADMIN}. Leave out `router` to read the document"
+        )
+
+
 def check_task_hub_access(app: str | None, key: AccessKey | None) -> None:
     """Raises Forbidden unless the key may read a task hub that `app` has claimed, or no app if it is None."""
     if key is not None and key.apps is not None and (app is None or not key.may_access(app)):
