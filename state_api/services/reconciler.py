@@ -125,7 +125,8 @@ class Reconciler:
         return len(changed) == len(corrections) and None not in changed
 
     async def _merge(self, task_hub: str, evidence: Sequence[Instance]) -> list[bool | None]:
-        """For each of these, whether it changed the records. Empty if the task hub was cleaned up."""
+        """Record what was seen. For each instance, whether it changed the records; empty if the task hub was cleaned
+        up."""
         if not evidence:
             return []
         hub = await self._task_hubs.get_or_create(task_hub)
