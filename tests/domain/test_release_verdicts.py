@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from state_api.domain.instants import format_instant
+from state_api.domain.readiness.evidence import ProbeStatus
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.readiness.waiting import NO_END
@@ -179,6 +180,15 @@ def test_a_probe_counts_only_if_it_began_after_the_last_router_had_stopped(
 ) -> None:
     verdict = assess_release_at(PROMOTED, "1.4.0", *acknowledgements, verdict=build_verdict_by_probe(began), now=1000)
     assert reason_codes(verdict) == expected
+
+
+def test_a_probe_that_found_no_task_hub_while_it_could_be_reached_does_not_count() -> None:
+    policy = Policy(freshness_seconds=86_400, missing_task_hub_is_drained=True)
+    probe = replace(build_probe_result(began=59), status=ProbeStatus.MISSING)
+    evidence = replace(build_evidence_with_probe(probe), seen_before=False)
+    missing = assess_readiness(evidence, policy, noon_plus(1000))
+    assert missing.ready
+    assert reason_codes(assess_release_at(REMOVING_STAGED, "1.5.0", verdict=missing, now=1000)) == ["ProbeStale"]
 
 
 def test_a_probe_that_shows_something_active_is_not_called_stale() -> None:

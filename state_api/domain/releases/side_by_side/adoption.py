@@ -153,8 +153,10 @@ def _check_differ(app: App, command: RegisterCommand) -> Refusal | None:
 
 
 def assign_releases(app: App, command: RegisterCommand, evidence: AdoptionEvidence, now: Instant) -> dict[str, Release]:
-    """The releases after a command that `check_releases` allows. An adopted release is staged: traffic that it got
-    without a router is not known."""
+    """The releases after a command that `check_releases` allows.
+
+    A release from a slot keeps the traffic that it had in production. Any other is staged: traffic that it got without
+    a router is not known."""
     return {**app.releases, **dict(_iterate_assigned(app, command, evidence, now))}
 
 
@@ -167,4 +169,12 @@ def _iterate_assigned(
             yield version, replace(present, address=assignment.address)
         else:
             tokens = evidence.tokens[version]
-            yield version, Release(version, assignment.task_hub, assignment.address, tokens, now)
+            slot_name = app.slot_holding(assignment.task_hub)
+            slot = None if slot_name is None else app.slots[slot_name]
+            first_traffic_at = slot.since if slot is not None and slot.promoted else None
+            yield (
+                version,
+                Release(
+                    version, assignment.task_hub, assignment.address, tokens, now, first_traffic_at=first_traffic_at
+                ),
+            )

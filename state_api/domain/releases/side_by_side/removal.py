@@ -116,7 +116,8 @@ def _begin(app: App, release: Release, command: RemoveReleaseCommand, now: Insta
         return Transition(app, "DeleteRelease", changed=False)
     if pending is not None and now < app.removal_expires_at(pending):
         return release_refusals.removal_pending(app, release, pending, now)
-    change = RoutingChange(next_routing_revision(app), now) if pending is None else pending.change
+    # Routers know the revision of a removal that another run continues.
+    change = RoutingChange(next_routing_revision(app) if pending is None else pending.change.revision, now)
     removal = PendingRemoval(change, command.caller.name, command.caller.run_url, run_id)
     return _replace_release(app, replace(release, removal=removal), RemovalOutcome.PENDING)
 

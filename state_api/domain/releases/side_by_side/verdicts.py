@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from state_api.domain.instants import Instant, format_duration, format_instant, seconds
 from state_api.domain.names import same_hub
-from state_api.domain.readiness.evidence import ProbeStatus
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode, ceil_seconds, deployment_in_progress_reason
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict
 from state_api.domain.readiness.waiting import NO_END
@@ -32,10 +31,15 @@ _MAX_NAMED_ROUTERS = 3
 
 
 def find_use(release: Release, routing: Routing, now: Instant) -> ReadinessReason | None:
-    """The reason ReleaseInUse: the release has traffic, or visitors stay with it."""
+    """The reason ReleaseInUse: the release has traffic, from a router or past it, or visitors stay with it."""
     share = routing.share_of(release.version)
     if share:
         message = f"release {release.version} gets {share} % of the requests. Give them to another one with PutRouting"
+    elif release.has_traffic:
+        message = (
+            f"release {release.version} was in production before the app had a router, so its visitors may not come "
+            "through the router yet. Promote a release with PutRouting"
+        )
     elif release.sticky_until is not None and release.is_sticky(now):
         message = (
             f"visitors stay with release {release.version} until {format_instant(release.sticky_until)}, by the policy "
@@ -149,7 +153,7 @@ def find_blocked_until(app: App, release: Release, use: ReleaseUse) -> Instant |
     Traffic ends with a change of the app. Acknowledgements change without one, so they are looked at again soon.
     """
     now, ends = use.known_at, list[Instant]()
-    if app.routing.share_of(release.version):
+    if release.has_traffic:
         ends.append(NO_END)
     if use.deployment is not None:
         ends.append(app.deployment_expires_at(use.deployment))
@@ -166,13 +170,13 @@ def _find_early_probe(
 ) -> ReadinessReason | None:
     """The reason ProbeStale: the verdict is Ready by a probe that began while routers could still send requests."""
     probe, quiet_since = verdict.evidence.probe, find_quiet_since(release, acknowledgements)
-    if not verdict.ready or probe is None or probe.status is not ProbeStatus.COMPLETE or quiet_since is None:
+    if not verdict.ready or probe is None or quiet_since is None:
         return None
     if probe.began_at >= quiet_since:
         return None
     return ReadinessReason(
         ReasonCode.PROBE_STALE,
-        f"the last complete probe of task hub {release.task_hub} began at {format_instant(probe.began_at)}, when "
+        f"the last probe of task hub {release.task_hub} began at {format_instant(probe.began_at)}, when "
         f"routers could still send requests to release {release.version}. It must begin after "
         f"{format_instant(quiet_since)}",
     )
