@@ -42,7 +42,7 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        # As Text, because Rich reads markup in a str.
+        # The cell is a Text, because Rich reads markup in a str.
         table.add_row(*map(Text, sanitize_cells(row)))
     return table
 

@@ -139,7 +139,8 @@ class Cleanup:
         return app, results
 
     def _get_artifact_store(self, app: App) -> ArtifactStore:
-        """Raises InvalidRequest if this server cannot delete the app's task hubs at their provider."""
+        """What deletes the task hubs of this app at their provider. Raises InvalidRequest if this server cannot delete
+        them."""
         if app.provider_config is None:
             raise InvalidRequest(
                 "deleteTaskHubs needs to know where the app's task hubs live: set taskHubs with PutApp"
@@ -286,7 +287,7 @@ class Cleanup:
         )
         if run.dry_run:
             return result
-        # On record before the first artifact is deleted, so that the next call continues.
+        # Record the closing before the first artifact is deleted, so that the next call continues.
         await self._task_hubs.close(target.task_hub, deleting_from=str(run.app.provider_config))
         deleted: list[str] = []
         try:

@@ -100,7 +100,7 @@ class Releases:
         return await self._apps.list_page(top, token)
 
     async def list_page_of(self, names: Sequence[str], top: int, token: str | None) -> Page[App]:
-        """Those of these apps that exist, ordered by name. The token is the name that the next page begins with, so it
+        """The named apps that exist, ordered by name. The token is the name that the next page begins with, so it
         reveals nothing about other apps. Raises InvalidRequest for a token that this list did not return."""
         keys = sorted({app_key(name) for name in names})
         if token is not None and token not in keys:
@@ -282,7 +282,7 @@ class Releases:
         return {version: task_hub for version, task_hub in used.items() if task_hub is not None}
 
     async def _find_cleaned_up(self, app: App, task_hubs: Sequence[str]) -> frozenset[HubKey]:
-        """Those of these task hubs whose names are closed. Raises TaskHubInUse, TaskHubAlreadyUsed."""
+        """The task hubs whose records Cleanup has removed. Raises TaskHubInUse, TaskHubAlreadyUsed."""
         closed = [hub_key(task_hub) for task_hub in task_hubs if await self._was_cleaned_up(app, task_hub)]
         return frozenset(closed)
 
@@ -373,7 +373,7 @@ class Releases:
         is_adoption = proof is not None and proof.basis is ProofBasis.ADOPTED
         for task_hub in task_hubs:
             await self._claim(before, task_hub, command.caller, None if is_adoption else proof)
-            # Before the slot holds the task hub, because a verdict on it must know of these events.
+            # Record waiting events before the slot holds the task hub, because a verdict must know of them.
             await self._recorder.replay_quarantined(task_hub)
         published = publish_routing(before, transition.app, now)
         after = replace(published, revision=before.revision + 1, updated_at=now, updated_by=command.caller.name)

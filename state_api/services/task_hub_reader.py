@@ -294,7 +294,7 @@ class TaskHubReader:
         if observed is None or observed.unexplained_count <= self._request.exemptions.waived_messages:
             return observed
         timers = await self._read_timers()
-        # Again, because a timer explains a message only if it was known before the messages were counted.
+        # Count again, because a timer explains a message only if it was known before the messages were counted.
         return await self._take_snapshot(timers)
 
     async def _read_timers(self) -> KnownTimers:
@@ -355,7 +355,7 @@ class TaskHubReader:
         scan.scanned += page.scanned
 
     def _get_backend(self) -> Backend:
-        """Raises BackendError if a setting is missing or wrong."""
+        """The backend that reads the task hub. Raises BackendError if a setting is missing or wrong."""
         if self._backend is None:
             self._backend = self._context.backends.backend_for(self._request.provider_config)
         return self._backend

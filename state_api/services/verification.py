@@ -103,8 +103,8 @@ class Verifier:
                     state = replace(state, failure=timed_out_result(request, message, self._clock.now()))
             outcome = step.outcome
             if for_verdict and outcome.recorded_state is None:
-                # After the scan, so that an event that was recorded in the meantime counts, and while its result is
-                # being stored.
+                # Read the records after the scan, so that an event that was recorded in the meantime counts. Its result
+                # is being stored at the same time.
                 records = await self._instances.read_records(request.task_hub, request.exemptions)
                 outcome = replace(outcome, recorded_state=records.state)
             return outcome

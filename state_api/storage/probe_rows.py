@@ -121,5 +121,5 @@ def _parse_message_state(text: str) -> MessageState:
 
 
 def _log_unreadable(stored_object: str, error: ValueError) -> None:
-    # Without the error's own text, which shows the stored values.
+    # The error's own text is left out, because it shows the stored values.
     log.warning("a stored %s cannot be read: %s", stored_object, type(error).__name__)

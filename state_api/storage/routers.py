@@ -37,7 +37,7 @@ def router_row(app_name: str, acknowledgement: RouterAcknowledgement) -> dict[st
 
 
 def acknowledgement_from_row(row: Mapping[str, Any]) -> RouterAcknowledgement:
-    """Raises UnsupportedSchema."""
+    """The acknowledgement in a row of a router. Raises UnsupportedSchema."""
     ROUTER_SCHEMA.check(row)
     return RouterAcknowledgement(
         router=row["Router"],

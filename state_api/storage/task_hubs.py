@@ -102,8 +102,8 @@ class TaskHubStore:
         if not record.recording:
             await self._states.update(record, lambda state: replace(state, recording=True))
         read_start = self._open_task_hubs.start_read()
-        # After the table exists and before the first event, so that a recording task hub without a table has lost
-        # its records, and a task hub that is not recording has none to lose.
+        # Set `recording` after the table exists and before the first event. So a recording task hub without a table has
+        # lost its records, and a task hub that is not recording has none to lose.
         record = await self._update_record(
             task_hub, lambda record: record if record.closed else replace(record, recording=True)
         )
@@ -132,7 +132,7 @@ class TaskHubStore:
         record = await self._update_record(task_hub, claimed)
         self._unclaimed.invalidate_cache()
         if not record.recording:
-            # Also for a repeated claim, because the worker of the first one may have died before this.
+            # Create the state also at a repeated claim, because the worker of the first one may have died before this.
             await self._states.create(record)
         return record
 
@@ -145,7 +145,7 @@ class TaskHubStore:
             lambda record: replace(record, closed=True, deleting_from=deleting_from or record.deleting_from),
         )
         self.invalidate_cache(task_hub)
-        # After the registry: until then, events are recorded, and a verdict must not miss them.
+        # Close the state after the registry: until then, events are recorded, and a verdict must not miss them.
         await self._states.update(record, lambda state: replace(state, closed=True))
 
     async def close_for_deletion(self, task_hub: str) -> TaskHubRecord:

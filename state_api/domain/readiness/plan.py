@@ -280,7 +280,7 @@ def _plan_after_scan(state: ReadState, result: ProbeResult) -> Step:
 
 
 def _plan_without_reading(state: ReadState, now: Instant) -> Step:
-    """The outcome of what is known already."""
+    """The end of a request that must not read the task hub: what an earlier probe or a stored scan has shown."""
     requirements, scan, result = state.requirements, state.stored_scan, state.last_result
     if result is not None and result.found_blocking and not result.starts_pending:
         # The instances that it found are in the records, which are more recent.

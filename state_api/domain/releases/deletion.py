@@ -14,8 +14,9 @@ from state_api.domain.releases.transition_checks import check_no_pending_swap
 
 
 def check_app_deletable(app: App, now: Instant) -> Refusal | None:
-    """Make the checks that need no verdict. Refusals: SwapPending, RemovalPending, DeploymentInProgress,
-    CleanupRequired."""
+    """Refuse to delete an app for a reason that needs no verdict.
+
+    Refusals: SwapPending, RemovalPending, DeploymentInProgress, CleanupRequired."""
     if refusal := check_no_pending_swap(app) or _check_no_pending_removal(app, now):
         return refusal
     deployment = app.get_open_deployment(now)

@@ -69,7 +69,7 @@ def register_release(
         _check_version_is_new(app, command, evidence)
         or _check_task_hub_is_new(app, command, evidence)
         or check_capacity(app, 1)
-        # Last, because a retry when the provider answers again would not end the refusals above.
+        # This check is the last, because a retry when the provider answers again would not end the refusals above.
         or _check_provider_answered(command, evidence)
     )
     return refusal or _register(app, command, evidence, now)

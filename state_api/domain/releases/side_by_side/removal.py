@@ -130,6 +130,7 @@ def _revert(app: App, release: Release) -> Transition:
 
 
 def _replace_release(app: App, release: Release, outcome: RemovalOutcome) -> Transition:
+    """Put the release into the app in its new state, as a step of its removal."""
     changed = replace(app, releases={**app.releases, release.version: release})
     return Transition(changed, "DeleteRelease", _removal_details(release, outcome))
 
