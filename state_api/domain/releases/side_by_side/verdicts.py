@@ -63,6 +63,31 @@ def _find_delay_end(release: Release, change: RoutingChange) -> Instant:
     return Instant(max(change.at, release.sticky_until or change.at) + seconds(ROUTER_DELAY_SECONDS))
 
 
+def _find_settle_end(app: App, release: Release, acknowledgements: Sequence[RouterAcknowledgement]) -> Instant | None:
+    """When the events of what routers had sent before they acknowledged the change have arrived. None if a probe shows
+    it, and for a removal that was allowed to begin after that."""
+    change = find_closing_change(release)
+    is_settled = release.removal is not None and release.traffic_end is not None
+    if change is None or is_settled or app.provider_config is not None:
+        return None
+    acknowledged = [router.since for router in acknowledgements if router.revision >= change.revision]
+    return Instant(max(acknowledged) + seconds(app.policy.settle_seconds)) if acknowledged else None
+
+
+def _find_late_events(
+    app: App, release: Release, acknowledgements: Sequence[RouterAcknowledgement], now: Instant
+) -> ReadinessReason | None:
+    """The reason RoutersBehind for events that may not have arrived yet."""
+    settle_end = _find_settle_end(app, release, acknowledgements)
+    if settle_end is None or settle_end <= now:
+        return None
+    return ReadinessReason(
+        ReasonCode.ROUTERS_BEHIND,
+        f"a router has confirmed less than {app.policy.settle_seconds} s ago that it sends nothing to release "
+        f"{release.version}, so events of what it had sent may still arrive",
+    )
+
+
 def find_quiet_since(release: Release, acknowledgements: Sequence[RouterAcknowledgement]) -> Instant | None:
     """The time from which on no router sends a request to the release, if every named router has acknowledged the
     change. A probe must begin after it. None for a staged release."""
@@ -132,7 +157,8 @@ def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict
         for reason in (
             deployment_in_progress_reason(deployment, now) if deployment is not None else None,
             find_use(release, app.routing, now),
-            find_lagging_routers(release, acknowledgements, now),
+            find_lagging_routers(release, acknowledgements, now)
+            or _find_late_events(app, release, acknowledgements, now),
             _find_early_probe(release, acknowledgements, verdict),
         )
         if reason is not None
@@ -143,7 +169,7 @@ def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict
         verdict,
         ready=False,
         reasons=(*reasons, *verdict.reasons),
-        retry_after_seconds=max(_retry_after_seconds(release, now), verdict.retry_after_seconds or 0),
+        retry_after_seconds=max(_retry_after_seconds(app, release, use), verdict.retry_after_seconds or 0),
     )
 
 
@@ -160,6 +186,7 @@ def find_blocked_until(app: App, release: Release, use: ReleaseUse) -> Instant |
     change = find_closing_change(release)
     if change is not None:
         ends.append(_find_delay_end(release, change))
+        ends.append(_find_settle_end(app, release, use.acknowledgements) or now)
         if any(router.revision < change.revision for router in use.acknowledgements):
             ends.append(Instant(now + seconds(_ACKNOWLEDGEMENT_INTERVAL_SECONDS)))
     return max((end for end in ends if end > now), default=None)
@@ -182,12 +209,14 @@ def _find_early_probe(
     )
 
 
-def _retry_after_seconds(release: Release, now: Instant) -> int:
+def _retry_after_seconds(app: App, release: Release, use: ReleaseUse) -> int:
     """When the reason can end by itself at the earliest; a default if that is unknown."""
     change = find_closing_change(release)
     if change is None:
         return DEFAULT_RETRY_AFTER_SECONDS
-    remaining = ceil_seconds(_find_delay_end(release, change) - now)
+    delay_end = _find_delay_end(release, change)
+    settle_end = _find_settle_end(app, release, use.acknowledgements) or delay_end
+    remaining = ceil_seconds(max(delay_end, settle_end) - use.known_at)
     return remaining if remaining > 0 else DEFAULT_RETRY_AFTER_SECONDS
 
 
