@@ -13,6 +13,7 @@ from state_api.domain.errors import (
     InvalidRequest,
     ReleaseExists,
     ReleaseInUse,
+    ReleaseNotDrained,
     StagingNotReady,
     StateError,
     SwapPending,
@@ -49,6 +50,7 @@ from tests.domain.builders import (
 from tests.domain.release_transitions import (
     TOKENS,
     address_of,
+    build_acknowledgement,
     build_shop_app,
     build_side_by_side_app,
     build_staged_release,
@@ -117,7 +119,14 @@ def test_repeating_an_adoption_changes_nothing() -> None:
 
 def test_a_version_of_a_deleted_app_is_adopted_again_with_its_task_hub() -> None:
     adoption = AdoptionEvidence(tokens={"1.4.0": TOKENS}, earlier_task_hubs={"1.4.0": "V140"})
-    assert put_app(build_app(), {"1.4.0": assignment_of("1.4.0")}, adoption=adoption).changed
+    adopted = put_app(build_app(), {"1.4.0": assignment_of("1.4.0")}, adoption=adoption).app
+    assert find_state(adopted.releases["1.4.0"], adopted.routing) is ReleaseState.SERVING
+    with pytest.raises(ReleaseInUse, match="through the router"):
+        delete_release(adopted, "1.4.0")
+    promoted = put_routing(post_release(adopted, "1.5.0").app, "1.5.0").app
+    behind = build_acknowledgement("envoy-1", adopted.routing.revision - 1)
+    with pytest.raises(ReleaseNotDrained, match="envoy-1"):
+        delete_release(promoted, "1.4.0", acknowledgements=[behind], now=noon_plus(60))
 
 
 def test_the_address_of_a_release_is_corrected() -> None:

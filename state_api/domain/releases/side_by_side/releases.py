@@ -26,7 +26,7 @@ class ReleaseState(StrEnum):
     """Where a release is in its life.
 
     - `Staged`: it never had traffic. A router sends it only requests with its override token.
-    - `Serving`: it has traffic, from a router or from the time when it was in production in a slot.
+    - `Serving`: it has traffic, from a router or from the time before it was adopted.
     - `Draining`: it had traffic and has none now.
     - `Drained`: it is draining, and its verdict is Ready.
     - `Removing`: its Function App is being deleted.
@@ -78,7 +78,8 @@ class Release:
     - `address`: the origin of its Function App.
     - `first_traffic_at`: None if it never had traffic.
     - `traffic_end`: the change that took its traffic away; None while it has traffic, and if it never had any. A
-      release that was in production in a slot has traffic until the first promotion, although no router sends it any.
+      release from production in a slot, or of a deleted app, has traffic until the first promotion, although the
+      routing gives it no share.
     - `sticky_until`: until then its visitors stay with it although it has lost its traffic.
     - `removal`: None unless its removal is pending.
     """

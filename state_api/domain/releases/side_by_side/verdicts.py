@@ -37,7 +37,7 @@ def find_use(release: Release, routing: Routing, now: Instant) -> ReadinessReaso
         message = f"release {release.version} gets {share} % of the requests. Give them to another one with PutRouting"
     elif release.has_traffic:
         message = (
-            f"release {release.version} was in production before the app had a router, so its visitors may not come "
+            f"release {release.version} was in production before it was adopted, so its visitors may not come "
             "through the router yet. Promote a release with PutRouting"
         )
     elif release.sticky_until is not None and release.is_sticky(now):
