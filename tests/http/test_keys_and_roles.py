@@ -9,7 +9,7 @@ import pytest
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
-from tests.http.operations import assert_problem
+from tests.http.operations import assert_problem, fill_path
 from tests.keys import key_entries
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +94,7 @@ async def test_each_role_may_call_its_own_operations_only(
         # The request is valid, but its app and task hub do not exist: a permitted role gets another error than 403.
         response = await client_with_keys.request(
             method,
-            path.format(app=app, hub=hub, version="1.5.0", router="envoy-1"),
+            fill_path(path, app=app, hub=hub),
             params=parameters if method == "DELETE" else {},
             json={"taskHub": hub} if path.endswith(("staging", "swap")) and method == "POST" else None,
             headers={"x-functions-key": key, "WebHook-Request-Origin": "x"},
