@@ -56,11 +56,11 @@ def _run_all(folder: Path, scale: Scale) -> Run:
     machine, began, at = describe_machine(), time.monotonic(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     earlier = report.read_results()
 
-    def write(run: Run) -> None:
+    def write_results_so_far(run: Run) -> None:
         this_run = {"at": at, "seconds": round(time.monotonic() - began), "machine": machine}
         report.write_results(report.merge_results(earlier, run, this_run))
 
-    run = asyncio.run(run_groups(list(GROUPS), folder, scale, write))
+    run = asyncio.run(run_groups(list(GROUPS), folder, scale, write_results_so_far))
     print(f"{time.monotonic() - began:.0f} s; written to {report.RESULTS_FILE} and {report.PAGE_FILE}")
     return run
 

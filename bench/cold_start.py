@@ -54,20 +54,20 @@ async def _measure_imports(folder: Path, rounds: int) -> dict[str, Any]:
     for run_variant in variants.values():
         await run_variant()
     samples = await run_in_turns(rounds, variants)
-    seconds, worked = (
-        {name: [sample[of] for sample in name_samples] for name, name_samples in samples.items()} for of in (0, 1)
-    )
+    seconds = {name: [wall_seconds for wall_seconds, _ in own_samples] for name, own_samples in samples.items()}
+    cpu_seconds = {name: [own_cpu for _, own_cpu in own_samples] for name, own_samples in samples.items()}
     against = f"`{IMPORT_LIBRARIES}`"
     without = f"`{IMPORT_APP}`, no bytecode of its own"
     figures = [
         compare_rounds(f"`{IMPORT_APP}`", seconds["app"], against, seconds["libraries"], IMPORT_AIM),
         compare_rounds(without, seconds["app without bytecode"], against, seconds["libraries"]),
-        compare_rounds(f"processor time of `{IMPORT_APP}`", worked["app"], against, worked["libraries"]),
+        compare_rounds(f"processor time of `{IMPORT_APP}`", cpu_seconds["app"], against, cpu_seconds["libraries"]),
     ]
     return {
         "figures": [figure.as_json() for figure in figures],
         "milliseconds": {
-            name: [round_significant(1000 * import_seconds) for import_seconds in of] for name, of in seconds.items()
+            name: [round_significant(1000 * import_seconds) for import_seconds in own_seconds]
+            for name, own_seconds in seconds.items()
         },
     }
 
@@ -80,6 +80,7 @@ async def _time_import(statement: str, folder: Path) -> tuple[float, float]:
 
 
 def _run_timed(statement: str, folder: Path) -> tuple[float, float]:
+    """Wall and processor seconds of the statement in a new interpreter, which writes no bytecode."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", _TIMING_SCRIPT.format(statement)],

@@ -17,6 +17,7 @@ class Aim:
     maximum: float | None = None
 
     def is_met(self, ratio: float) -> bool:
+        """Whether a ratio is within the limits of the aim."""
         return (self.minimum is None or ratio >= self.minimum) and (self.maximum is None or ratio <= self.maximum)
 
     def describe(self) -> str:
@@ -37,6 +38,7 @@ class Figure:
         return statistics.median(self.ratios)
 
     def as_json(self) -> dict[str, Any]:
+        """The figure as it is in the file of results."""
         figure: dict[str, Any] = {
             "subject": self.subject,
             "baseline": self.baseline,
@@ -66,7 +68,9 @@ def compare_rounds(
     return Figure(
         subject,
         baseline,
-        tuple(measured / other for measured, other in zip(measured_values, baseline_values, strict=True)),
+        tuple(
+            measured / baseline_value for measured, baseline_value in zip(measured_values, baseline_values, strict=True)
+        ),
         aim,
     )
 

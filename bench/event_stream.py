@@ -59,6 +59,7 @@ class EventStream:
         return [self._next_event() for _ in range(count)]
 
     def _next_event(self) -> dict[str, Any]:
+        """The end of the orchestration that is due to end, or else the start of a new one."""
         self._number += 1
         timestamp = format_instant(Instant(self._started_at + self._number * _EVENT_INTERVAL_TICKS))
         if self._running and self._running[0][0] <= self._number:

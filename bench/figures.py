@@ -88,12 +88,15 @@ def _draw_storage_requests(section: Mapping[str, Any]) -> str:
 
 
 def _draw_shards(section: Mapping[str, Any]) -> str:
+    """The rates and the time of a verdict by number of shards, as multiples of those with the default number."""
     default = str(section["default"])
 
     def against_default(by_count: Mapping[str, float]) -> Series:
         return [(int(count), value / by_count[default]) for count, value in by_count.items()]
 
-    series = {f"events a second, {name}": against_default(of) for name, of in section["eventsPerSecond"].items()}
+    series = {
+        f"events a second, {name}": against_default(by_count) for name, by_count in section["eventsPerSecond"].items()
+    }
     series["time of GetStagingStatus"] = against_default(section["milliseconds"])
     axis_title = f"ratio to {default} shard{'' if default == '1' else 's'}"
     return draw_lines("Rates and time of a verdict by shards", "shards", axis_title, series, logarithmic=True)

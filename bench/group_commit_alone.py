@@ -47,6 +47,7 @@ class GroupCommitAlone:
             await written
 
         async def write_queue() -> None:
+            """Write what waits in the queue, in one transaction after the other."""
             while True:
                 await arrived.wait()
                 batch = [queue.popleft() for _ in range(min(len(queue), EVENTS_PER_TRANSACTION))]

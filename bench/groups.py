@@ -37,7 +37,8 @@ class Group:
     full: Mapping[str, Any] = field(default_factory=dict)
 
     async def measure(self, folder: Path, scale: Scale) -> Section:
-        """Raises ProgramNotFoundError if a program is missing that the group needs."""
+        """Measure the group's figures at this scale. Raises ProgramNotFoundError if the group needs a program that is
+        missing."""
         arguments = {Scale.QUICK: self.quick, Scale.NORMAL: {}, Scale.FULL: self.full}[scale]
         async with asyncio.timeout(TIMEOUT_SECONDS):
             return await self.run(folder, **arguments)

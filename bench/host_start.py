@@ -6,8 +6,9 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,10 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
             STATE_STORAGE: storage.connection,
             STATE_KEYS: json.dumps(keys),
         }
-
-        def variant(name: str) -> Callable[[], Awaitable[StartCost]]:
-            return lambda: asyncio.to_thread(measure_start, apps[name], folder / f"{name} state", settings)
-
-        variants = {name: variant(name) for name in apps}
+        variants = {
+            name: partial(_measure_start_in_thread, app, folder / f"{name} state", settings)
+            for name, app in apps.items()
+        }
         for start in variants.values():
             # The first start creates the host's files and keys.
             await start()
@@ -93,11 +93,18 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     ]
     return {
         "figures": [figure.as_json() for figure in figures],
-        "hostSeconds": {name: [round_significant(cost.seconds) for cost in of] for name, of in costs.items()},
+        "hostSeconds": {
+            name: [round_significant(cost.seconds) for cost in own_costs] for name, own_costs in costs.items()
+        },
         "workerMebibytes": {
-            name: [round_significant(cost.worker_bytes / _MEBIBYTE) for cost in of] for name, of in costs.items()
+            name: [round_significant(cost.worker_bytes / _MEBIBYTE) for cost in own_costs]
+            for name, own_costs in costs.items()
         },
     }
+
+
+async def _measure_start_in_thread(app_folder: Path, state_folder: Path, settings: dict[str, str]) -> StartCost:
+    return await asyncio.to_thread(measure_start, app_folder, state_folder, settings)
 
 
 def _create_empty_app(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def open_event_entry(
 
 
 def count_requests_in_flight(events_per_delivery: int) -> int:
+    """How many deliveries of this size are sent at the same time."""
     return CONCURRENT_EVENTS if events_per_delivery == 1 else DELIVERIES_IN_FLIGHT
 
 
@@ -160,13 +162,12 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
         ):
             senders[name] = create_worker_sender(stack.enter_context(run_worker(role, storage.connection)), storage)
 
-        def create_round_sender(name: str) -> Callable[[], Awaitable[IngestSample]]:
-            return lambda: senders[name](EVENTS_PER_ROUND[name])
-
         # The warm-up creates tables and fills caches. After it, streams end as many orchestrations as they start.
         for name, events in WARM_UP_EVENTS.items():
             await senders[name](events)
-        samples = await run_in_turns(rounds, {name: create_round_sender(name) for name in EVENTS_PER_ROUND})
+        samples = await run_in_turns(
+            rounds, {name: partial(senders[name], events) for name, events in EVENTS_PER_ROUND.items()}
+        )
         await _check_active_counts(storage, entries)
     return _build_result(samples)
 
@@ -184,10 +185,12 @@ async def _check_active_counts(storage: Emulator, entries: dict[str, EventEntry]
 
 
 def _build_result(samples: dict[str, list[IngestSample]]) -> dict[str, Any]:
-    rates = {name: [sample.events_per_second for sample in of_variant] for name, of_variant in samples.items()}
+    """The section of this figure in the results: the ratios of the variants, and what each has measured."""
+    rates = {name: [sample.events_per_second for sample in own_samples] for name, own_samples in samples.items()}
 
-    def compare_variants(name: str, other: str, baseline: str, aim: Aim | None = None) -> Figure:
-        return compare_rounds(_LABELS[name], rates[name], baseline, rates[other], aim)
+    def compare_variants(name: str, baseline_name: str, baseline: str, aim: Aim | None = None) -> Figure:
+        """The rate of one variant, as a ratio to that of another. `baseline` describes the other one."""
+        return compare_rounds(_LABELS[name], rates[name], baseline, rates[baseline_name], aim)
 
     straightforward = "the straightforward way, {}"
     figures = [
@@ -216,10 +219,10 @@ def _build_result(samples: dict[str, list[IngestSample]]) -> dict[str, Any]:
     return {
         "figures": [figure.as_json() for figure in figures],
         "eventsPerSecond": {
-            name: [round(events_per_second) for events_per_second in of_variant] for name, of_variant in rates.items()
+            name: [round(events_per_second) for events_per_second in own_rates] for name, own_rates in rates.items()
         },
-        "coresUsed": {name: _median_cores_used(of_variant) for name, of_variant in samples.items()},
-        "refused": {name: sum(sample.refused_count for sample in of_variant) for name, of_variant in samples.items()},
+        "coresUsed": {name: _median_cores_used(own_samples) for name, own_samples in samples.items()},
+        "refused": {name: sum(sample.refused_count for sample in own_samples) for name, own_samples in samples.items()},
     }
 
 

@@ -63,6 +63,7 @@ def compute_core_usage(before: Mapping[str, float], after: Mapping[str, float], 
 
 
 def _search_file(file: Path, pattern: str) -> str | None:
+    """The first group of the pattern's first match in a file; None without a match or without the file."""
     match = re.search(pattern, file.read_text(), re.MULTILINE) if file.exists() else None
     return match[1].strip() if match else None
 

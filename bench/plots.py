@@ -8,11 +8,18 @@ from html import escape
 from typing import Any
 
 WIDTH = 760
+"""The width of every plot. All lengths and positions are in units of the SVG file, from its upper left corner."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 100, 60, 48
 _HEIGHT = 330
 _BAR_LEFT, _BAR_RIGHT, _BAR_ROW = 20, 130, 58
 _BAR_LEGEND = "Bar: median of the rounds. Black line: lowest to highest round. Dotted line: 1. Red line: aim."
-_LEGEND_ROW, _MAX_DOTS = 20, 12
+_PLOT_RIGHT, _PLOT_BOTTOM = WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+_LINE_TITLE_Y, _Y_TITLE_BEFORE_AXIS, _Y_TITLE_ABOVE_PLOT = 20, 40, 12
+_X_LABEL_BELOW_AXIS, _X_TITLE_ABOVE_END = 18, 10
+_LEGEND_ROW, _LEGEND_TOP_MARGIN, _LEGEND_BOTTOM_MARGIN = 20, 10, 6
+_TEXT_BELOW_MIDDLE = 4
+"""How far the base line of a text is below the middle of its letters."""
+_MAX_DOTS, _MAX_X_LABELS = 12, 6
 _COLOURS = ("#0b6e99", "#c2571a", "#4b8b3b", "#7a4fa3", "#8a6d00", "#5a5a5a")
 _BAR_COLOUR, _AIM_COLOUR = "#7fb3cc", "#b3261e"
 _STYLE = (
@@ -56,6 +63,8 @@ def draw_bars(title: str, axis_title: str, figures: Sequence[Mapping[str, Any]])
 
 
 def _render_bar(figure: Mapping[str, Any], aim: AimLine | None, y: float, scale: float) -> list[str]:
+    """A bar with its two lines of text above, its range of rounds, its aim and its ratio. `scale` is the length of
+    1."""
     low, high = (_BAR_LEFT + figure[name] * scale for name in ("lowest", "highest"))
     end = max(_BAR_LEFT + figure["ratio"] * scale, high)
     parts = [
@@ -80,6 +89,30 @@ def _read_aim(figure: Mapping[str, Any]) -> AimLine | None:
     return AimLine(float(number[0]), f"aim {figure['aim']}") if number else None
 
 
+@dataclass(frozen=True, slots=True)
+class _LinePlotScale:
+    """The positions of values in the image of a line plot. The vertical axis begins at 0."""
+
+    x_low: float
+    x_high: float
+    y_max: float
+    logarithmic: bool
+
+    @classmethod
+    def covering(cls, points: Series, aims: Sequence[AimLine], *, logarithmic: bool) -> "_LinePlotScale":
+        """The scale that shows all points and aims. `logarithmic` is about the horizontal axis."""
+        xs = [math.log10(x) if logarithmic else x for x, _ in points]
+        y_max = _round_up(max([*(y for _, y in points), *(aim.ratio for aim in aims)]))
+        return cls(min(xs), max(xs), y_max, logarithmic)
+
+    def x_position(self, value: float) -> float:
+        x = math.log10(value) if self.logarithmic else value
+        return _LEFT + (x - self.x_low) / ((self.x_high - self.x_low) or 1) * (_PLOT_RIGHT - _LEFT)
+
+    def y_position(self, value: float) -> float:
+        return _PLOT_BOTTOM - value / self.y_max * (_PLOT_BOTTOM - _TOP)
+
+
 def draw_lines(
     title: str,
     x_title: str,
@@ -91,46 +124,75 @@ def draw_lines(
 ) -> str:
     """A line for each series. The vertical axis begins at 0; `logarithmic` is about the horizontal axis."""
     points = [point for line in series.values() for point in line]
-    scale_x = math.log10 if logarithmic else float
-    xs = [scale_x(x) for x, _ in points]
-    low, high = min(xs), max(xs)
-    y_max = _round_up(max([*(y for _, y in points), *(aim.ratio for aim in aims)]))
-    right = WIDTH - _RIGHT
-
-    def x_position(x: float) -> float:
-        return _LEFT + (scale_x(x) - low) / ((high - low) or 1) * (right - _LEFT)
-
-    def y_position(y: float) -> float:
-        return _HEIGHT - _BOTTOM - y / y_max * (_HEIGHT - _TOP - _BOTTOM)
-
-    parts = [_render_text(_LEFT, 20, title, "t")]
-    for step in range(5):
-        y = y_max * step / 4
-        parts.append(f'<path class="g" d="M{_LEFT} {y_position(y):.1f}H{right}"/>')
-        parts.append(_render_text(_LEFT - 8, y_position(y) + 4, f"{y:g}", anchor="end"))
-    ticks = sorted({x for x, _ in points})
-    ticks = ticks if len(ticks) <= 6 else [ticks[round(n * (len(ticks) - 1) / 5)] for n in range(6)]
-    parts += [
-        _render_text(x_position(x), _HEIGHT - _BOTTOM + 18, f"{x:,g}" if x < 1e6 else f"{x:,.0f}", anchor="middle")
-        for x in ticks
-    ]
-    parts.append(f'<path class="a" d="M{_LEFT} {_HEIGHT - _BOTTOM}H{right}"/>')
-    parts.append(_render_text((_LEFT + right) / 2, _HEIGHT - 10, x_title, anchor="middle"))
-    parts.append(_render_text(_LEFT - 40, _TOP - 12, y_title))
+    scale = _LinePlotScale.covering(points, aims, logarithmic=logarithmic)
+    parts = [_render_text(_LEFT, _LINE_TITLE_Y, title, "t")]
+    parts += _render_y_axis(scale)
+    parts += _render_x_axis(scale, sorted({x for x, _ in points}))
+    parts.append(_render_text((_LEFT + _PLOT_RIGHT) / 2, _HEIGHT - _X_TITLE_ABOVE_END, x_title, anchor="middle"))
+    parts.append(_render_text(_LEFT - _Y_TITLE_BEFORE_AXIS, _TOP - _Y_TITLE_ABOVE_PLOT, y_title))
     for aim in aims:
-        parts.append(f'<path class="l" d="M{_LEFT} {y_position(aim.ratio):.1f}H{right}"/>')
-        parts.append(_render_text(right + 6, y_position(aim.ratio) + 4, aim.label, "m"))
+        parts += _render_aim_line(scale, aim)
     for number, (name, line) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        dots = [(x_position(x), y_position(y)) for x, y in line]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        if len(dots) <= _MAX_DOTS:
-            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in dots]
-        legend_y = _HEIGHT + 10 + _LEGEND_ROW * number
-        parts.append(f'<path d="M{_LEFT} {legend_y - 4}h22" stroke="{colour}" stroke-width="3"/>')
-        parts.append(_render_text(_LEFT + 30, legend_y, name))
-    return _render_svg(_HEIGHT + 6 + _LEGEND_ROW * len(series), parts)
+        parts += _render_line(scale, line, colour)
+        parts += _render_legend_entry(number, name, colour)
+    return _render_svg(_HEIGHT + _LEGEND_BOTTOM_MARGIN + _LEGEND_ROW * len(series), parts)
+
+
+def _render_y_axis(scale: _LinePlotScale) -> list[str]:
+    """Horizontal grid lines at the quarters of the axis, each with its value."""
+    parts = []
+    for step in range(5):
+        value = scale.y_max * step / 4
+        y = scale.y_position(value)
+        parts.append(f'<path class="g" d="M{_LEFT} {y:.1f}H{_PLOT_RIGHT}"/>')
+        parts.append(_render_text(_LEFT - 8, y + _TEXT_BELOW_MIDDLE, f"{value:g}", anchor="end"))
+    return parts
+
+
+def _render_x_axis(scale: _LinePlotScale, values: Sequence[float]) -> list[str]:
+    """The line of the axis, with the labels of these values, or of some of them if there are many."""
+    if len(values) > _MAX_X_LABELS:
+        last = len(values) - 1
+        values = [values[round(number * last / (_MAX_X_LABELS - 1))] for number in range(_MAX_X_LABELS)]
+    labels = [
+        _render_text(
+            scale.x_position(value),
+            _PLOT_BOTTOM + _X_LABEL_BELOW_AXIS,
+            f"{value:,g}" if value < 1e6 else f"{value:,.0f}",
+            anchor="middle",
+        )
+        for value in values
+    ]
+    return [*labels, f'<path class="a" d="M{_LEFT} {_PLOT_BOTTOM}H{_PLOT_RIGHT}"/>']
+
+
+def _render_aim_line(scale: _LinePlotScale, aim: AimLine) -> list[str]:
+    """A dashed line across the plot, with its label at the right."""
+    y = scale.y_position(aim.ratio)
+    return [
+        f'<path class="l" d="M{_LEFT} {y:.1f}H{_PLOT_RIGHT}"/>',
+        _render_text(_PLOT_RIGHT + 6, y + _TEXT_BELOW_MIDDLE, aim.label, "m"),
+    ]
+
+
+def _render_line(scale: _LinePlotScale, line: Series, colour: str) -> list[str]:
+    """The line through the points of a series, with a dot at each point unless there are many."""
+    dots = [(scale.x_position(x), scale.y_position(y)) for x, y in line]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
+    parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
+    if len(dots) <= _MAX_DOTS:
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in dots]
+    return parts
+
+
+def _render_legend_entry(number: int, name: str, colour: str) -> list[str]:
+    """The colour and the name of a series, below the plot."""
+    y = _HEIGHT + _LEGEND_TOP_MARGIN + _LEGEND_ROW * number
+    return [
+        f'<path d="M{_LEFT} {y - _TEXT_BELOW_MIDDLE}h22" stroke="{colour}" stroke-width="3"/>',
+        _render_text(_LEFT + 30, y, name),
+    ]
 
 
 def _round_up(value: float) -> float:

@@ -45,8 +45,8 @@ _OTHER_PART = "other"
 async def run(folder: Path) -> dict[str, Any]:
     """Shares of the server's processor time, by part and by function, for batches and for single events."""
     shares_by_load: dict[str, Any] = {}
-    for batch, events in EVENTS_PER_LOAD.items():
-        file = folder / f"{LOAD_NAMES[batch]}.profile"
+    for batch_size, events in EVENTS_PER_LOAD.items():
+        file = folder / f"{LOAD_NAMES[batch_size]}.profile"
         async with AsyncExitStack() as stack:
             storage = stack.enter_context(run_emulator())
             command = ("-m", "bench.profiled_server")
@@ -55,13 +55,17 @@ async def run(folder: Path) -> dict[str, Any]:
                 storage,
                 folder,
                 "profiled",
-                batch,
+                batch_size,
                 command=command,
                 extra_settings={PROFILE_FILE_VARIABLE: str(file)},
             )
             sample = await entry.send_events(events)
         parts, functions = profile_shares(pstats.Stats(str(file)))
-        shares_by_load[LOAD_NAMES[batch]] = {"parts": parts, "functions": functions, "coresUsed": sample.cores_used}
+        shares_by_load[LOAD_NAMES[batch_size]] = {
+            "parts": parts,
+            "functions": functions,
+            "coresUsed": sample.cores_used,
+        }
     return shares_by_load
 
 
@@ -98,6 +102,7 @@ def find_part(file: str) -> str:
 
 
 def _format_function(function: ProfiledFunction) -> str:
+    """The name of a function, with its file relative to the repository or to the installed packages."""
     file, _, name = function
     if _is_built_in(function):
         return name

@@ -72,9 +72,9 @@ async def run(folder: Path, rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) 
         "figures": [figure.as_json() for figure in figures] + storage_section.pop("figures"),
         "delayMilliseconds": DELAY_SECONDS * 1000,
         "controlQueues": CONTROL_QUEUE_COUNT,
-        "milliseconds": {phase: _table(of, _median_milliseconds) for phase, of in costs.items()},
+        "milliseconds": {phase: _table(own_costs, _median_milliseconds) for phase, own_costs in costs.items()},
         "purgedMilliseconds": _table(purged, _median_milliseconds),
-        "requests": {phase: _table(of, _median_requests) for phase, of in costs.items()},
+        "requests": {phase: _table(own_costs, _median_requests) for phase, own_costs in costs.items()},
         **storage_section,
     }
 
@@ -102,6 +102,7 @@ def _label(name: str) -> str:
 
 
 def _against_status_check(costs: Mapping[str, Costs], sizes: Sequence[int]) -> list[Figure]:
+    """The time of each verdict as a ratio to that of the status check of the same task hub."""
     return [
         compare_rounds(
             f"{_label(name)}, {size:,} finished, {_PHASE_WORDS[phase]}",
@@ -133,6 +134,7 @@ def _growth(costs: Costs, phase: str, sizes: Sequence[int]) -> list[Figure]:
 
 
 def _growth_after_purge(costs: Costs, smallest: int, largest: int) -> list[Figure]:
+    """The time with purged instances as a ratio to the time with few instances, of which none is purged."""
     return [
         compare_rounds(
             f"{_label(name)}, {largest:,} finished and purged",

@@ -84,6 +84,7 @@ def render_sections(results: Mapping[str, Any]) -> str:
 
 
 def _render_machine(results: Mapping[str, Any]) -> str:
+    """A paragraph about the run and the machine that it ran on."""
     machine = results["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
@@ -106,6 +107,7 @@ def _render_origin(section: Mapping[str, Any]) -> str:
 
 
 def _render_figures(figures: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a row for each figure."""
     rows = [
         [
             figure["subject"],
@@ -137,6 +139,7 @@ def _render_cores(ingest: Mapping[str, Any]) -> str:
 
 
 def _render_requests(requests: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """A table of storage requests: a row for each verdict, and a column for each number of finished instances."""
     rows = [
         [
             f"{name}, {'none active' if phase == 'drained' else '5 active'}",
@@ -150,10 +153,16 @@ def _render_requests(requests: Mapping[str, Mapping[str, Mapping[str, float]]]) 
 
 
 def _render_profile(profile: Mapping[str, Any]) -> str:
+    """A table of processor time: a row for each part of the code, and a column for each load. Parts below 1 % are left
+    out."""
     loads = [name for name in profile if name not in ("at", "revision")]
     parts = {part: None for load in loads for part in profile[load]["parts"]}
     shares = {part: [profile[load]["parts"].get(part, 0.0) for load in loads] for part in parts}
-    rows = [[part, *(f"{share:.0%}" for share in of)] for part, of in shares.items() if max(of) >= 0.01]
+    rows = [
+        [part, *(f"{share:.0%}" for share in own_shares)]
+        for part, own_shares in shares.items()
+        if max(own_shares) >= 0.01
+    ]
     return _render_table(["", *loads], rows)
 
 

@@ -3,8 +3,8 @@
 import json
 import statistics
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from azure.data.tables.aio import TableServiceClient
 
 from bench.comparison import Figure, compare_rounds, round_significant, run_in_turns
 from bench.event_stream import build_event, encode_events
-from bench.filled_task_hubs import ACTIVE_COUNT, SHARD_COUNT, BenchEnvironment, VerdictCost, delay_request
-from bench.ingest import EVENTS_PER_DELIVERY, EventEntry, IngestSample, create_event_stream, open_event_entry
+from bench.filled_task_hubs import ACTIVE_COUNT, SHARD_COUNT, BenchEnvironment, delay_request
+from bench.ingest import EVENTS_PER_DELIVERY, EventEntry, create_event_stream, open_event_entry
 from bench.load_generator import LoadError, build_post_request, deliver_until_accepted, open_connections
 from bench.storage import Emulator, run_emulator
 from bench.worker import CONCURRENT_EVENTS
@@ -26,6 +26,7 @@ SHARD_COUNTS = (1, 2, 4, 8, 16)
 ROUNDS = 3
 REQUEST_COUNT = 15
 EVENTS_PER_ROUND = {EVENTS_PER_DELIVERY: 1000, 1: 250}
+"""Events that a round sends, by the number of events in a delivery."""
 _LABELS = {EVENTS_PER_DELIVERY: f"{EVENTS_PER_DELIVERY} events a delivery", 1: "one event a delivery"}
 
 
@@ -50,19 +51,22 @@ async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_C
                 batches.server, storage, create_event_stream(f"single{count}", 1), 1, CONCURRENT_EVENTS
             )
             await _create_small_task_hub(batches.server, count)
-        variants = {key: _create_sender(entry, EVENTS_PER_ROUND[key[0]]) for key, entry in entries.items()}
+        variants = {
+            (batch_size, count): partial(entry.send_events, EVENTS_PER_ROUND[batch_size])
+            for (batch_size, count), entry in entries.items()
+        }
         for entry in entries.values():
             # The warm-up brings all streams to the same position.
             await entry.send_events(EVENTS_PER_DELIVERY)
         samples = await run_in_turns(rounds, variants)
         request_seconds, requests = await _measure_requests(stack, storage, folder, request_count)
-    rates = {key: [sample.events_per_second for sample in of] for key, of in samples.items()}
+    rates = {key: [sample.events_per_second for sample in own_samples] for key, own_samples in samples.items()}
     figures = [*_compare_rates(rates), *_compare_latencies(request_seconds)]
     return {
         "figures": [figure.as_json() for figure in figures],
         "eventsPerSecond": {
-            name: {str(count): round(statistics.median(rates[batch, count])) for count in SHARD_COUNTS}
-            for batch, name in _LABELS.items()
+            name: {str(count): round(statistics.median(rates[batch_size, count])) for count in SHARD_COUNTS}
+            for batch_size, name in _LABELS.items()
         },
         "milliseconds": {
             str(count): round_significant(1000 * statistics.median(request_seconds[count])) for count in SHARD_COUNTS
@@ -72,25 +76,23 @@ async def run(folder: Path, rounds: int = ROUNDS, request_count: int = REQUEST_C
     }
 
 
-def _create_sender(entry: EventEntry, events: int) -> Callable[[], Awaitable[IngestSample]]:
-    return lambda: entry.send_events(events)
-
-
 def _compare_rates(rates: dict[tuple[int, int], list[float]]) -> list[Figure]:
+    """The rate of events with each number of shards, as a ratio to that with the default number."""
     return [
         compare_rounds(
             f"events a second with {_shard_label(count)}, {name}",
-            rates[batch, count],
+            rates[batch_size, count],
             f"with {_shard_label(SHARD_COUNT)}",
-            rates[batch, SHARD_COUNT],
+            rates[batch_size, SHARD_COUNT],
         )
-        for batch, name in _LABELS.items()
+        for batch_size, name in _LABELS.items()
         for count in SHARD_COUNTS
         if count != SHARD_COUNT
     ]
 
 
 def _compare_latencies(request_seconds: dict[int, list[float]]) -> list[Figure]:
+    """The time of a verdict with each number of shards, as a ratio to that with the default number."""
     return [
         compare_rounds(
             f"time of GetStagingStatus with {_shard_label(count)}",
@@ -107,11 +109,16 @@ def _shard_label(count: int) -> str:
     return f"{count} shards" if count > 1 else "1 shard"
 
 
+def _small_task_hub_name(count: int) -> str:
+    """The name of the small task hub with this number of shards. Its app has the same name."""
+    return f"few{count}"
+
+
 async def _create_small_task_hub(server: ServerProcess, count: int) -> None:
     """Create a task hub with this server's number of shards and a few active instances, in an app's staging slot."""
-    hub = f"few{count}"
-    now = format_instant(Instant(int((time.time() - 60) * TICKS_PER_SECOND)))
-    active = [build_event(hub, f"active-{number}", "Running", now) for number in range(ACTIVE_COUNT)]
+    hub = _small_task_hub_name(count)
+    a_minute_ago = format_instant(Instant(int((time.time() - 60) * TICKS_PER_SECOND)))
+    active = [build_event(hub, f"active-{number}", "Running", a_minute_ago) for number in range(ACTIVE_COUNT)]
     app_body = json.dumps({"slots": {"staging": {"taskHub": hub}}}).encode()
     async with open_connections(server.url, 1) as (connection,):
         await deliver_until_accepted(
@@ -131,15 +138,14 @@ async def _measure_requests(
     server = stack.enter_context(run_server(proxy.settings, folder))
     service = await stack.enter_async_context(TableServiceClient.from_connection_string(storage.connection))
     environment = BenchEnvironment(storage, proxy, server, service)
-
-    def create_verdict_request(count: int) -> Callable[[], Awaitable[VerdictCost]]:
-        return lambda: environment.request_verdict(f"/api/apps/few{count}/staging")
-
-    variants = {count: create_verdict_request(count) for count in SHARD_COUNTS}
+    variants = {
+        count: partial(environment.request_verdict, f"/api/apps/{_small_task_hub_name(count)}/staging")
+        for count in SHARD_COUNTS
+    }
     for send_request in variants.values():
         await send_request()
     costs = await run_in_turns(request_count, variants)
     return (
-        {count: [cost.seconds for cost in of] for count, of in costs.items()},
-        {count: round(statistics.median(cost.requests for cost in of)) for count, of in costs.items()},
+        {count: [cost.seconds for cost in own_costs] for count, own_costs in costs.items()},
+        {count: round(statistics.median(cost.requests for cost in own_costs)) for count, own_costs in costs.items()},
     )

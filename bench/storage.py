@@ -132,6 +132,7 @@ class RawTables:
 
 
 def _build_operation(table_url: str, operation: str, row: Mapping[str, Any]) -> str:
+    """One operation of a transaction, as a part of its multipart body."""
     keys = "(PartitionKey='{}',RowKey='{}')".format(*(quote(str(row[key])) for key in ("PartitionKey", "RowKey")))
     method, url, condition = {
         "create": ("POST", table_url, ""),

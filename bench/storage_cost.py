@@ -48,7 +48,7 @@ async def run(hubs: Sequence[BenchTaskHub], queries: int = QUERY_COUNT) -> dict[
     return {
         "figures": [figure.as_json() for figure in figures],
         "emulatorCpuMilliseconds": {
-            name: {size: round_significant(1000 * seconds / queries) for size, seconds in of.items()}
-            for name, of in seconds_by_query.items()
+            name: {size: round_significant(1000 * seconds / queries) for size, seconds in seconds_by_size.items()}
+            for name, seconds_by_size in seconds_by_query.items()
         },
     }

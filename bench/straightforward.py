@@ -47,6 +47,7 @@ class StraightforwardRecorder(Recorder):
         return self._tables.clock.now()
 
     async def _record_event(self, event: LifecycleEvent) -> bool:
+        """Merge one event into its stored instance. Returns whether that changed the instance."""
         table = await self._get_table(event.task_hub)
         shard = f"{shard_of(event.instance_id, self._shards):02d}"
         async with self._in_flight:

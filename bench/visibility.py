@@ -85,6 +85,7 @@ class _Source:
         return delays
 
     async def _wait_until_visible(self, event: PacedEvent, begins_at: float, seen: list[float]) -> None:
+        """Add to `seen` how many seconds after it was due the event could be seen in the table."""
         await asyncio.sleep(begins_at + event.due_seconds - time.perf_counter())
         instance_id, status = event.body["data"]["instanceId"], event.body["data"]["runtimeStatus"]
         table, shard = instance_table_name(self._stream.hub), f"{shard_of(instance_id, _SHARD_COUNT):02d}"
@@ -124,6 +125,7 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
 
 
 async def _open_webhook(stack: AsyncExitStack, storage: Emulator, folder: Path, tables: RawTables) -> _Source:
+    """A server that gets events by its webhook, with the rate that it can take."""
     settings = {"STATE_SHARDS": str(_SHARD_COUNT)}
     entry = open_event_entry(stack, storage, folder, "visible", 1, extra_settings=settings)
 
@@ -160,7 +162,7 @@ async def _post_events(entry: EventEntry, paced_events: list[PacedEvent], pace: 
 
     async def post(index: int) -> None:
         if idle:
-            # The one that is idle for longest, because the server closes a connection that is idle for some seconds.
+            # Use the connection that is idle for longest, because the server closes one that is idle for some seconds.
             connection = idle.popleft()
         else:
             opened.append(connection := await Connection.open(url))
@@ -201,6 +203,7 @@ class _SingleTransactions:
 
 
 def _build_section(samples: dict[str, list[Any]], possible_rates: dict[str, float]) -> dict[str, Any]:
+    """The section of this figure in the results: delays of events, against the time of one transaction."""
     alone_seconds: list[list[float]] = samples["single"]
     median_seconds = [statistics.median(durations) for durations in alone_seconds]
 

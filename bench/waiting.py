@@ -148,10 +148,11 @@ async def run(
     async with AsyncExitStack() as stack:
         storage = stack.enter_context(run_emulator())
         proxy = await stack.enter_async_context(run_storage_proxy(storage.settings))
-        server, other = (stack.enter_context(run_server(of, folder)) for of in (proxy.settings, storage.settings))
+        server = stack.enter_context(run_server(proxy.settings, folder))
+        other_server = stack.enter_context(run_server(storage.settings, folder))
         (connection,) = await stack.enter_async_context(open_connections(server.url, 1))
-        (other_connection,) = await stack.enter_async_context(open_connections(other.url, 1))
-        bench = WaitingBench(proxy, server.url, other.url, connection, other_connection)
+        (other_connection,) = await stack.enter_async_context(open_connections(other_server.url, 1))
+        bench = WaitingBench(proxy, server.url, other_server.url, connection, other_connection)
         random_source = random.Random(0)
         for _ in range(rounds):
             apps = [await bench.add_app() for _ in requests]
@@ -166,14 +167,14 @@ async def run(
                 requests[count].append(request_count)
             writes.append(await _measure_write_seconds(proxy.settings))
             app = await bench.add_app()
-            for elsewhere, of in delays.items():
+            for elsewhere, delays_by_round in delays.items():
                 samples = [
                     await bench.measure_delay(
                         app, elsewhere=elsewhere, pause_seconds=0.1 + random_source.random() * _POLL_SECONDS
                     )
                     for _ in range(delay_samples)
                 ]
-                of.append(samples)
+                delays_by_round.append(samples)
     return _build_section(requests, delays, writes, wait_seconds=wait_seconds, caller_count=caller_count)
 
 
@@ -185,13 +186,16 @@ def _build_section(
     wait_seconds: int,
     caller_count: int,
 ) -> dict[str, Any]:
+    """The section of this figure in the results: requests of callers that wait, and delays of their answers."""
     rounds = len(writes)
 
     def describe(count: int) -> str:
+        """The subject of a figure about this number of callers."""
         return f"storage requests of {count:,} {'caller' if count == 1 else 'callers'} that wait for {wait_seconds} s"
 
     def medians(samples: Sequence[Sequence[float]]) -> list[float]:
-        return [statistics.median(of_round) for of_round in samples]
+        """The median of each round."""
+        return [statistics.median(round_samples) for round_samples in samples]
 
     recorded_to_answered = "from recorded to answered"
     figures = [
@@ -213,7 +217,7 @@ def _build_section(
         ),
         compare_rounds(
             f"{recorded_to_answered}, in another process, longest",
-            [max(of_round) for of_round in delays[True]],
+            [max(round_delays) for round_delays in delays[True]],
             f"the {_POLL_SECONDS:g} s between two reads of the records",
             [_POLL_SECONDS] * rounds,
             Aim(maximum=1.1),

@@ -47,6 +47,7 @@ class Worker:
         return PublishingDelays(**await asyncio.to_thread(self._send_order, asdict(pace)))
 
     def _send_order(self, order: int | dict[str, Any]) -> Any:
+        """Send an order to the worker process, and return its answer. Raises RuntimeError if the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{json.dumps(order)}\n")
@@ -79,6 +80,7 @@ def run_worker(role: str, connection: str) -> Iterator[Worker]:
 
 
 async def _serve_role(role: str) -> None:
+    """Handle orders, which are lines of JSON, until the standard input ends. Each answer is a line as well."""
     async with AsyncExitStack() as stack:
         run: Callable[[Any], Awaitable[Any]]
         if role in ("limit", "emulator"):

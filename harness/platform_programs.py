@@ -60,6 +60,7 @@ def program_path(name: str) -> Path:
 
 
 def main() -> int:
+    """Print a note if the real programs are not installed. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m harness.platform_programs", description=__doc__)
     parser.add_argument("--required", action="store_true", help="exit with 1 if the programs are not there")
     required = parser.parse_args().required

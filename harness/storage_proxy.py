@@ -96,6 +96,8 @@ async def run_storage_proxy(storage: StorageSettings, *, all_services: bool = Fa
     async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
 
         async def forward_request(request: web.Request) -> web.StreamResponse:
+            """Send a request to the storage emulator and return its response, with the failures that the test has
+            set."""
             # Read port and body first, because a delayed request may outlive its client.
             service = proxied_services[ports.index(_local_port(request))]
             request_body = await request.read()

@@ -155,7 +155,7 @@ class DeploymentSlots:
         return self._require_strings(response.get("names")), self._require_strings(response.get("values"))
 
     def _require_strings(self, values: object) -> list[str]:
-        """Raises AzureUnavailable if the JSON that `az` printed is not a list of strings."""
+        """The values as a list of strings. Raises AzureUnavailable if the JSON that `az` printed is no such list."""
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise AzureUnavailable(f"az printed unexpected JSON about {self._describe_slot(PRODUCTION)}. Update az.")
         return values

@@ -85,16 +85,16 @@ class Terminal:
     actor: str | None = None
 
     def set_outputs(self, values: Mapping[str, str]) -> None:
-        pass
+        """Does nothing."""
 
     def write_summary(self, markdown: str) -> None:
-        pass
+        """Does nothing."""
 
     def error(self, message: str) -> None:
-        pass
+        """Does nothing."""
 
     def warning(self, message: str) -> None:
-        pass
+        """Does nothing."""
 
 
 class OtherCiSystem(Terminal):
@@ -155,6 +155,7 @@ class AzurePipelines:
             self._write_logging_command("task.setvariable", line, variable=_camel_case(name), isOutput="true")
 
     def write_summary(self, markdown: str) -> None:
+        """Have the agent show a summary on the page of the run. A summary that cannot be written is only a warning."""
         if self.temp_directory is None:
             self.warning("AGENT_TEMPDIRECTORY is not set, so no summary was written")
             return

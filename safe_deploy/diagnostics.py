@@ -202,7 +202,7 @@ def _compare_slot(deployment_slots: DeploymentSlots, slot: str, recorded_hub: st
 
 
 def _check_sticky_setting(deployment_slots: DeploymentSlots) -> CheckResult:
-    """Raises AzureUnavailable."""
+    """Whether the app setting with the task hub name moves with the code at a swap. Raises AzureUnavailable."""
     if deployment_slots.is_task_hub_setting_sticky():
         message = (
             "the app setting with the task hub name is slot-sticky: at a swap task hubs stay in their slots. Set it "

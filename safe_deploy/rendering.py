@@ -42,7 +42,7 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        # As Text, because Rich reads markup in a str.
+        # The cell is a Text, because Rich reads markup in a str.
         table.add_row(*map(Text, sanitize_cells(row)))
     return table
 
@@ -106,6 +106,7 @@ def list_pending_starts(verdict: Json) -> Sequence[Json]:
 
 
 def verdict_outputs(verdict: Json) -> dict[str, str]:
+    """A verdict as the outputs of a pipeline step, all of them text."""
     return {
         "ready": json.dumps(verdict["ready"]),
         "status": verdict["status"],
@@ -166,6 +167,7 @@ INSTANCE_COLUMNS = ("Instance", "Function", "Status", "Active", "Started", "Fini
 
 
 def build_instance_rows(response: Json) -> Rows:
+    """A row for each instance of a task hub, with the columns INSTANCE_COLUMNS."""
     return [
         [
             instance["instanceId"],
@@ -184,6 +186,7 @@ HISTORY_COLUMNS = ("Revision", "At", "Operation", "By", "Details")
 
 
 def build_history_rows(response: Json) -> Rows:
+    """A row for each entry of the audit log."""
     return [
         [
             str(entry["revision"]),

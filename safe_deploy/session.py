@@ -193,6 +193,7 @@ def make_poll_reporter(session: Session, live: Live | None = None) -> Callable[[
     blockers in `live`, if given."""
 
     def report_poll(poll_result: PollResult) -> None:
+        """Print what has changed since the last poll, and show what prevents Ready if the output is a terminal."""
         verdict = poll_result.verdict
         line = poll_result.failure or (rendering.format_verdict(verdict) if verdict else "")
         if poll_result.changed and line:

@@ -203,6 +203,7 @@ def abandon(common: CommonOptions, *, task_hub: TaskHubOption, slot: SlotOption 
 
 
 def _build_staging_request(override: OverrideOptions, *, task_hub: str, version: str, slot: str) -> StagingRequest:
+    """What the options of a command say about staging."""
     return StagingRequest(
         task_hub=task_hub,
         version=version or None,
@@ -216,6 +217,7 @@ def _build_staging_request(override: OverrideOptions, *, task_hub: str, version:
 def _build_swap_executor(
     session: Session, deployment_slots: DeploymentSlots | None, stabilization_seconds: float, guard: SignalGuard
 ) -> SwapExecutor:
+    """The executor of swaps of the session's slot, which watches Azure if its slots can be queried."""
     observer = SlotObserver(deployment_slots, slot=session.slot, guard=guard, report=session.report)
     return SwapExecutor(
         session.server,
@@ -243,6 +245,7 @@ def _require_command_or_outcome(command: Command | None, outcome: SwapOutcome | 
 
 
 def _describe_production_task_hub(app: Json) -> str:
+    """A line about the task hub in production, for people."""
     production = app["slots"].get("production") or {}
     pending = " (pending)" if app.get("pendingSwap") else ""
     return f"task hub {production.get('taskHub', '')} is in production of app {app['app']}{pending}"

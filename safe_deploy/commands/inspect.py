@@ -51,7 +51,7 @@ def history(common: CommonOptions, *, top: TopOption = 50) -> None:
 
 
 def _find_task_hub_of_slot(app: Json, slot: str) -> str:
-    """Raises UsageError if the slot is empty."""
+    """The name of the task hub that the slot holds. Raises UsageError if the slot is empty."""
     slots = {name.lower(): slot_json for name, slot_json in app["slots"].items()}
     slot_json = slots.get(slot.lower())
     if slot_json is None:

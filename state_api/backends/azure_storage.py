@@ -140,6 +140,8 @@ class AzureStorageBackend:
         return ScanStart(Instant(self._tables.clock.now() - _CLOCK_SKEW_MARGIN), (whole_table,), (whole_table,))
 
     async def read_page(self, task_hub: str, changed_since: Instant, cursor: str) -> ObservedPage:
+        """Read one page of a pass; `cursor` says where it begins. Returns its instances and the cursors of what is
+        left."""
         range_number, continuation = _decode_cursor(cursor)
         query, parameters = _page_query(range_number, changed_since)
         rows = self._instances_table(task_hub).query_entities(

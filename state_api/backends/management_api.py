@@ -101,6 +101,8 @@ class ManagementApiBackend:
         )
 
     async def read_page(self, task_hub: str, changed_since: Instant, cursor: str) -> ObservedPage:
+        """Read one page of a pass; `cursor` says where it begins. Returns its instances and the cursors of what is
+        left."""
         scan_pass, token = json.loads(cursor)
         if scan_pass == _ACTIVE:
             page = await self._list_instances(task_hub, ACTIVE_PAGE_SIZE, token, {"runtimeStatus": _ACTIVE_STATUSES})
@@ -115,6 +117,8 @@ class ManagementApiBackend:
         return ObservedPage(page.instances, cursors, len(page.instances))
 
     async def find_instances(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, ObservedInstance | None]:
+        """Look up each instance by its id. None for one that the task hub does not show, and for an entity."""
+
         async def find_instance(instance_id: str) -> ObservedInstance | None:
             if not instance_id or is_entity(instance_id):
                 return None

@@ -241,7 +241,7 @@ def _parse_retry_after(value: str) -> int | None:
     if re.fullmatch(r"[0-9]{1,9}", value):
         return int(value)
     date = _parse_http_date(value)
-    # Rounded up, so that the next request is not too early.
+    # The difference is rounded up, so that the next request is not too early.
     return None if date is None else max(0, -((instant_from(datetime.now(UTC)) - date) // TICKS_PER_SECOND))
 
 

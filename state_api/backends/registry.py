@@ -25,6 +25,7 @@ def _create_azure_storage_backend(connections: TaskHubConnections, config: Provi
 
 
 def _create_scheduler_backend(connections: TaskHubConnections, config: ProviderConfig) -> Backend:
+    """The backend of a Durable Task Scheduler. Its libraries are imported only where one is used."""
     from state_api.backends.scheduler import SchedulerBackend  # noqa: PLC0415
 
     connection = connections.get_text(config.connection)

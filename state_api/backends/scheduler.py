@@ -99,6 +99,8 @@ class SchedulerBackend:
         return ScanStart(changed_since, (SchedulerCursor().encode(),), (SchedulerCursor(is_recent_pass=True).encode(),))
 
     async def read_page(self, task_hub: str, changed_since: Instant, cursor: str) -> ObservedPage:
+        """Read one page of a pass; `cursor` says where it begins. Returns its instances and the cursors of what is
+        left."""
         position = SchedulerCursor.decode(cursor)
         if position.is_recent_pass and position.lower_bound is None:
             position = replace(position, lower_bound=changed_since)
@@ -126,6 +128,8 @@ class SchedulerBackend:
         )
 
     async def find_instances(self, task_hub: str, instance_ids: Sequence[str]) -> Mapping[str, ObservedInstance | None]:
+        """Look up each instance by its id. None for one that the task hub does not show, and for an entity."""
+
         async def find_instance(instance_id: str) -> ObservedInstance | None:
             if is_entity(instance_id):
                 return None

@@ -119,7 +119,8 @@ def _parse_endpoint(endpoint: str) -> tuple[bool, str] | None:
 
 
 def _connection_error(setting_name: str, problem: str) -> SettingsError:
-    """A connection string that cannot be used. The message shows what it should be, and nothing of it."""
+    """The error about a connection string that cannot be used. Its message shows a valid one, and no part of the
+    invalid one, which may hold a secret."""
     return SettingsError(
         f"the setting {setting_name} must be the connection string of a Durable Task Scheduler, such as "
         "Endpoint=https://NAME.REGION.durabletask.io;Authentication=ManagedIdentity;ClientID=ID, or that of an "

@@ -68,6 +68,8 @@ def require_role(*roles: Role, across_apps: bool = False) -> Callable[[Request],
     limits its response to the apps of the key."""
 
     async def check(request: Request) -> None:
+        """Raises Forbidden if the key of the request has none of the roles, or is bound to apps other than that of the
+        path."""
         key = access_key_of(request)
         if key is None:
             return
@@ -111,6 +113,16 @@ def may_see_reasons(request: Request) -> bool:
     that the app wrote and can contain its data."""
     key = access_key_of(request)
     return key is None or key.role in (Role.ADMIN, Role.DEPLOYER)
+
+
+def check_may_acknowledge(key: AccessKey | None) -> None:
+    """Raises Forbidden unless the key may acknowledge a routing document in the name of a router. Keys with the role
+    deployer may not: releases are removed by what routers acknowledge."""
+    if key is not None and key.role not in (Role.ROUTER, Role.ADMIN):
+        raise Forbidden(
+            f"key {key.name} has the role {key.role}; GetRouting with `router` acknowledges a document and needs a key "
+            f"with the role {Role.ROUTER} or {Role.ADMIN}. Leave out `router` to read the document"
+        )
 
 
 def check_task_hub_access(app: str | None, key: AccessKey | None) -> None:

@@ -46,6 +46,7 @@ def services_of(request: Request) -> Services:
 
 # Dependencies are async functions because FastAPI runs others in a thread, which takes longer than they do.
 async def _services(request: Request) -> Services:
+    """The services of the server that handles the request. FastAPI calls this for each route that depends on them."""
     return services_of(request)
 
 
@@ -74,6 +75,7 @@ async def _precondition(
         ),
     ] = "",
 ) -> Precondition:
+    """The condition of the header If-Match; without the header, one that any app meets."""
     if not if_match:
         return lambda app: None
     tags = re.findall(ETAG_PATTERN, if_match)

@@ -228,6 +228,7 @@ async def _read_body(scope: Scope, receive: Receive, reservation: Reservation | 
 
 
 def _expire_deadline(deadline: asyncio.Timeout) -> None:
+    """Let the deadline pass now, unless it has passed already."""
     if not deadline.expired():
         deadline.reschedule(asyncio.get_running_loop().time())
 

@@ -201,6 +201,7 @@ def install_error_handlers(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        """The problem document for an error that FastAPI itself raises."""
         problems = {
             400: ("InvalidRequest", "the body is not valid JSON"),
             404: ("NotFound", f"there is nothing at {request.url.path}"),

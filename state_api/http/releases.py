@@ -13,7 +13,15 @@ from state_api.domain.releases.side_by_side.commands import (
     RemovalOutcome,
     RemoveReleaseCommand,
 )
-from state_api.http.auth import ADMINISTER, DEPLOY, READ, READ_ROUTING, CallerDependency
+from state_api.http.auth import (
+    ADMINISTER,
+    DEPLOY,
+    READ,
+    READ_ROUTING,
+    CallerDependency,
+    access_key_of,
+    check_may_acknowledge,
+)
 from state_api.http.dependencies import (
     ETAG_PATTERN,
     IF_MATCH_PATTERN,
@@ -51,6 +59,7 @@ async def _routing_precondition(
         ),
     ] = "",
 ) -> Precondition:
+    """The condition of the header If-Match on the routing; without the header, one that any app meets."""
     if not if_match:
         return lambda app: None
     tags = re.findall(ETAG_PATTERN, if_match)
@@ -202,6 +211,8 @@ async def get_routing(
 ) -> RoutingDocumentResponse | Response:
     """Get the routing document of an app. With If-None-Match, the response is 304 if it has not changed after `wait`
     seconds."""
+    if router_name is not None:
+        check_may_acknowledge(access_key_of(request))
     routed = await services.routing.wait_for_routing(
         app,
         known_revision=known_revision,

@@ -248,7 +248,8 @@ class ProviderConfigRequest(RequestModel):
     )
 
     def to_provider_config(self) -> ProviderConfig:
-        """Raises InvalidRequest if a tracking store is incomplete or not possible with the provider."""
+        """The provider configuration of the request. Raises InvalidRequest if a tracking store is incomplete or not
+        possible with the provider."""
         has_tracking_store = self.tracking_connection is not None or self.tracking_prefix is not None
         if has_tracking_store and self.provider != "azureStorage":
             raise InvalidRequest(

@@ -24,7 +24,8 @@ router = APIRouter(prefix="/api", tags=["task hubs"])
 
 
 async def _check_task_hub_visible(hub: TaskHubName, request: Request, services: ServicesDependency) -> str:
-    """Raises Forbidden if the key is bound to apps, none of which has claimed this task hub."""
+    """The name of the task hub in the path. Raises Forbidden if the key is bound to apps, none of which has claimed
+    it."""
     key = access_key_of(request)
     if key is not None and key.apps is not None:
         check_task_hub_access(await services.inspection.get_claiming_app(hub), key)

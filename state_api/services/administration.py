@@ -108,8 +108,9 @@ class Administration:
         )
 
     async def _wait_for_leases_to_end(self) -> None:
-        """Raises StorageUnavailable when the server stops. The task hub stays closed then, and a repeated call goes
-        on."""
+        """Wait until no worker holds a lease to record events of a task hub that it read before the hub was closed.
+
+        Raises StorageUnavailable when the server stops. The task hub stays closed then, and a repeated call goes on."""
         try:
             async with asyncio.timeout(self._event_lease.closing_delay_seconds):
                 await self._stopping.wait()

@@ -59,7 +59,9 @@ class Reservation:
 
 
 class AdmissionController:
-    """Admits deliveries. `monotonic` returns seconds."""
+    """Admits deliveries while they hold at most `capacity_bytes`, and late ones at most `max_late_bytes`.
+
+    A delivery is late once its recording has taken LATE_SECONDS. `monotonic` is the clock, in seconds."""
 
     def __init__(
         self,

@@ -30,8 +30,8 @@ _APP_ROUND = 10
 """Every tenth round reads the app instead of a task hub's records: another process may have changed its policy or added
 a waiver."""
 
-_MAX_DEBT_REQUESTS = 10
-"""Requests that may be sent ahead of the budget when a verdict is likely to be Ready now."""
+_MAX_REQUESTS_AHEAD_OF_BUDGET = 10
+"""Requests to the state storage that may be sent ahead of the budget when a verdict is likely to be Ready now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,10 @@ class AppWatch:
         self._changed = asyncio.Event()
         self._round_count = 0
         self._last_task_hub = ""
-        self._paid_until = self._held_until = asyncio.get_running_loop().time() + self._intervals.per_request
+        self._budget_used_until = self._rounds_held_until = (
+            asyncio.get_running_loop().time() + self._intervals.per_request
+        )
+        """By the clock of the event loop: the end of the time whose budget is used, and the earliest next round."""
         self.reads = WaitingReads(context.reads, context.signals, ReadListener(self._changed.set, self._charge))
         # In an empty context, because the watch outlives the request that begins it.
         self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
@@ -114,7 +117,8 @@ class AppWatch:
 
     @contextmanager
     def ask(self, group: WaitingGroup) -> Iterator[AskedQuestion]:
-        """A request of this group asks in this block, which sets the status."""
+        """Count a question of this group from the beginning to the end of the block, which asks it and sets its
+        status."""
         with group.ask(self._revision, self._clock.now()) as asked:
             yield asked
         if asked.status is not None:
@@ -162,11 +166,13 @@ class AppWatch:
             changed.cancel()
 
     def _wake_all(self) -> None:
+        """Let every request that waits ask again."""
         for group in self._groups.values():
             group.wake()
 
     def _wake_due_groups(self) -> None:
-        if self._excess_debt_seconds() > 0:
+        """Let the requests of each group whose verdict can be Ready by now ask again, unless the budget forbids it."""
+        if self._seconds_until_wake_is_allowed() > 0:
             return
         now = self._clock.now()
         for group in self._groups.values():
@@ -181,7 +187,7 @@ class AppWatch:
         for group in self._groups.values():
             moment = group.next_moment(self._revision, now)
             if moment is not None:
-                waits.append(max((moment - now) / TICKS_PER_SECOND, self._excess_debt_seconds(), 0.0))
+                waits.append(max((moment - now) / TICKS_PER_SECOND, self._seconds_until_wake_is_allowed(), 0.0))
         return min(waits, default=None)
 
     # The budget
@@ -189,15 +195,17 @@ class AppWatch:
     def _charge(self, request_count: int) -> None:
         """Put off the next round, because requests were sent to the state storage."""
         time = asyncio.get_running_loop().time()
-        self._paid_until = max(self._paid_until, time) + request_count * self._intervals.per_request
+        self._budget_used_until = max(self._budget_used_until, time) + request_count * self._intervals.per_request
 
-    def _excess_debt_seconds(self) -> float:
-        """For how long no group may be woken, because too much of the budget was used in advance."""
-        debt = self._paid_until - asyncio.get_running_loop().time()
-        return debt - _MAX_DEBT_REQUESTS * self._intervals.per_request
+    def _seconds_until_wake_is_allowed(self) -> float:
+        """Seconds for which no group may be woken, because its questions would use too much of the budget in advance.
+        Zero or less if groups may be woken now."""
+        seconds_used_in_advance = self._budget_used_until - asyncio.get_running_loop().time()
+        return seconds_used_in_advance - _MAX_REQUESTS_AHEAD_OF_BUDGET * self._intervals.per_request
 
     def _next_round_at(self) -> float:
-        return max(self._paid_until, self._held_until)
+        """When the next round may begin, by the clock of the event loop."""
+        return max(self._budget_used_until, self._rounds_held_until)
 
     # Rounds
 
@@ -215,7 +223,7 @@ class AppWatch:
             group.wake()
         if due:
             # They have not read yet, so the budget does not hold back the next round.
-            self._held_until = time + self._intervals.per_request
+            self._rounds_held_until = time + self._intervals.per_request
             return None
         return asyncio.create_task(self._make_round())
 
@@ -232,7 +240,7 @@ class AppWatch:
                 await self.reads.read_records(task_hub, self._exemptions(task_hub), is_counted=True)
                 return
             if not (task_hubs or app_blocks):
-                self._held_until = asyncio.get_running_loop().time() + self._intervals.idle
+                self._rounds_held_until = asyncio.get_running_loop().time() + self._intervals.idle
             app = await self.reads.read_app(self._app_name, is_counted=True)
             if app is None:
                 self._wake_all()
@@ -267,11 +275,13 @@ class AppWatch:
         return sorted(task_hub for task_hub in task_hubs if hub_key(task_hub) not in busy), app_blocks
 
     def _idle_groups(self) -> Iterator[tuple[WaitingGroup, Outlook]]:
+        """The groups that have an answer and do not ask at the moment, each with what its answer says of the future."""
         for group in self._groups.values():
             if group.outlook is not None and not group.is_busy:
                 yield group, group.outlook
 
     def _exemptions(self, task_hub: str) -> Exemptions:
+        """The instances of a task hub that do not block, by the newest revision of the app that a group has seen."""
         outlooks = [outlook for _, outlook in self._idle_groups() if task_hub in outlook.task_hubs]
         app = max((outlook.app for outlook in outlooks), key=lambda app: app.revision)
         return Exemptions.for_task_hub(app.policy.ignore_functions, app.waivers, task_hub, self._clock.now())
@@ -282,6 +292,7 @@ class AppWatch:
         self._note_revision(app.revision)
 
     def _note_revision(self, revision: int) -> None:
+        """Have the groups look at the app again if this revision is newer than any that is known."""
         if revision > self._revision:
             self._revision = revision
             self._changed.set()

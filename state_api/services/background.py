@@ -49,6 +49,7 @@ class BackgroundProber:
         deadline = asyncio.get_running_loop().time() + _ROUND_TIMEOUT_SECONDS
 
         async def probe(app: App, task_hub: str) -> bool:
+            """Probe a task hub that needs it. Returns whether that was tried."""
             async with capacity:
                 remaining = deadline - asyncio.get_running_loop().time()
                 try:
@@ -58,7 +59,7 @@ class BackgroundProber:
                     mode = await self._choose_mode(app, task_hub) if remaining > 0 else VerificationMode.NONE
                     if mode is VerificationMode.NONE:
                         return False
-                    # At most as long as a request: other workers cannot read the task hub in this time.
+                    # Read at most as long as a request may: other workers cannot read the task hub in this time.
                     timeout_seconds = min(remaining, PROBE_TIMEOUT_SECONDS)
                     verification = self._readiness.start_verification(mode, timeout_seconds)
                     await self._readiness.assess_task_hub(app, task_hub, verification)
@@ -70,7 +71,7 @@ class BackgroundProber:
                 return True
 
         hubs = [hub async for hub in self._iterate_hubs()]
-        # In a different order each time, so that slow task hubs do not always come first.
+        # Change the order each time, so that slow task hubs do not always come first.
         random.shuffle(hubs)
         return sum(await asyncio.gather(*(probe(app, hub) for app, hub in hubs)))
 

@@ -28,12 +28,12 @@ class ChangeSignals:
         return hub_key(task_hub) in self._task_hub_listeners
 
     def signal_task_hub(self, task_hub: str, changes: RecordedChanges) -> None:
-        """Pass on changes in the records of a task hub. They are durable."""
+        """Report changes of a task hub's records to its listeners, after the changes have been stored."""
         for listener in tuple(self._task_hub_listeners.get(hub_key(task_hub), ())):
             listener(changes)
 
     def signal_app(self, app: App) -> None:
-        """Pass on the new state of an app. It is durable."""
+        """Report the new state of an app to its listeners, after the state has been stored."""
         for listener in tuple(self._app_listeners.get(app_key(app.name), ())):
             listener(app)
 

@@ -139,7 +139,8 @@ class Cleanup:
         return app, results
 
     def _get_artifact_store(self, app: App) -> ArtifactStore:
-        """Raises InvalidRequest if this server cannot delete the app's task hubs at their provider."""
+        """What deletes the task hubs of this app at their provider. Raises InvalidRequest if this server cannot delete
+        them."""
         if app.provider_config is None:
             raise InvalidRequest(
                 "deleteTaskHubs needs to know where the app's task hubs live: set taskHubs with PutApp"
@@ -156,6 +157,8 @@ class Cleanup:
         return artifact_store
 
     async def _clean_up_hub(self, run: _Run, retired: RetiredHub) -> CleanupResult:
+        """Remove the records of a retired task hub, and its artifacts where the run deletes them, if nothing in it is
+        active."""
         slot = run.app.find_possible_slot(retired.task_hub)
         if slot is not None:
             message = f"slot {slot} may still carry it until a task hub that was staged later has been in production"
@@ -166,10 +169,11 @@ class Cleanup:
         if target.artifact_store is None and target.record is not None and target.record.closed:
             return await self._remove_records_only(run, target)
         if target.record is not None and target.record.closed and not run.dry_run:
-            # Again, because the earlier call may have been cut off in the middle of this.
+            # Close it again, because an earlier call may have ended in the middle of closing it.
             await self._task_hubs.close(target.task_hub)
         try:
-            # Before the verdict, because this takes a while and the verdict does not cover what starts after it.
+            # List the artifacts before the verdict, because listing takes a while, and the verdict does not cover what
+            # starts after it.
             existing = await self._find_artifacts(run, target)
             if isinstance(existing, CleanupResult):
                 return existing
@@ -229,7 +233,7 @@ class Cleanup:
         if target.artifact_store is None:
             verification = replace(run.verification, mode=VerificationMode.CACHED)
         else:
-            # Every caller has just read the state storage.
+            # The clock is right, because every caller has just read the state storage, whose response has set it.
             started = self._readiness.start_verification(VerificationMode.FRESH)
             verification = replace(run.verification, mode=VerificationMode.FRESH, requested_at=started.requested_at)
         return await self._readiness.assess_task_hub(app, target.task_hub, verification)
@@ -283,7 +287,7 @@ class Cleanup:
         )
         if run.dry_run:
             return result
-        # On record before the first artifact is deleted, so that the next call continues.
+        # Record the closing before the first artifact is deleted, so that the next call continues.
         await self._task_hubs.close(target.task_hub, deleting_from=str(run.app.provider_config))
         deleted: list[str] = []
         try:

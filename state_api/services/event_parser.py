@@ -96,6 +96,7 @@ def to_event_grid_event(event: LifecycleEvent) -> dict[str, Any]:
 
 
 def _parse_data(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data of an event, also if they are encoded in Base64. Raises InvalidEvent."""
     data = event.get("data")
     if data is None and isinstance(encoded := event.get("data_base64"), str):
         try:
@@ -122,6 +123,7 @@ def _parse_task_hub(value: Any) -> str:
 
 
 def _parse_instance_id(value: Any) -> str:
+    """The instance id, if it is text that the task hub could hold. Raises InvalidEvent."""
     if not isinstance(value, str) or not value:
         raise InvalidEvent("BadInstanceId", f"the instance id is {_describe_value(value)}")
     if len(value.encode("utf-16-le", "surrogatepass")) // 2 > MAX_INSTANCE_ID_LENGTH:
@@ -134,6 +136,7 @@ def _parse_instance_id(value: Any) -> str:
 
 
 def _parse_time(value: Any, now: Instant) -> Instant:
+    """The time of an event. Raises InvalidEvent if it is no time, is too old, or is ahead of `now`."""
     try:
         time = parse_instant(value) if isinstance(value, str) else None
     except ValueError:

@@ -43,7 +43,7 @@ class Inspection:
         return (await self._get_task_hub(name)).app
 
     async def get_task_hub(self, name: str) -> TaskHubStatus:
-        """Raises TaskHubNotFound."""
+        """The task hub as this server knows it. Raises TaskHubNotFound."""
         record = await self._task_hubs.get(name)
         waiting_events = await self._quarantine.list_waiting(name, 1) if record is None or record.app is None else []
         if record is None:
@@ -79,7 +79,9 @@ class Inspection:
     async def list_instances(
         self, name: str, *, active: bool | None, status: RuntimeStatus | None, top: int, token: str | None
     ) -> tuple[TaskHubRecord, Page[Instance]]:
-        """Raises TaskHubNotFound, and InvalidRequest for a token that this list did not return."""
+        """Up to `top` instances of the task hub, the active ones first; `active` and `status` filter them.
+
+        Raises TaskHubNotFound, and InvalidRequest for a token that this list did not return."""
         record = await self._get_task_hub(name)
         return record, await self._instances.list_page(record, active=active, status=status, top=top, token=token)
 

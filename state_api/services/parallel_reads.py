@@ -80,6 +80,8 @@ class QuestionReads:
         """The records that were read for this question, in order."""
 
     async def read_app(self, name: str) -> App | None:
+        """The app, or None if there is none or it is deleted. Reads at the same time what the last question read, and
+        cancels these reads if the app has changed since then."""
         last_question = self._last_question
         if last_question is not None:
             self._early_reads = {
@@ -91,10 +93,12 @@ class QuestionReads:
         return self.app
 
     async def read_records(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
+        """What is recorded of a task hub: from a read that has begun together with that of the app, if there is one."""
         records = await self._take_early_read(task_hub, exemptions)
         return (records or await self._instances.read_records(task_hub, exemptions)).state
 
     async def probe_for_verdict(self, request: ProbeRequest) -> ProbeOutcome:
+        """Verify a task hub for a verdict, with the records from an early read if there is one."""
         records = await self._take_early_read(request.task_hub, request.exemptions)
         return await self._verifier.probe_for_verdict(request, records)
 

@@ -311,9 +311,10 @@ class Probes(Protocol):
 
 class Apps(Protocol):
     async def get(self, name: str) -> App | None:
-        """None also for a deleted app."""
+        """The app with this name, or None if there is none or it is deleted."""
 
-    async def get_including_deleted(self, name: str) -> App | None: ...
+    async def get_including_deleted(self, name: str) -> App | None:
+        """The app with this name, also if it is deleted; None if there never was one."""
 
     async def find_task_hub_of_version(self, name: str, version: str) -> str | None:
         """The task hub of the release that has or had this version; None for a version that was never used."""

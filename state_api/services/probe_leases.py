@@ -89,7 +89,7 @@ class _RenewedLease:
     async def stop_renewal(self) -> Lease:
         """The lease after its last renewal."""
         self._stopped.set()
-        # Not cancelled, because the outcome of the last renewal is needed to release the lease.
+        # The task is not cancelled, because the outcome of the last renewal is needed to release the lease.
         await self._renewal
         return self._lease
 

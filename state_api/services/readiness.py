@@ -240,6 +240,7 @@ class Readiness:
         exemptions: Exemptions,
         verification: Verification,
     ) -> ProbeRequest:
+        """The request to read a task hub as far as this verification needs."""
         return ProbeRequest(
             task_hub,
             provider_config,

@@ -57,7 +57,9 @@ class Reconciler:
         sees_messages: bool,
     ) -> None:
         """Record the active instances of a page that events missed, except those of ignored functions.
-        `confirmed_backend` comes from the records."""
+
+        `confirmed_backend` is the one that the records name. `sees_messages` says whether the backend shows starts that
+        are only messages."""
         active = [
             instance
             for instance in observed
@@ -85,7 +87,7 @@ class Reconciler:
         now = self._clock.now()
         missed = [reconcile_start(before, instance, now) for before, instance in zip(recorded, active, strict=True)]
         await self.record_corrections(request.task_hub, [instance for instance in missed if instance is not None])
-        # Counted only now: a page whose instances could not be recorded is read again.
+        # The instances are counted only now, because a page whose instances could not be recorded is read again.
         scan.recorded_count += len(active)
 
     async def confirm_starts(
@@ -125,7 +127,8 @@ class Reconciler:
         return len(changed) == len(corrections) and None not in changed
 
     async def _merge(self, task_hub: str, evidence: Sequence[Instance]) -> list[bool | None]:
-        """For each of these, whether it changed the records. Empty if the task hub was cleaned up."""
+        """Record what was seen. For each instance, whether it changed the records; empty if the task hub was cleaned
+        up."""
         if not evidence:
             return []
         hub = await self._task_hubs.get_or_create(task_hub)

@@ -98,6 +98,7 @@ class Recorder:
             ) from None
 
     async def _record_delivery(self, events: Sequence[Any], endpoint_type: str) -> RecordingResult:
+        """Record the events of a delivery, each task hub on its own. Those that cannot be recorded go to quarantine."""
         by_hub, rejected = await self._parse_by_storage_time(events, endpoint_type)
         outcome = _DeliveryOutcome(rejected=rejected)
         hub_results = await asyncio.gather(
@@ -213,8 +214,10 @@ class Recorder:
         log.info("%d events of task hub %s were recorded from quarantine", len(events) - len(rejected), task_hub)
 
     def _parse_waiting_event(self, event: QuarantinedEvent) -> LifecycleEvent:
-        """Raises StorageUnavailable if the event cannot be parsed: without it, the records could show that a task hub
-        has drained although it has not."""
+        """The lifecycle event that waits in quarantine.
+
+        Raises StorageUnavailable if it cannot be parsed: without it, the records could show that a task
+        hub has drained although it has not."""
         try:
             # The clock may be behind the time at which the event arrived, and would then make its time invalid.
             return parse_event(parse_json(event.event), max(self._clock.now(), event.received_at))
@@ -263,6 +266,8 @@ class Recorder:
         return QuarantinedEvent(self._clock.now(), code, message, endpoint_type, _to_json_text(event))
 
     def _to_waiting(self, event: _DeliveredEvent, code: str, message: str, endpoint_type: str) -> QuarantinedEvent:
+        """The event as it waits in quarantine for an app to claim its task hub. If it is too long or too deeply nested,
+        only the members that the server reads are kept."""
         text = _to_json_text(event.raw)
         if (
             len(text) > _MAX_WAITING_EVENT_CHARACTERS

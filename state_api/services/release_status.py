@@ -181,7 +181,7 @@ class ReleaseStatuses:
         return AssessedRelease(app, release, state, verdict, find_blocked_until(app, release, use))
 
     async def _get_app(self, name: str) -> App:
-        """Raises AppNotFound, WrongModel."""
+        """The app, which has releases side by side. Raises AppNotFound, WrongModel."""
         app = await self._releases.get(name)
         if refusal := check_model(app, Model.SIDE_BY_SIDE):
             raise refusal.to_error()

@@ -46,6 +46,7 @@ from state_api.domain.releases.swaps import swap_slots
 from state_api.domain.releases.transition_checks import check_model
 from state_api.domain.releases.waivers import add_waiver, remove_waiver
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
+from state_api.services.audit_records import build_audit_record
 from state_api.services.ownership import Ownership, is_claimed_by
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness, Verification
@@ -89,7 +90,7 @@ class Releases:
         self._clock = clock
 
     async def get(self, name: str) -> App:
-        """Raises AppNotFound."""
+        """The app with this name. Raises AppNotFound."""
         app = await self._apps.get(name)
         if app is None:
             raise refusals.app_not_found(name).to_error()
@@ -99,7 +100,7 @@ class Releases:
         return await self._apps.list_page(top, token)
 
     async def list_page_of(self, names: Sequence[str], top: int, token: str | None) -> Page[App]:
-        """Those of these apps that exist, ordered by name. The token is the name that the next page begins with, so it
+        """The named apps that exist, ordered by name. The token is the name that the next page begins with, so it
         reveals nothing about other apps. Raises InvalidRequest for a token that this list did not return."""
         keys = sorted({app_key(name) for name in names})
         if token is not None and token not in keys:
@@ -120,6 +121,8 @@ class Releases:
         return app, await self._apps.list_history(app, top, token)
 
     async def stage_task_hub(self, name: str, command: StageCommand, precondition: Precondition) -> App:
+        """Put a new task hub into a slot of an app, which is created if there is none. Returns the app afterwards."""
+
         async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
             if refusal := check_model(app, Model.SLOTS):
                 return refusal
@@ -135,11 +138,13 @@ class Releases:
         return await self._apply(name, command, precondition, lambda app, now: swap_slots(app, command, now))
 
     async def register_app(self, name: str, command: RegisterCommand, precondition: Precondition) -> App:
+        """Create an app, or change its policy and its slots. Returns the app afterwards."""
+
         async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
             self._check_provider_config(app, command)
             evidence = await self._gather_register_evidence(app, command, verification, now)
-            unproven = await self._drop_proven_adoptions(app, command, evidence.proof)
-            return register_app(app, unproven, evidence, now)
+            command_to_apply = await self._drop_proven_adoptions(app, command, evidence.proof)
+            return register_app(app, command_to_apply, evidence, now)
 
         return await self._update_verified(name, command, precondition, decide, create=True)
 
@@ -147,6 +152,7 @@ class Releases:
         """Delete an app whose slots and releases have drained."""
 
         async def decide(app: App, verification: Verification, now: Instant) -> Transition | Refusal:
+            """Assess everything that the app holds, if nothing else prevents its deletion, and decide on it."""
             if refusal := check_app_deletable(app, now):
                 return refusal
             slots = {
@@ -202,8 +208,10 @@ class Releases:
         return StageEvidence(verdict.result(), used_before, existing.result())
 
     async def was_used_before(self, app: App, task_hub: str, caller: Caller) -> bool:
-        """Whether the task hub was cleaned up, or events or a probe have shown it before this run claimed it. The app
-        itself knows those that it has, and the retired ones. Raises TaskHubInUse, TaskHubAlreadyUsed."""
+        """Whether the task hub was cleaned up, or events or a probe have shown it before this run claimed it.
+
+        The task hubs that the app has and its retired task hubs are not looked for here, because the app's own state
+        names them. Raises TaskHubInUse or TaskHubAlreadyUsed for a task hub of another app."""
         record = await self._task_hubs.get(task_hub)
         if record is None:
             return await self._recorder.has_waiting_events(task_hub)
@@ -215,7 +223,8 @@ class Releases:
         return await self._recorder.has_waiting_events(task_hub)
 
     async def _was_cleaned_up(self, app: App, task_hub: str) -> bool:
-        """Whether the name is closed. Raises TaskHubInUse, TaskHubAlreadyUsed for a task hub of another app."""
+        """Whether Cleanup has removed the task hub, so that its name cannot be used again. Raises TaskHubInUse or
+        TaskHubAlreadyUsed for a task hub of another app."""
         record = await self._task_hubs.get(task_hub)
         if record is None:
             return False
@@ -245,7 +254,9 @@ class Releases:
     async def _gather_register_evidence(
         self, app: App, command: RegisterCommand, verification: Verification, now: Instant
     ) -> RegisterEvidence:
-        # By the present policy: one request cannot both loosen the policy and take a task hub out of its slot.
+        """Read what PutApp needs to know of the slots that it replaces and of the task hubs that it names."""
+        # The verdicts follow the policy that the app has now, not the one in the command. So one request cannot both
+        # loosen the policy and take a task hub out of its slot.
         verdicts = {
             slot_name: await self._readiness.assess_slot(app, app.slots[slot_name], verification)
             for slot_name in find_replaced_slots(app, command)
@@ -271,7 +282,7 @@ class Releases:
         return {version: task_hub for version, task_hub in used.items() if task_hub is not None}
 
     async def _find_cleaned_up(self, app: App, task_hubs: Sequence[str]) -> frozenset[HubKey]:
-        """Those of these task hubs whose names are closed. Raises TaskHubInUse, TaskHubAlreadyUsed."""
+        """The task hubs whose records Cleanup has removed. Raises TaskHubInUse, TaskHubAlreadyUsed."""
         closed = [hub_key(task_hub) for task_hub in task_hubs if await self._was_cleaned_up(app, task_hub)]
         return frozenset(closed)
 
@@ -339,7 +350,9 @@ class Releases:
         raise refusals.changed_concurrently(name, winner.updated_by if winner else None).to_error()
 
     async def _read_app(self, name: str, precondition: Precondition, *, create: bool) -> App:
-        """Raises AppNotFound, PreconditionFailed. A new app continues the revisions of a deleted one of its name."""
+        """The app, or with `create` a new one if there is none. Raises AppNotFound, PreconditionFailed.
+
+        A new app continues the revisions of a deleted app with the same name, so that no revision occurs twice."""
         stored = await self._apps.get_including_deleted(name)
         app = None if stored is None or stored.deleted else stored
         precondition(app)
@@ -360,11 +373,11 @@ class Releases:
         is_adoption = proof is not None and proof.basis is ProofBasis.ADOPTED
         for task_hub in task_hubs:
             await self._claim(before, task_hub, command.caller, None if is_adoption else proof)
-            # Before the slot holds the task hub, because a verdict on it must know of these events.
+            # Record waiting events before the slot holds the task hub, because a verdict must know of them.
             await self._recorder.replay_quarantined(task_hub)
         published = publish_routing(before, transition.app, now)
         after = replace(published, revision=before.revision + 1, updated_at=now, updated_by=command.caller.name)
-        audit = _audit_record(after, transition, command)
+        audit = build_audit_record(after, transition, command)
         if not await self._apps.commit(before, after, audit, forgotten_router=transition.forgotten_router):
             return None
         if is_adoption:
@@ -379,16 +392,3 @@ class Releases:
 def new_release_tokens() -> ReleaseTokens:
     """Two random tokens of 128 bits."""
     return ReleaseTokens(secrets.token_hex(16), secrets.token_hex(16))
-
-
-def _audit_record(app: App, transition: Transition, command: Command) -> AuditRecord:
-    return AuditRecord(
-        revision=app.revision,
-        at=app.updated_at,
-        operation=transition.operation,
-        by=command.caller.name,
-        run_url=command.caller.run_url,
-        key_name=command.caller.key_name,
-        reason=command.reason,
-        details=transition.details,
-    )

@@ -55,12 +55,13 @@ class SharedReads(Generic[Key, Value]):
         shared.task.cancel()
 
     async def _read_after_previous(self, key: Key, read: Callable[[], Awaitable[Value]]) -> Value:
+        """Read once no other read of this key is under way."""
         while (previous := self._under_way.get(key)) is not None:
             await asyncio.wait([previous])
         task = asyncio.current_task()
         assert task is not None, "this runs as a task"
         self._under_way[key] = task
-        # From now on a caller would get what was read before its call.
+        # Later callers must not share this read, because it begins before their calls.
         self._next.pop(key, None)
         try:
             return await read()

@@ -64,6 +64,8 @@ class SideBySideReleases:
         return await self._releases.update_app(name, command, precondition, decide)
 
     async def remove_release(self, name: str, command: RemoveReleaseCommand, precondition: Precondition) -> App:
+        """Remove a release, or begin to, as far as it has drained. Returns the app afterwards."""
+
         async def decide(app: App, now: Instant) -> Transition | Refusal:
             evidence = RemovalEvidence()
             if needs_removal_verdict(app, command, now):
@@ -73,6 +75,8 @@ class SideBySideReleases:
         return await self._releases.update_app(name, command, precondition, decide)
 
     async def change_routing(self, name: str, command: RouteCommand, precondition: Precondition) -> App:
+        """Divide an app's requests among its releases anew. Returns the app afterwards."""
+
         async def decide(app: App, now: Instant) -> Transition | Refusal:
             deadline = _deadline()
             started = {

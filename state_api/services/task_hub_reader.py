@@ -4,7 +4,6 @@ A scan that takes long holds the task hub's lease. If it is interrupted, it is s
 """
 
 import asyncio
-import logging
 from dataclasses import dataclass, replace
 
 from state_api.backends.protocols import Backend, BackendError, BackendRegistry, ObservedPage, ReadFailure
@@ -28,8 +27,7 @@ from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, T
 from state_api.services.probe_leases import ProbeSession, is_leased
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.reconciler import Reconciler
-
-log = logging.getLogger(__name__)
+from state_api.services.results_without_scan import failed_result, timed_out_result
 
 _PAGE_CONCURRENCY = 8
 _POLL_INTERVAL_SECONDS = 0.3
@@ -100,6 +98,7 @@ class TaskHubReader:
     # Look-ups
 
     async def _read_before_scan(self, step: Step, state: ReadState) -> ReadState:
+        """Take a step that belongs to no scan."""
         request, reconciler = self._request, self._context.reconciler
         match step:
             case ReadRecords():
@@ -125,6 +124,7 @@ class TaskHubReader:
         return state.after_records(self._records.state)
 
     async def _look_up(self, step: LookUp, state: ReadState) -> ReadState:
+        """Look up instances in the task hub. Where it does not show messages, record the starts that it confirms."""
         observed_at = self._clock.now()
         observed = await self._get_backend().find_instances(
             self._request.task_hub, [instance.instance_id for instance in step.instances]
@@ -139,15 +139,17 @@ class TaskHubReader:
         return state.after_lookup(step, observed, sees_messages=self._sees_messages())
 
     async def _look_up_again(self, step: LookUp, state: ReadState) -> ReadState:
+        """Look up once more the instances that the first look-up did not show."""
         task_hub = self._request.task_hub
-        starts = {}
+        recorded_starts = {}
         if not self._sees_messages():
-            # Before the look: an absence proves something only if the start was confirmed before.
-            starts = dict(await self._context.reconciler.read_recorded_starts(task_hub, step.instances))
+            # Read before the look-up: that the task hub does not show an instance proves that it has ended only if its
+            # start was confirmed before.
+            recorded_starts = dict(await self._context.reconciler.read_recorded_starts(task_hub, step.instances))
         observed = await self._get_backend().find_instances(
             task_hub, [instance.instance_id for instance in step.instances]
         )
-        return state.after_second_lookup(observed, starts)
+        return state.after_second_lookup(observed, recorded_starts)
 
     # Scans
 
@@ -171,9 +173,9 @@ class TaskHubReader:
             async with asyncio.timeout_at(self._request.deadline):
                 self._scan = await self._start_scan(backend, _activity(state).correction_epoch)
         except TimeoutError:
-            result = self.timed_out_result("the task hub did not answer in time")
+            result = timed_out_result(self._request, "the task hub did not answer in time", self._clock.now())
         except BackendError as error:
-            result = self.failed_result(error)
+            result = failed_result(self._request, error, self._clock.now())
         else:
             return replace(state, scan=self._scan)
         self._end_scan(result, None)
@@ -182,12 +184,13 @@ class TaskHubReader:
     async def _wait_for_other_worker(self, state: ReadState) -> ReadState:
         """Wait a moment, and read what the other worker has stored. It may have closed instances, too."""
         if self._remaining_seconds() <= _POLL_INTERVAL_SECONDS or self._context.stopping.is_set():
-            return state.after_scan(self.timed_out_result("another worker is reading it"))
+            return state.after_scan(timed_out_result(self._request, "another worker is reading it", self._clock.now()))
         await asyncio.sleep(_POLL_INTERVAL_SECONDS)
         state = await self._read_records(state)
         return replace(state, last_result=self._records.probe.result_for(self._request.key))
 
     async def _start_scan(self, backend: Backend, correction_epoch: str) -> Scan:
+        """Begin a new scan, which continues a quiet period of the control queues if there is one."""
         loop = asyncio.get_running_loop()
         began_at, began = self._clock.now(), loop.time()
         self._scan_began = began
@@ -209,6 +212,7 @@ class TaskHubReader:
         return scan
 
     async def _continue_scan(self, step: ReadMessages | ReadPass, state: ReadState) -> ReadState:
+        """Take the next step of the scan. When the scan is complete or has failed, end it with a result."""
         scan, began = state.scan, asyncio.get_running_loop().time()
         assert scan is not None, "these steps belong to a scan"
         failure: TimeoutError | BackendError | None = None
@@ -230,7 +234,7 @@ class TaskHubReader:
         elif isinstance(failure, TimeoutError):
             result, resumable = scan.to_incomplete_result(state.requirements.provider, self._clock.now()), scan
         else:
-            result = self.failed_result(failure)
+            result = failed_result(self._request, failure, self._clock.now())
             resumable = scan if scan.page_count and failure.failure is not ReadFailure.MISSING else None
         self._end_scan(result, resumable)
         return state.after_scan(result)
@@ -263,6 +267,7 @@ class TaskHubReader:
             await saving
 
     def _complete_result(self, scan: Scan, activity: InstanceActivity) -> ProbeResult:
+        """The result of a complete scan, with what its reads of the control queues have shown."""
         evidence, self._message_state = assess_scan_messages(
             scan,
             self._message_state,
@@ -289,7 +294,7 @@ class TaskHubReader:
         if observed is None or observed.unexplained_count <= self._request.exemptions.waived_messages:
             return observed
         timers = await self._read_timers()
-        # Again, because a timer explains a message only if it was known before the messages were counted.
+        # Count again, because a timer explains a message only if it was known before the messages were counted.
         return await self._take_snapshot(timers)
 
     async def _read_timers(self) -> KnownTimers:
@@ -332,11 +337,12 @@ class TaskHubReader:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _add_page(self, scan: Scan, page: ObservedPage) -> None:
+        """Record and count what a page of the scan shows."""
         if scan.page_count == 0 and not self._records.seen:
             # The queues and the first page together show that the task hub exists. One alone does not: a page shows
             # nothing where task hubs share the instance table, and a policy may ignore messages.
             await self._context.task_hubs.record_seen(self._request.task_hub)
-        # Recorded before the page is counted. A page that is read again is recorded again, without further effect.
+        # Record the page before it is counted. If it is read again, it is recorded again, which has no further effect.
         await self._context.reconciler.record_missed_instances(
             self._request,
             scan,
@@ -348,31 +354,8 @@ class TaskHubReader:
         scan.page_count += 1
         scan.scanned += page.scanned
 
-    # Results without a scan
-
-    def timed_out_result(self, message: str) -> ProbeResult:
-        """The result of a read that ran out of time."""
-        return self._empty_result(ProbeStatus.INCOMPLETE, message)
-
-    def failed_result(self, error: BackendError) -> ProbeResult:
-        """The result of a read that failed."""
-        log.warning("task hub %s cannot be read: %s", self._request.task_hub, error.message)
-        result = self._empty_result(_STATUS_BY_FAILURE[error.failure], error.message)
-        return replace(result, retry_after_seconds=error.retry_after)
-
-    def _empty_result(self, status: ProbeStatus, message: str) -> ProbeResult:
-        now = self._clock.now()
-        return ProbeResult(
-            status,
-            self._request.provider_config.provider,
-            now,
-            message=message,
-            ended_at=now,
-            request_key=self._request.key,
-        )
-
     def _get_backend(self) -> Backend:
-        """Raises BackendError if a setting is missing or wrong."""
+        """The backend that reads the task hub. Raises BackendError if a setting is missing or wrong."""
         if self._backend is None:
             self._backend = self._context.backends.backend_for(self._request.provider_config)
         return self._backend
@@ -383,14 +366,6 @@ class TaskHubReader:
 
     def _remaining_seconds(self) -> float:
         return self._request.deadline - asyncio.get_running_loop().time()
-
-
-_STATUS_BY_FAILURE = {
-    ReadFailure.MISSING: ProbeStatus.MISSING,
-    ReadFailure.DENIED: ProbeStatus.DENIED,
-    ReadFailure.THROTTLED: ProbeStatus.THROTTLED,
-    ReadFailure.FAILED: ProbeStatus.FAILED,
-}
 
 
 def _activity(state: ReadState) -> InstanceActivity:

@@ -14,7 +14,7 @@ class VerdictReads(Protocol):
     """Reads that begin after each call."""
 
     async def read_app(self, name: str) -> App | None:
-        """None also for a deleted app."""
+        """The app with this name, or None if there is none or it is deleted."""
 
     async def read_records(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
         """What is recorded of a task hub."""

@@ -13,6 +13,7 @@ from state_api.domain.task_hubs.lifecycle import EvidenceSource
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.reconciler import Reconciler
+from state_api.services.results_without_scan import failed_result, timed_out_result
 from state_api.services.task_hub_reader import ReaderContext, TaskHubReader
 
 PROBE_TIMEOUT_SECONDS = 60.0
@@ -81,6 +82,7 @@ class Verifier:
         return outcome.result
 
     async def _read(self, request: ProbeRequest, records: TaskHubRecords | None, *, for_verdict: bool) -> ProbeOutcome:
+        """Take the steps that `plan_read` decides on, until none is left or the deadline has passed."""
         if records is None:
             records = await self._instances.read_records(request.task_hub, request.exemptions)
         state = ReadState(
@@ -95,14 +97,14 @@ class Verifier:
                 try:
                     state = await reader.take(step, state)
                 except BackendError as error:
-                    state = replace(state, failure=reader.failed_result(error))
+                    state = replace(state, failure=failed_result(request, error, self._clock.now()))
                 except TimeoutError:
                     message = "looking up what events show active took too long"
-                    state = replace(state, failure=reader.timed_out_result(message))
+                    state = replace(state, failure=timed_out_result(request, message, self._clock.now()))
             outcome = step.outcome
             if for_verdict and outcome.recorded_state is None:
-                # After the scan, so that an event that was recorded in the meantime counts, and while its result is
-                # being stored.
+                # Read the records after the scan, so that an event that was recorded in the meantime counts. Its result
+                # is being stored at the same time.
                 records = await self._instances.read_records(request.task_hub, request.exemptions)
                 outcome = replace(outcome, recorded_state=records.state)
             return outcome

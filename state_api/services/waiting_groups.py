@@ -112,8 +112,9 @@ class WaitingGroup:
 
     @contextmanager
     def ask(self, revision: int, now: Instant) -> Iterator[AskedQuestion]:
-        """A request asks in this block, which sets the status; without a status it has failed. `revision`: the app's
-        revision that is known."""
+        """Count a question from the beginning to the end of the block, which asks it and sets its status.
+
+        A question without a status has failed. `revision` is the greatest revision of the app that is known."""
         asked = AskedQuestion(self.wake_count, asyncio.get_running_loop().time())
         self.asking_count += 1
         if self.begun_wake < self.wake_count or self.outlook is None:
@@ -129,10 +130,11 @@ class WaitingGroup:
                 self._note_answer(asked, asked.status)
 
     def _note_answer(self, asked: AskedQuestion, status: WaitingStatus) -> None:
+        """Keep what an answer says of the next moment at which the verdict can be Ready."""
         if status.verdict.ready:
             self.outlook = self.next_verification = self.verify_at = None
             if self.wake_count == asked.number:
-                # The others of the group have not noticed yet.
+                # The other requests of the group have not been woken since.
                 self.wake()
             return
         self.not_ready_since = max(self.not_ready_since, asked.began)

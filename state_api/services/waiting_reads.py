@@ -83,6 +83,7 @@ class WaitingReads:
         return await self._probes.read(key, partial(self._count, partial(self._probe, key), is_counted=is_counted))
 
     async def _read_records(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
+        """Read the records of a task hub, and keep what they show for the watch."""
         known, state = self.known(task_hub), None
         number = known.begin_read()
         try:
@@ -93,6 +94,7 @@ class WaitingReads:
         return state
 
     async def _probe(self, key: _ProbeKey) -> ProbeOutcome:
+        """Verify a task hub once for all requests with this key, by the latest of their times."""
         requests = self._probe_requests.pop(key)
         request = replace(
             requests[0],

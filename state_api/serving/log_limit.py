@@ -47,6 +47,7 @@ class LogRateLimit(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log the record. Counts the records that are dropped, and keeps the first of them as an example."""
         if hasattr(record, _SUMMARY) or getattr(record, EXEMPT_FROM_LOG_LIMIT, False):
             return True
         with self._lock:

@@ -67,6 +67,7 @@ def read_settings(environment: Mapping[str, str], *, keys_required: bool = False
 
 
 def _read_state_storage(environment: Mapping[str, str]) -> StorageSettings:
+    """The storage account that holds the server's state. Raises SettingsError if none is set."""
     for name in (STATE_STORAGE, AZURE_WEB_JOBS_STORAGE):
         storage = read_storage_settings(environment, name, services=("table",))
         if storage is not None:

@@ -49,6 +49,7 @@ def read_storage_settings(
 
 
 def _parse_connection_string_setting(name: str, connection_string: str) -> StorageSettings:
+    """The account of a connection string, or the emulator's for the usual shortcut. Raises SettingsError."""
     if _is_development_storage(connection_string):
         emulator = emulator_connection_string(
             _EMULATOR_HOST, EMULATOR_TABLE_PORT, queue_port=EMULATOR_QUEUE_PORT, blob_port=EMULATOR_BLOB_PORT

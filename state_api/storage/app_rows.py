@@ -21,6 +21,7 @@ _MAX_REVISION = 10**10
 
 
 def app_row(app: App) -> dict[str, Any]:
+    """The row that holds the state of an app."""
     return {
         "PartitionKey": app_key(app.name),
         "RowKey": APP_ROW_KEY,
@@ -31,7 +32,7 @@ def app_row(app: App) -> dict[str, Any]:
 
 
 def app_from_row(row: Mapping[str, Any]) -> App:
-    """Raises UnsupportedSchema."""
+    """The app in the row of its state. Raises UnsupportedSchema."""
     APP_SCHEMA.check(row)
     return StoredApp.from_json(join_property("State", row)).to_domain()
 
@@ -62,7 +63,8 @@ def task_hub_from_version_row(row: Mapping[str, Any]) -> str:
 
 
 def audit_row(app_name: str, record: AuditRecord) -> dict[str, Any]:
-    """The key counts down with the revision, so that a query in key order returns the newest record first."""
+    """The row of an audit record. Its key counts down with the revision, so that a query in key order returns the
+    newest record first."""
     return {
         "PartitionKey": app_key(app_name),
         "RowKey": f"{AUDIT_KEYS_FROM}{_MAX_REVISION - record.revision:010d}",
@@ -72,6 +74,6 @@ def audit_row(app_name: str, record: AuditRecord) -> dict[str, Any]:
 
 
 def audit_record_from_row(row: Mapping[str, Any]) -> AuditRecord:
-    """Raises UnsupportedSchema."""
+    """The audit record in a row of the audit log. Raises UnsupportedSchema."""
     AUDIT_SCHEMA.check(row)
     return StoredAuditRecord.from_json(join_property("Record", row)).to_domain()

@@ -73,7 +73,7 @@ class AppStore:
         if (stored[0].revision if stored else 0) != before.revision:
             return False
         if stored is None:
-            # Before the app itself is written: `list_page` skips a listed name without an app, but would miss an app
+            # List the app before it is written: `list_page` skips a listed name without an app, but would miss an app
             # that is not listed.
             await self._add_to_index(after.name)
             write: TableOperation = ("create", app_row(after))

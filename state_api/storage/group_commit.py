@@ -85,7 +85,7 @@ RecordedListener = Callable[[str, TransactionPlan, Instant], None]
 
 
 def _ignore(table: str, plan: TransactionPlan, sent_at: Instant) -> None:
-    """The listener where nothing listens."""
+    """Does nothing: the listener of a group commit whose transactions need not be signalled."""
 
 
 @dataclass(slots=True, eq=False)
@@ -290,6 +290,7 @@ class GroupCommit:
         return loaded
 
     async def _read_instances(self, table: str, shard: str, instance_ids: Sequence[str]) -> dict[str, StoredInstance]:
+        """Read the stored rows of these instances."""
         client = self._tables.client(table)
 
         async def read(instance_id: str) -> StoredInstance:
@@ -307,7 +308,7 @@ class GroupCommit:
         table, shard = shard_key
         client, sent_at = self._tables.client(table), self._tables.clock.now()
         for row in plan.rows:
-            # Until the response arrives it is not known whether the row was written.
+            # Remove the row from the cache: until the response arrives, it is not known whether the row was written.
             self._cache.remove(table, row.instance.instance_id)
         async with _transaction_timeout(), translate_storage_errors():
             stamps = await asyncio.gather(
@@ -317,7 +318,7 @@ class GroupCommit:
                 )
             )
             if plan.advances_epoch:
-                # Without a condition, as with stamps: any new epoch will do.
+                # The row is written without a condition, as stamps are, because any new epoch will do.
                 stamps.append(("upsert", correction_epoch_row(shard), {"mode": UpdateMode.REPLACE}))
             async with self._request_slots:
                 try:

@@ -61,7 +61,7 @@ def _table_row(schema: RowSchema, partition: str, key: str, **properties: Any) -
 
 
 def instance_row(shard: str, instance: Instance) -> dict[str, Any]:
-    """The `i|` row. The id is stored escaped, so that no column holds a control character."""
+    """The row that holds what is recorded of an instance. Its id is escaped: no column may have a control character."""
     started, finished = instance.started, instance.finished
     return _table_row(
         INSTANCE_SCHEMA,
@@ -84,7 +84,7 @@ def instance_row(shard: str, instance: Instance) -> dict[str, Any]:
 
 
 def instance_from_row(row: Mapping[str, Any]) -> Instance:
-    """The instance in an `i|` row. Raises UnsupportedSchema."""
+    """The instance in a row that `instance_row` has made. Raises UnsupportedSchema."""
     check_schema(row)
     started = finished = None
     if "StartedAt" in row:
@@ -111,6 +111,7 @@ def activity_stamp_key(function_name: str) -> str:
 
 
 def activity_stamp_row(shard: str, function_name: str, last_event_at: Instant) -> dict[str, Any]:
+    """The row that shows when an event last changed an instance of this function in the shard."""
     return _table_row(
         ACTIVITY_SCHEMA,
         shard,
@@ -121,12 +122,12 @@ def activity_stamp_row(shard: str, function_name: str, last_event_at: Instant) -
 
 
 def correction_epoch_row(shard: str) -> dict[str, Any]:
-    """A new correction epoch, which differs from all others."""
+    """The row of a new correction epoch, which differs from all others: a probe has ended an instance."""
     return _table_row(ACTIVITY_SCHEMA, shard, CORRECTION_EPOCH_KEY, Epoch=secrets.token_hex(8))
 
 
 def active_row(shard: str, key: str, instance: Instance) -> dict[str, Any]:
-    """The `a|` row of an active instance. `key` comes from `active_row_key`."""
+    """The row that exists while an instance is active. `key` comes from `active_row_key`."""
     assert instance.started is not None, "only a started instance is active"
     return _table_row(
         INSTANCE_SCHEMA,
@@ -141,7 +142,9 @@ def active_row(shard: str, key: str, instance: Instance) -> dict[str, Any]:
 
 
 def active_instance_from_row(row: Mapping[str, Any]) -> Instance:
-    """The instance in an `a|` row, without the end of an earlier generation. Raises UnsupportedSchema."""
+    """The instance in a row that `active_row` has made, without the end of an earlier generation.
+
+    Raises UnsupportedSchema."""
     check_schema(row)
     started = Started(
         parse_instant(row["StartedAt"]),

@@ -66,14 +66,16 @@ class InstanceStore:
         return await self._merge(hub, [instance_from_event(event) for event in events], stamps_activity=True)
 
     async def record_corrections(self, hub: TaskHubRecord, corrections: Sequence[Instance]) -> list[bool | None]:
-        """The same for what a probe has observed. Corrections do not stamp activity, so the task hub need not settle
-        again. A correction that ends an active instance changes the correction epoch: an earlier probe result no
-        longer counts."""
+        """Record what a probe has observed, with the result of `record`. Corrections do not stamp activity, so the task
+        hub need not settle again. A correction that ends an active instance changes the correction epoch: an earlier
+        probe result no longer counts."""
         return await self._merge(hub, corrections, stamps_activity=False)
 
     async def _merge(
         self, hub: TaskHubRecord, changes: Sequence[Instance], *, stamps_activity: bool
     ) -> list[bool | None]:
+        """Merge changes into the stored instances. For each change: whether it had an effect, or None if the storage
+        rejects the row."""
         indexes_by_instance: dict[str, list[int]] = defaultdict(list)
         for index, change in enumerate(changes):
             indexes_by_instance[change.instance_id].append(index)
@@ -98,6 +100,7 @@ class InstanceStore:
         return await self._reader.read(task_hub, exemptions)
 
     def _signal_changes(self, table: str, plan: TransactionPlan, sent_at: Instant) -> None:
+        """Report what a transaction has stored to the listeners of its task hub."""
         task_hub = task_hub_of_table(table)
         if self._signals.has_listeners(task_hub):
             instances = [
@@ -171,7 +174,7 @@ class InstanceStore:
         if type(shard) is not int or not 0 <= shard < hub.shards or not isinstance(token, str | None):
             raise InvalidRequest(INVALID_CONTINUATION)
         table = self._tables.client(instance_table_name(hub.name))
-        # Also rows of another schema, which may lack these columns, so that they are refused and not left out.
+        # Select rows of another schema too. They may lack these columns, and must be refused, not left out.
         other_schema = f"not (Schema eq {INSTANCE_SCHEMA.number})"
         query = "PartitionKey eq @partition and RowKey ge 'i|' and RowKey lt 'i}' and "
         parameters: dict[str, Any] = {}
@@ -199,7 +202,7 @@ class InstanceStore:
         table = instance_table_name(hub.name)
         self._group_commit.invalidate_cache(table)
         await self._tables.delete_table(table)
-        # Again, because a write may have filled the cache until the table was deleted.
+        # Clear the cache again, because a write may have filled the cache until the table was deleted.
         self._group_commit.invalidate_cache(table)
 
     async def close(self) -> None:

@@ -42,6 +42,7 @@ def _probe_row(kind: ProbeRowKind, **columns: Any) -> dict[str, Any]:
 
 
 def held_lease_row(lease_owner: str, until: Instant, scan: Scan | None) -> dict[str, Any]:
+    """The row of a lease that a worker holds, with the scan that it has come to so far."""
     return _probe_row(
         ProbeRowKind.LEASE,
         LeaseOwner=lease_owner,
@@ -60,17 +61,19 @@ def renewed_lease_row(until: Instant) -> dict[str, Any]:
 
 
 def result_row(result: ProbeResult) -> dict[str, Any]:
+    """The row that holds the result of a probe."""
     text = StoredProbeResult.from_domain(result).to_json()
     return _probe_row(ProbeRowKind.RESULT, **split_property("Result", text))
 
 
 def message_state_row(state: MessageState) -> dict[str, Any]:
+    """The row that holds what was seen of a task hub's messages."""
     text = StoredMessageState.from_domain(state).to_json()
     return _probe_row(ProbeRowKind.MESSAGES, **split_property("MessageState", text))
 
 
 def probe_row_kind(row: Mapping[str, Any]) -> str:
-    """Raises UnsupportedSchema."""
+    """What the row holds of a probe, as a ProbeRowKind names it. Raises UnsupportedSchema."""
     PROBE_SCHEMA.check(row)
     return str(row["RowKey"]).removeprefix(HUB_ROWS_FROM)
 
@@ -118,5 +121,5 @@ def _parse_message_state(text: str) -> MessageState:
 
 
 def _log_unreadable(stored_object: str, error: ValueError) -> None:
-    # Without the error's own text, which shows the stored values.
+    # The error's own text is left out, because it shows the stored values.
     log.warning("a stored %s cannot be read: %s", stored_object, type(error).__name__)

@@ -63,6 +63,7 @@ class QuarantineStore:
         )
 
     async def _write_batch(self, batch: Sequence[QuarantinedEvent]) -> None:
+        """Store these events in one transaction, in a new table if there is none."""
         operations: list[TableOperation] = [("create", quarantine_row(event)) for event in batch]
         for attempt in range(2):
             async with self._transaction_slots, translate_storage_errors():
@@ -144,6 +145,7 @@ class QuarantineStore:
         return sum(await _gather_all(self._delete_batch(batch) for batch in batches))
 
     async def _delete_batch(self, operations: Sequence[TableOperation]) -> int:
+        """Delete these rows, as far as they still exist. Returns how many were deleted."""
         async with self._transaction_slots, translate_storage_errors():
             try:
                 await submit_transaction(self._table, operations)

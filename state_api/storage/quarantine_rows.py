@@ -35,6 +35,8 @@ def first_key_before(received_before: Instant) -> str:
 
 
 def quarantine_row(event: QuarantinedEvent) -> dict[str, Any]:
+    """The row that holds an event in quarantine. Its key counts down with the time, so that a query in key order
+    returns the newest event first."""
     # The random part separates the rows of equal events that arrive in one request.
     digest = hashlib.sha256(event.event.encode()).hexdigest()[:16]
     return {
@@ -52,7 +54,7 @@ def quarantine_row(event: QuarantinedEvent) -> dict[str, Any]:
 
 
 def quarantined_event_from_row(row: Mapping[str, Any]) -> QuarantinedEvent:
-    """Raises UnsupportedSchema."""
+    """The event in a row of the quarantine. Raises UnsupportedSchema."""
     QUARANTINE_SCHEMA.check(row)
     return QuarantinedEvent(
         received_at=parse_instant(row["ReceivedAt"]),

@@ -59,13 +59,15 @@ class RecordsReader:
             return await self._read_without_state(table, task_hub, exemptions)
 
     async def _read_without_state(self, table: TableClient, task_hub: str, exemptions: Exemptions) -> TaskHubRecords:
-        """The same for a task hub without a state row. The registry shows why: the task hub is unknown, or it was
-        cleaned up, or a worker died before it wrote the row, or a person has deleted the table."""
+        """Read the records of a task hub without a state row. The registry shows why the row is missing.
+
+        The task hub is unknown, or it was cleaned up, or a worker died before it wrote the row, or a person has deleted
+        the table."""
         record = await self._read_registry(task_hub)
         if record is None or record.closed:
             return TaskHubRecords(recording=record is not None and record.recording)
         try:
-            # Again, because the first event may have been recorded between the two reads.
+            # Read the shard again, because the first event may have been recorded between the two reads.
             first = await _read_shard(table, 0, exemptions)
         except ResourceNotFoundError:
             if record.recording:
@@ -99,7 +101,7 @@ class _ShardRecords:
         self._versions = hashlib.sha256()
 
     def add_row(self, row: TableEntity) -> None:
-        """Raises UnsupportedSchema."""
+        """Take in one row of the task hub. Raises UnsupportedSchema."""
         key = row["RowKey"]
         if key == STATE_ROW_KEY:
             self.state = task_hub_state_from_row(row)
@@ -167,6 +169,7 @@ async def _combine_shards(
 
 
 def _add_up_activity(shards: Sequence[_ShardRecords]) -> InstanceActivity:
+    """What is active in all shards together, the oldest instances first."""
     active = tuple(
         heapq.merge(
             *(shard.active for shard in shards), key=lambda instance: (instance.started_at, instance.instance_id)

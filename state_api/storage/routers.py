@@ -24,6 +24,7 @@ def router_row_key(router: str) -> str:
 
 
 def router_row(app_name: str, acknowledgement: RouterAcknowledgement) -> dict[str, Any]:
+    """The row that holds which revision of the routing a router has acknowledged last."""
     return {
         "PartitionKey": app_key(app_name),
         "RowKey": router_row_key(acknowledgement.router),
@@ -36,7 +37,7 @@ def router_row(app_name: str, acknowledgement: RouterAcknowledgement) -> dict[st
 
 
 def acknowledgement_from_row(row: Mapping[str, Any]) -> RouterAcknowledgement:
-    """Raises UnsupportedSchema."""
+    """The acknowledgement in a row of a router. Raises UnsupportedSchema."""
     ROUTER_SCHEMA.check(row)
     return RouterAcknowledgement(
         router=row["Router"],

@@ -27,7 +27,7 @@ class StoredModel(BaseModel):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValidationError, which is a ValueError."""
+        """The object in a JSON text. Raises ValidationError, which is a ValueError."""
         return cls.model_validate_json(text)
 
 

@@ -92,7 +92,7 @@ class StoredMessageState(StoredModel):
         )
 
     def to_domain(self) -> MessageState:
-        """Raises ValueError."""
+        """The message state that was stored. Raises ValueError if a value is invalid."""
         return MessageState(
             backend_id=self.backend_id,
             timers=self.timers.to_domain(),

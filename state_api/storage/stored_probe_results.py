@@ -153,7 +153,7 @@ class StoredProbeResult(StoredModel):
         )
 
     def to_domain(self) -> ProbeResult:
-        """Raises ValueError."""
+        """The result that was stored. Raises ValueError if a value is invalid."""
         return ProbeResult(
             status=ProbeStatus(self.status),
             provider=self.provider,

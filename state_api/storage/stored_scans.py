@@ -154,7 +154,7 @@ class StoredScan(StoredModel):
         )
 
     def to_domain(self) -> Scan:
-        """Raises ValueError."""
+        """The scan that was stored. Raises ValueError if a value is invalid."""
         return Scan(
             began_at=parse_instant(self.began_at),
             changed_since=parse_instant(self.changed_since),

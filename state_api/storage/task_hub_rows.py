@@ -41,7 +41,7 @@ def task_hub_columns(record: TaskHubRecord) -> dict[str, Any]:
 
 
 def task_hub_record_from_row(row: Mapping[str, Any]) -> TaskHubRecord:
-    """Raises UnsupportedSchema."""
+    """The entry of the registry in its row. Raises UnsupportedSchema."""
     TASK_HUB_SCHEMA.check(row)
     proof = row.get("OwnershipProof")
     return TaskHubRecord(

@@ -31,7 +31,7 @@ class TaskHubState:
 
 
 def task_hub_state_row(state: TaskHubState) -> dict[str, Any]:
-    """A row has no column whose value is None."""
+    """The row that holds the state of a task hub. A row has no column whose value is None."""
     return {
         "PartitionKey": FIRST_SHARD,
         "RowKey": STATE_ROW_KEY,
@@ -45,7 +45,7 @@ def task_hub_state_row(state: TaskHubState) -> dict[str, Any]:
 
 
 def task_hub_state_from_row(row: Mapping[str, Any]) -> TaskHubState:
-    """Raises UnsupportedSchema."""
+    """The state of a task hub in its row. Raises UnsupportedSchema."""
     TASK_HUB_STATE_SCHEMA.check(row)
     return TaskHubState(
         shards=row["Shards"],

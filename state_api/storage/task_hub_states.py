@@ -58,8 +58,8 @@ class TaskHubStateStore:
                 return
             else:
                 if not record.recording:
-                    # Only here: if the table of a task hub that is recording is missing, its records were deleted, and
-                    # a new empty table would show that nothing is active.
+                    # Create the table only here. If the table of a task hub that is recording is missing, its records
+                    # were deleted, and a new empty table would show that nothing is active.
                     await self._tables.create_table(name)
                 state = change(TaskHubState(record.shards, recording=record.recording))
                 write = ("create", task_hub_state_row(state))
@@ -86,8 +86,8 @@ class TaskHubStateStore:
 
 
 def lost_records_error(table_name: str) -> StorageUnavailable:
-    """Without its table, nothing is known about a task hub that is recording. An empty result would show that nothing
-    is active."""
+    """The error about a missing table of a task hub that is recording. Without the table nothing is known about the
+    task hub, and an empty result would show that nothing is active."""
     return StorageUnavailable(
         f"the records of a task hub are lost: table {table_name} was deleted. Create it again, empty, only if you know "
         "that nothing runs on the task hub"

@@ -89,6 +89,8 @@ class TaskHubStore:
             return await self._get_or_create_record(task_hub, enforce_limit=enforce_limit)
 
     async def _get_or_create_record(self, task_hub: str, *, enforce_limit: bool) -> TaskHubRecord:
+        """The record of a task hub, which is made ready for recording events unless it is closed. Raises
+        TooManyTaskHubs."""
         if (cached := self._open_task_hubs.get(task_hub)) is not None:
             return cached
         stored = await self._read_with_etag(task_hub)
@@ -100,8 +102,8 @@ class TaskHubStore:
         if not record.recording:
             await self._states.update(record, lambda state: replace(state, recording=True))
         read_start = self._open_task_hubs.start_read()
-        # After the table exists and before the first event, so that a recording task hub without a table has lost
-        # its records, and a task hub that is not recording has none to lose.
+        # Set `recording` after the table exists and before the first event. So a recording task hub without a table has
+        # lost its records, and a task hub that is not recording has none to lose.
         record = await self._update_record(
             task_hub, lambda record: record if record.closed else replace(record, recording=True)
         )
@@ -130,7 +132,7 @@ class TaskHubStore:
         record = await self._update_record(task_hub, claimed)
         self._unclaimed.invalidate_cache()
         if not record.recording:
-            # Also for a repeated claim, because the worker of the first one may have died before this.
+            # Create the state also at a repeated claim, because the worker of the first one may have died before this.
             await self._states.create(record)
         return record
 
@@ -143,7 +145,7 @@ class TaskHubStore:
             lambda record: replace(record, closed=True, deleting_from=deleting_from or record.deleting_from),
         )
         self.invalidate_cache(task_hub)
-        # After the registry: until then, events are recorded, and a verdict must not miss them.
+        # Close the state after the registry: until then, events are recorded, and a verdict must not miss them.
         await self._states.update(record, lambda state: replace(state, closed=True))
 
     async def close_for_deletion(self, task_hub: str) -> TaskHubRecord:
@@ -196,6 +198,7 @@ class TaskHubStore:
         return await self._open_reads.read(hub_key(task_hub), partial(self._read_whether_open, task_hub))
 
     async def _read_whether_open(self, task_hub: str) -> bool:
+        """Whether the task hub is registered and not closed, as the registry says now. Updates the cache."""
         read_start = self._open_task_hubs.start_read()
         stored = await self._read_with_etag(task_hub)
         if stored is None or stored[0].closed:

@@ -131,6 +131,7 @@ class _TransactionDraft:
         return True
 
     def to_plan(self, effective: Sequence[tuple[bool, ...]]) -> TransactionPlan:
+        """The plan that writes what was collected. `effective` says which changes of each update have an effect."""
         operations: list[TableOperation] = []
         rows: list[PlannedRow] = []
         stamps: dict[str, Instant] = {}

@@ -57,6 +57,7 @@ def is_cosmos(url: str) -> bool:
 
 
 def _batch_body(url: str, operations: Sequence[TableOperation], batch_id: str, *, cosmos: bool) -> bytes:
+    """The multipart body that submits these operations as one transaction."""
     lines = [f"--batch_{batch_id}", f"Content-Type: multipart/mixed; boundary=changeset_{batch_id}", ""]
     for number, operation in enumerate(operations):
         lines += [

@@ -50,6 +50,7 @@ class UnclaimedTaskHubLimit:
         self._count = None
 
     async def _count_unclaimed(self) -> int:
+        """How many task hubs of the registry are open and claimed by no app."""
         rows = self._registry.query_entities(
             "PartitionKey eq @partition",
             parameters={"partition": TASK_HUB_PARTITION},

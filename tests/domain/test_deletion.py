@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain.errors import AppNotDrained, CleanupRequired, DeploymentInProgress, SwapPending
+from state_api.domain.errors import AppNotDrained, CleanupRequired, DeploymentInProgress, RemovalPending, SwapPending
 from state_api.domain.instants import Instant
 from state_api.domain.releases.apps import App, PriorHub
 from state_api.domain.releases.deletion import check_app_deletable
@@ -18,6 +18,7 @@ from tests.domain.builders import (
     build_waiver,
     noon_plus,
 )
+from tests.domain.release_transitions import build_shop_app, delete_release
 from tests.domain.transitions import begin_swap_of_staged_hub, build_app_with_open_deployment, delete_registered_app
 
 
@@ -63,6 +64,12 @@ def test_the_refusal_names_every_slot_that_has_not_drained_with_its_reasons() ->
     ]
     assert caught.value.details["hasRunning"] is True
     assert caught.value.details["retryAfterSeconds"] == build_not_ready_verdict().retry_after_seconds
+
+
+def test_a_pending_removal_of_a_release_refuses_the_deletion() -> None:
+    app = delete_release(build_shop_app(), "1.3.0").app
+    with pytest.raises(RemovalPending, match=r"has been removing release 1\.3\.0"):
+        check_deletion_without_verdicts(app, noon_plus(60))
 
 
 def test_an_open_deployment_of_any_run_refuses_the_deletion() -> None:

@@ -181,8 +181,10 @@ def test_another_run_cannot_join_a_removal_until_its_time_is_over(caller: Caller
     joined = delete_release(begun, "1.3.0", caller=caller, verdict=None, now=noon_plus(3600)).app
     removal = joined.releases["1.3.0"].removal
     assert removal is not None
-    assert (removal.started_by, removal.change) == (caller.name, RoutingChange(4, NOON))
+    assert (removal.started_by, removal.change) == (caller.name, RoutingChange(4, noon_plus(3600)))
     assert joined.routing == begun.routing, "routers know already"
+    with pytest.raises(RemovalPending):
+        delete_release(joined, "1.3.0", now=noon_plus(3601))
 
 
 def test_a_caller_without_a_run_cannot_repeat_the_beginning_of_a_removal() -> None:

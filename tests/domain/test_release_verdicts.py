@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from state_api.domain.instants import format_instant
+from state_api.domain.readiness.evidence import ProbeStatus
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.readiness.waiting import NO_END
@@ -29,6 +30,7 @@ from tests.domain.builders import (
     ANNA,
     BEN,
     NOON,
+    PROVIDER_CONFIG,
     build_evidence_with_probe,
     build_not_ready_verdict,
     build_probe_result,
@@ -181,6 +183,15 @@ def test_a_probe_counts_only_if_it_began_after_the_last_router_had_stopped(
     assert reason_codes(verdict) == expected
 
 
+def test_a_probe_that_found_no_task_hub_while_it_could_be_reached_does_not_count() -> None:
+    policy = Policy(freshness_seconds=86_400, missing_task_hub_is_drained=True)
+    probe = replace(build_probe_result(began=59), status=ProbeStatus.MISSING)
+    evidence = replace(build_evidence_with_probe(probe), seen_before=False)
+    missing = assess_readiness(evidence, policy, noon_plus(1000))
+    assert missing.ready
+    assert reason_codes(assess_release_at(REMOVING_STAGED, "1.5.0", verdict=missing, now=1000)) == ["ProbeStale"]
+
+
 def test_a_probe_that_shows_something_active_is_not_called_stale() -> None:
     verdict = assess_release_at(PROMOTED, "1.4.0", verdict=replace(build_verdict_by_probe(0), ready=False), now=1000)
     assert reason_codes(verdict) == []
@@ -192,6 +203,41 @@ def test_a_staged_release_can_be_reached_until_its_removal_begins() -> None:
     assert assess_release_at(build_shop_app(), "1.5.0", verdict=build_verdict_by_probe(-3000), now=1000).ready
     assert find_closing_change(REMOVING_STAGED.releases["1.5.0"]) == RoutingChange(4, noon_plus())
     assert find_quiet_since(REMOVING_STAGED.releases["1.5.0"], [CURRENT, BEHIND]) == noon_plus(60)
+
+
+# Events alone
+
+LATE = build_acknowledgement("late", 4, since=500)
+WITH_PROVIDER = replace(PROMOTED, provider_config=PROVIDER_CONFIG)
+REMOVING_DRAINED = delete_release(PROMOTED, "1.4.0", now=noon_plus(100)).app
+
+
+@pytest.mark.parametrize(
+    ("app", "version", "now", "expected"),
+    [
+        (PROMOTED, "1.4.0", 500, ["RoutersBehind"]),
+        (PROMOTED, "1.4.0", 529.9, ["RoutersBehind"]),
+        (PROMOTED, "1.4.0", 530, []),
+        (WITH_PROVIDER, "1.4.0", 500, []),
+        (REMOVING_STAGED, "1.5.0", 529.9, ["RoutersBehind"]),
+        (REMOVING_DRAINED, "1.4.0", 500, []),
+    ],
+)
+def test_without_a_provider_the_events_of_what_a_late_router_had_sent_are_waited_for(
+    app: App, version: str, now: float, expected: list[str]
+) -> None:
+    """Without a probe, a start is known only when its event has arrived."""
+    verdict = assess_release_at(app, version, LATE, now=now)
+    assert reason_codes(verdict) == expected
+    assert (verdict.retry_after_seconds is None) == verdict.ready
+
+
+def test_a_request_that_waits_asks_again_when_the_events_of_a_late_router_have_arrived() -> None:
+    verdict = assess_release_at(PROMOTED, "1.4.0", LATE, now=510)
+    assert "confirmed less than 30 s ago" in verdict.reasons[0].message
+    assert verdict.retry_after_seconds == 20
+    use = ReleaseUse([LATE], None, noon_plus(510))
+    assert find_blocked_until(PROMOTED, PROMOTED.releases["1.4.0"], use) == noon_plus(530)
 
 
 # States

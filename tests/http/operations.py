@@ -51,6 +51,11 @@ async def post_events(http: httpx.AsyncClient, *events: Any) -> Any:
     return response.json()
 
 
+def fill_path(path: str, *, app: str, hub: str = "") -> str:
+    """The path of an operation, with a release and a router in place of their parameters too."""
+    return path.format(app=app, hub=hub, version="1.5.0", router="envoy-1")
+
+
 def assert_problem(response: httpx.Response, status: int, code: str) -> Any:
     """Assert that the response is this problem document, and return its members."""
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json"), (

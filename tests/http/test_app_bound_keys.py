@@ -10,7 +10,7 @@ from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from tests.builders import event
 from tests.conftest import new_hub_name
-from tests.http.operations import assert_problem
+from tests.http.operations import assert_problem, fill_path
 from tests.http.test_keys_and_roles import OPERATIONS
 from tests.keys import key_entry
 
@@ -70,7 +70,7 @@ async def test_a_bound_key_cannot_access_another_app_in_any_role(
     await register_app(client_with_bound_keys, other_app, hub)
     for role in BOUND_KEYS:
         for stranger in (other_app, other_app.upper(), f"{app}x", "unknown-app"):
-            address = path.format(app=stranger, version="1.5.0", router="envoy-1")
+            address = fill_path(path, app=stranger)
             response = await client_with_bound_keys.request(
                 method, address, headers=key_header(role), json={} if method == "POST" else None
             )
@@ -88,7 +88,7 @@ async def test_a_bound_key_can_access_its_app_as_its_role_allows(
     for role in BOUND_KEYS:
         response = await client_with_bound_keys.request(
             method,
-            path.format(app=app, version="1.5.0", router="envoy-1"),
+            fill_path(path, app=app),
             params={"taskHub": hub, "instanceId": "1", "outcome": "Pending"} if method == "DELETE" else {},
             json={"taskHub": hub} if path.endswith(("staging", "swap")) and method == "POST" else None,
             headers=key_header(role),

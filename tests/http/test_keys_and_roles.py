@@ -9,7 +9,7 @@ import pytest
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings
 from tests.builders import event
-from tests.http.operations import assert_problem
+from tests.http.operations import assert_problem, fill_path
 from tests.keys import key_entries
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +94,7 @@ async def test_each_role_may_call_its_own_operations_only(
         # The request is valid, but its app and task hub do not exist: a permitted role gets another error than 403.
         response = await client_with_keys.request(
             method,
-            path.format(app=app, hub=hub, version="1.5.0", router="envoy-1"),
+            fill_path(path, app=app, hub=hub),
             params=parameters if method == "DELETE" else {},
             json={"taskHub": hub} if path.endswith(("staging", "swap")) and method == "POST" else None,
             headers={"x-functions-key": key, "WebHook-Request-Origin": "x"},
@@ -103,6 +103,22 @@ async def test_each_role_may_call_its_own_operations_only(
             assert response.status_code not in (401, 403), response.text
         else:
             assert role in assert_problem(response, 403, "Forbidden")["detail"]
+
+
+async def test_only_routers_and_admins_acknowledge_documents(client_with_keys: httpx.AsyncClient, app: str) -> None:
+    """A deployer that acknowledges in the name of a router would have a release removed that still gets requests."""
+    headers = {role: {"x-functions-key": key} for role, key in KEYS.items()}
+    put = await client_with_keys.put(f"/api/apps/{app}", json={"model": "sideBySide"}, headers=headers["admin"])
+    assert put.status_code == 200
+    path = f"/api/apps/{app}/routing"
+    assert (await client_with_keys.get(path, headers=headers["deployer"])).status_code == 200
+    named = {"router": "envoy-1"}
+    refused = await client_with_keys.get(path, params=named, headers=headers["deployer"])
+    assert "router" in assert_problem(refused, 403, "Forbidden")["detail"]
+    listed = await client_with_keys.get(f"/api/apps/{app}/releases", headers=headers["deployer"])
+    assert listed.json()["routers"] == []
+    for role in ("router", "admin"):
+        assert (await client_with_keys.get(path, params=named, headers=headers[role])).status_code == 200
 
 
 async def test_only_deployers_and_admins_see_why_an_instance_failed(

@@ -100,10 +100,10 @@ async def test_an_app_cannot_name_other_settings_of_the_server(
     http: httpx.AsyncClient, server: StateServer, app: str, provider: str, member: str
 ) -> None:
     """The refusal reveals neither whether the setting exists nor its value."""
-    source = {"provider": provider, "connection": SETTING, member: "STATE_KEYS"}
-    absent = await put_app(http, app, taskHubs=source)
+    provider_config = {"provider": provider, "connection": SETTING, member: "STATE_KEYS"}
+    absent = await put_app(http, app, taskHubs=provider_config)
     server.backends._connections._environment["STATE_KEYS"] = "AccountName=secret;AccountKey=c2VjcmV0"
-    present = await put_app(http, app, taskHubs=source)
+    present = await put_app(http, app, taskHubs=provider_config)
     assert (
         assert_problem(absent, 400, "InvalidRequest")["detail"]
         == assert_problem(present, 400, "InvalidRequest")["detail"]

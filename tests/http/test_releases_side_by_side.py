@@ -308,7 +308,7 @@ async def test_an_app_moves_from_slots_to_releases(http: httpx.AsyncClient, app:
     moved = await put_app(http, app, model="sideBySide", releases=releases, slots={"staging": None})
     assert moved.status_code == 200, moved.text
     state = moved.json()
-    assert (state["model"], state["slots"], state["releases"]["1.4.0"]["state"]) == ("sideBySide", {}, "Staged")
+    assert (state["model"], state["slots"], state["releases"]["1.4.0"]["state"]) == ("sideBySide", {}, "Serving")
     assert [retired["taskHub"] for retired in state["retired"]] == [staging]
     assert (await put_routing(http, app, "1.4.0")).json()["active"] == "1.4.0"
     assert_problem(await put_app(http, app, model="slots"), 409, "WrongModel")

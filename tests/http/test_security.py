@@ -15,7 +15,15 @@ from state_api.settings import Settings, StorageSettings, emulator_connection_st
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock
-from tests.http.operations import assert_problem, get_staging, post_events, post_staging, put_app, reason_codes
+from tests.http.operations import (
+    assert_problem,
+    fill_path,
+    get_staging,
+    post_events,
+    post_staging,
+    put_app,
+    reason_codes,
+)
 from tests.http.test_keys_and_roles import KEYS, OPERATIONS, client_with_keys
 
 __all__ = ["client_with_keys"]  # a fixture
@@ -36,7 +44,7 @@ def key_header(role: str) -> dict[str, str]:
 async def test_every_operation_refuses_a_request_without_a_known_key(
     *, client_with_keys: httpx.AsyncClient, app: str, hub: str, method: str, path: str, roles: set[str]
 ) -> None:
-    address = path.format(app=app, hub=hub)
+    address = fill_path(path, app=app, hub=hub)
     attempts: list[dict[str, Any]] = [
         {},
         {"headers": {"x-functions-key": "not-a-key-of-this-server"}},
@@ -72,7 +80,7 @@ async def test_a_refused_request_changes_nothing(
     }
     for method, path, roles in OPERATIONS:
         if method in ("POST", "PUT") and role not in roles:
-            address = path.format(app=app, hub=hub)
+            address = fill_path(path, app=app, hub=hub)
             refused = await client_with_keys.request(
                 method, address, json=bodies.get(path, {}), headers=key_header(role)
             )
@@ -228,12 +236,12 @@ async def test_a_preflight_request_from_another_origin_is_refused(
         "Access-Control-Request-Private-Network": "true",
     }
     for client, expected in ((client_with_keys, 401), (local_client, 403)):
-        response = await client.options(path.format(app=app, hub=hub), headers=preflight_headers)
+        response = await client.options(fill_path(path, app=app, hub=hub), headers=preflight_headers)
         assert response.status_code == expected
         assert_secured(response)
     # A key makes no difference. Browsers send none with a preflight request.
     response = await client_with_keys.options(
-        path.format(app=app, hub=hub), headers={**preflight_headers, **key_header("admin")}
+        fill_path(path, app=app, hub=hub), headers={**preflight_headers, **key_header("admin")}
     )
     assert response.status_code in (400, 405)
     assert_secured(response)

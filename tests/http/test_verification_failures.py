@@ -139,7 +139,7 @@ def small_pages_and_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("state_api.backends.azure_storage._PAGE_SIZE", 1)
     monkeypatch.setattr("state_api.services.task_hub_reader._PAGE_CONCURRENCY", 1)
     monkeypatch.setattr("state_api.services.readiness.PROBE_TIMEOUT_SECONDS", 1.0)
-    monkeypatch.setattr("state_api.domain.readiness.plan.LARGE_HUB_READ_SECONDS", 0.5)
+    monkeypatch.setattr("state_api.domain.readiness.requirements.LARGE_HUB_READ_SECONDS", 0.5)
 
 
 async def add_ignored_instances(

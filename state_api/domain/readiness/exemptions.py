@@ -55,7 +55,7 @@ class Exemptions:
         return any(fnmatchcase(function_name, pattern) for pattern in self.ignore_functions)
 
     def find_waiver(self, instance_id: str) -> Waiver | None:
-        """The waiver of this instance."""
+        """The waiver of this instance; None if it has none."""
         waivers = (waiver for waiver in self.waivers if not waiver.is_for_messages)
         return next((waiver for waiver in waivers if waiver.instance_id == instance_id), None)
 

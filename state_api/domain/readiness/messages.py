@@ -310,6 +310,7 @@ def assess_messages(
 
 
 def _find_pending_starts(visible: Sequence[VisibleMessage], exemptions: Exemptions) -> list[PendingStart]:
+    """The visible messages that start work which is not exempt. A message that cannot be read counts as one."""
     return [
         PendingStart(message.instance_id, message.function_name)
         for message in visible

@@ -234,6 +234,7 @@ def plan_read(state: ReadState, now: Instant) -> Step:
 
 
 def _plan_for_verdict(state: ReadState, records: RecordedState, now: Instant) -> Step:
+    """The next step for a verdict: look up active instances, scan, or end because neither could change the verdict."""
     requirements, activity = state.requirements, records.activity
     if activity.active and not state.unconfirmed_starts:
         return _plan_lookup(state, activity, now)
@@ -246,6 +247,7 @@ def _plan_for_verdict(state: ReadState, records: RecordedState, now: Instant) ->
 
 
 def _plan_lookup(state: ReadState, activity: InstanceActivity, now: Instant) -> Step:
+    """The next step for the active instances: look them up, a second time if needed, and record what has ended."""
     batch = state.batch
     if batch is None:
         return LookUp(next_batch(activity.active, state.position))
@@ -278,7 +280,7 @@ def _plan_after_scan(state: ReadState, result: ProbeResult) -> Step:
 
 
 def _plan_without_reading(state: ReadState, now: Instant) -> Step:
-    """The outcome of what is known already."""
+    """The end of a request that must not read the task hub: what an earlier probe or a stored scan has shown."""
     requirements, scan, result = state.requirements, state.stored_scan, state.last_result
     if result is not None and result.found_blocking and not result.starts_pending:
         # The instances that it found are in the records, which are more recent.
@@ -309,7 +311,8 @@ def _done(state: ReadState, result: ProbeResult | None, *, records: RecordedStat
 
 
 def _done_by_lookup(state: ReadState, active_instances: tuple[ActiveInstance, ...]) -> Done:
-    # Without the last result, which does not show what instances that have ended since have started.
+    """End with the instances that the last look-up has shown active."""
+    # The last result is left out, because it does not show what instances that have ended since then have started.
     return Done(
         ProbeOutcome(
             state.requirements.request_key,

@@ -131,6 +131,7 @@ def starts_pending_reason(task_hub: str, messages: MessageEvidence, now: Instant
 
 
 def _visible_starts_message(task_hub: str, messages: MessageEvidence) -> str:
+    """The message about starts that wait as visible messages."""
     if not messages.start_count:
         return f"the control queues of task hub {task_hub} hold more messages than can be peeked"
     number = f"at least {messages.start_count}" if messages.more_visible else str(messages.start_count)
@@ -142,6 +143,7 @@ def _visible_starts_message(task_hub: str, messages: MessageEvidence) -> str:
 
 
 def _invisible_messages_message(task_hub: str, messages: MessageEvidence, now: Instant) -> str:
+    """The message about invisible messages that no recorded work explains, with when they stop blocking."""
     is_single = messages.unexplained_count == 1
     noun, starts = ("message", "a start") if is_single else ("messages", "starts")
     message = (

@@ -140,6 +140,8 @@ class Scan:
         If another pass is needed, that pass begins."""
         if self.cursors:
             return False
+        # An instance that blocks decides the verdict, so no further pass is needed. Otherwise a pass proves that none
+        # blocks if it returned no changes (their digest is 0), or exactly those of the pass before it.
         if self.blocking_count or self.stamp_digest in (0, self.previous_stamp_digest):
             return True
         self.previous_stamp_digest, self.stamp_digest, self.stamp_count = self.stamp_digest, 0, 0

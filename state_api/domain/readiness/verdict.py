@@ -153,6 +153,7 @@ class _Assessment:
     def _task_hub_reasons(
         self, task_hub: str, active: tuple[ActiveInstance, ...], *, count: int, is_lower_bound: bool
     ) -> list[ReadinessReason]:
+        """Why this task hub keeps the slot from being Ready: active instances, the settle window, starts, the probe."""
         reasons = []
         activity, policy, now = self._evidence.activity, self._policy, self._now
         settled = has_settled(activity, policy, now)
@@ -170,6 +171,7 @@ class _Assessment:
         return reasons
 
     def _probe_reason(self, task_hub: str) -> ReadinessReason | None:
+        """The reason if the probe does not prove what the policy requires; None if it does."""
         evidence, probe = self._evidence, self._evidence.probe
         if evidence.provider is None:
             return verification_required_reason() if self._policy.require_verification else None
@@ -189,6 +191,7 @@ class _Assessment:
         return probe_stale_reason(task_hub, probe, evidence.activity, self._policy)
 
     def _retry_after_seconds(self, reasons: list[ReadinessReason]) -> int | None:
+        """When a caller should ask again: at the end of the settle window, or when the provider says; None if Ready."""
         if not reasons:
             return None
         if [reason.code for reason in reasons] == [ReasonCode.SETTLING]:
@@ -218,6 +221,7 @@ class _Assessment:
         return self._current_probe is not None and self._current_probe.starts_pending
 
     def _warnings(self) -> tuple[ReadinessWarning, ...]:
+        """What the verdict cannot see: the task hub itself, or starts that are only messages."""
         task_hub, provider, probe = self._evidence.task_hub, self._evidence.provider, self._evidence.probe
         if task_hub is None:
             return ()

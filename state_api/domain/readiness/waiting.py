@@ -117,6 +117,7 @@ class KnownActivity:
         self._apply(changes)
 
     def _apply(self, changes: RecordedChanges) -> None:
+        """Update what is known of the activity by changes that were recorded."""
         self.version += 1
         if self._active_ids is not None:
             for change in changes.instances:

@@ -215,7 +215,7 @@ class App:
         return {name: slot.task_hub if slot else None for name, slot in self.slots.items()}
 
     def slot_holding(self, task_hub: str) -> str | None:
-        """The name of the slot that holds this task hub."""
+        """The name of the slot that holds this task hub; None if no slot does."""
         return next((name for name, slot in self.slots.items() if slot and same_hub(slot.task_hub, task_hub)), None)
 
     def release_holding(self, task_hub: str) -> Release | None:

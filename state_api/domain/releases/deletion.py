@@ -9,12 +9,15 @@ from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases import other_run_refusals, refusals
 from state_api.domain.releases.apps import App, Transition
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.side_by_side import refusals as release_refusals
 from state_api.domain.releases.transition_checks import check_no_pending_swap
 
 
 def check_app_deletable(app: App, now: Instant) -> Refusal | None:
-    """Make the checks that need no verdict. Refusals: SwapPending, DeploymentInProgress, CleanupRequired."""
-    if refusal := check_no_pending_swap(app):
+    """Refuse to delete an app for a reason that needs no verdict.
+
+    Refusals: SwapPending, RemovalPending, DeploymentInProgress, CleanupRequired."""
+    if refusal := check_no_pending_swap(app) or _check_no_pending_removal(app, now):
         return refusal
     deployment = app.get_open_deployment(now)
     if deployment is not None:
@@ -22,6 +25,15 @@ def check_app_deletable(app: App, now: Instant) -> Refusal | None:
     # Cleanup skips a task hub that a slot may still carry. The verdict on that slot covers it.
     task_hubs = [retired.task_hub for retired in app.retired if app.find_possible_slot(retired.task_hub) is None]
     return refusals.cleanup_required(app, task_hubs) if task_hubs else None
+
+
+def _check_no_pending_removal(app: App, now: Instant) -> Refusal | None:
+    """Refuse the deletion while a Function App is being deleted: the app that is created next could adopt its
+    release and give it traffic."""
+    for release in app.releases.values():
+        if release.removal is not None:
+            return release_refusals.removal_pending(app, release, release.removal, now)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,8 @@ def _check_adoption(app: App, command: RegisterCommand) -> Refusal | None:
 
 
 def _find_adopted_hubs(app: App, command: RegisterCommand, new_hubs: Sequence[str]) -> tuple[str, ...]:
-    """The task hubs to adopt, as the app spells them. Those that enter a slot now are adopted anyway."""
+    """The task hubs to adopt, as the app spells them. Those that this command puts into a slot are left out, because
+    they are adopted together with the slot."""
     new_hub_keys = set(map(hub_key, new_hubs))
     by_key = _task_hubs_by_key(app)
     return tuple(by_key[key] for key in dict.fromkeys(map(hub_key, command.adopt_task_hubs)) if key not in new_hub_keys)

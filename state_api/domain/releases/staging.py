@@ -85,7 +85,7 @@ def stage_task_hub(app: App, command: StageCommand, evidence: StageEvidence, now
         or _check_other_runs(app, command, now)
         or _check_task_hub_is_new(app, command, evidence)
         or _check_drained(app, command, _require_verdict(evidence))
-        # Last, because a retry when the provider answers again would not end the refusals above.
+        # This check is the last, because a retry when the provider answers again would not end the refusals above.
         or _check_provider_answered(app, command, evidence)
     )
     return refusal or _stage(app, command, evidence, now)

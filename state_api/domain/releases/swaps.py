@@ -85,6 +85,7 @@ def _repeat_begin(app: App, pending: PendingSwap, command: SwapCommand) -> Trans
 
 
 def _build_pending_swap(app: App, command: SwapCommand, slot: Slot, now: Instant) -> PendingSwap:
+    """The swap that begins now, with what a failed swap needs in order to restore the slots."""
     name = app.registered_slot_name(command.slot)
     production = app.slot(PRODUCTION)
     deployment = app.get_open_deployment(now)

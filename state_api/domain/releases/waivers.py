@@ -49,6 +49,7 @@ def add_waiver(app: App, command: WaiveCommand, now: Instant) -> Transition | Re
 
 
 def _check_waiver(app: App, command: WaiveCommand, now: Instant) -> Refusal | None:
+    """Refuse a waiver without a reason, for an entity, for too long, or for a task hub of another app."""
     if not (command.reason or "").strip():
         return refusals.reason_required("a waiver")
     if is_entity(command.instance_id or ""):

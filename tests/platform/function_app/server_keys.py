@@ -13,6 +13,10 @@ OWN_APP = "shop-of-the-key"
 OWN_APP_KEYS_BY_ROLE = {role: f"key-of-the-{role}-for-one-app" for role in ("reader", "router", "deployer", "admin")}
 """Keys for OWN_APP alone, by role."""
 
+DEPLOYED_APP = "shop-of-the-deployment"
+DEPLOYED_APP_KEYS_BY_ROLE = {role: f"key-of-the-{role}-for-a-deployment" for role in OWN_APP_KEYS_BY_ROLE}
+"""Keys for DEPLOYED_APP alone, by role. One test deploys this app, so that no other test depends on its slots."""
+
 OTHER_APP_KEYS_BY_ROLE = {role: f"key-of-the-{role}-for-another" for role in OWN_APP_KEYS_BY_ROLE}
 """Keys for an app that no test uses, by role."""
 
@@ -22,6 +26,10 @@ def server_key_entries() -> list[dict[str, Any]]:
     return [
         *key_entries(KEYS_BY_ROLE),
         *(key_entry(key, role, f"own-{role}", [OWN_APP]) for role, key in OWN_APP_KEYS_BY_ROLE.items()),
+        *(
+            key_entry(key, role, f"deployment-{role}", [DEPLOYED_APP])
+            for role, key in DEPLOYED_APP_KEYS_BY_ROLE.items()
+        ),
         *(key_entry(key, role, f"other-{role}", ["another-app"]) for role, key in OTHER_APP_KEYS_BY_ROLE.items()),
     ]
 

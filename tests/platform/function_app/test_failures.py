@@ -17,7 +17,7 @@ from harness.processes import wait_until
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.functions.invocations import indexed_functions
-from tests.http.operations import assert_problem
+from tests.http.operations import assert_problem, fill_path
 from tests.platform.function_app.conftest import Azurite
 from tests.platform.function_app.server_keys import KEYS_BY_ROLE, key_header, server_key_entries
 from tests.platform.function_app.test_event_grid import deliver, list_recorded_ids
@@ -85,7 +85,7 @@ def misconfigured_hosts(
 def send_every_operation(client: httpx.Client, hub: str) -> Iterator[httpx.Response]:
     """Send every operation but Health with an administrator's key, and return the responses."""
     for name, methods, _ in function_app.OPERATIONS:
-        path = indexed_functions()[name].get_trigger().route.format(app="shop", hub=hub)
+        path = fill_path(indexed_functions()[name].get_trigger().route, app="shop", hub=hub)
         for method in methods if name != "Health" else ():
             yield client.request(method, f"/api/{path}", headers=key_header(KEYS_BY_ROLE["admin"]))
 

@@ -12,10 +12,12 @@ from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
 from tests.functions.invocations import indexed_functions
-from tests.http.operations import assert_problem
+from tests.http.operations import assert_problem, fill_path
 from tests.http.test_keys_and_roles import OPERATIONS
 from tests.platform.function_app.conftest import Azurite
 from tests.platform.function_app.server_keys import (
+    DEPLOYED_APP,
+    DEPLOYED_APP_KEYS_BY_ROLE,
     KEYS_BY_ROLE,
     OTHER_APP_KEYS_BY_ROLE,
     OWN_APP,
@@ -27,7 +29,7 @@ OPERATIONS_WITHOUT_KEY = {"Health", "Ready", "GetOpenApi"}
 PLATFORM_KEYS = (FUNCTION_KEY, MASTER_KEY, EVENT_GRID_KEY, DURABLE_TASK_KEY)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def own_app_hub(host: FunctionsHost) -> str:
     """The task hub in the production slot of OWN_APP."""
     hub = new_hub_name()
@@ -44,8 +46,9 @@ class OperationCaller:
     def __init__(self, client: httpx.Client, method: str, path: str, hub: str) -> None:
         self._client = client
         self._method = method
-        self._path = path.format(app=OWN_APP, hub=hub)
-        self._options: dict[str, Any] = {"params": {"taskHub": hub, "instanceId": "1"}} if method == "DELETE" else {}
+        self._path = fill_path(path, app=OWN_APP, hub=hub)
+        parameters = {"taskHub": hub, "instanceId": "1"} if "{version}" not in path else {"outcome": "Pending"}
+        self._options: dict[str, Any] = {"params": parameters} if method == "DELETE" else {}
         if path.endswith(("staging", "swap")) and method == "POST":
             self._options["json"] = {"taskHub": hub}
 
@@ -120,9 +123,8 @@ def test_health_and_the_openapi_document_need_no_key_and_ignore_any(anonymous: h
 
 
 def test_every_operation_of_a_release_works_with_keys_for_the_app(
-    host: FunctionsHost, azurite: Azurite, anonymous: httpx.Client, own_app_hub: str
+    host: FunctionsHost, azurite: Azurite, anonymous: httpx.Client
 ) -> None:
-    del own_app_hub  # the fixture has registered the app
     old_hub, new_hub = new_hub_name(), new_hub_name()
     called_operations: set[str] = set()
 
@@ -139,7 +141,7 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
         trigger = indexed_functions()[operation].get_trigger()
         response = anonymous.request(
             method or trigger.methods[0].value,
-            f"/api/{trigger.route.format(app=OWN_APP, hub=hub)}",
+            f"/api/{fill_path(trigger.route, app=DEPLOYED_APP, hub=hub)}",
             json=body,
             params=params,
             headers={**key_header(key), "WebHook-Request-Origin": "eventgrid.azure.net"},
@@ -147,7 +149,7 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
         assert response.status_code == 200, response.text
         return response.json() if response.content else None
 
-    reader, deployer, administrator = (OWN_APP_KEYS_BY_ROLE[role] for role in ("reader", "deployer", "admin"))
+    reader, deployer, administrator = (DEPLOYED_APP_KEYS_BY_ROLE[role] for role in ("reader", "deployer", "admin"))
     slots = {"production": {"taskHub": old_hub, "version": "1"}, "staging": None}
     call_operation("PutApp", administrator, {"slots": slots, "policy": {"settleSeconds": 0}})
     assert call_operation("GetStagingStatus", reader)["ready"] is True
@@ -178,14 +180,14 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
     assert call_operation("GetVersions", reader, hub=old_hub)["versions"][0]["version"] == "1.0"
     call_operation("Cleanup", deployer, {"dryRun": True})
     assert call_operation("GetApp", reader)["slots"].keys() == {"production", "staging"}
-    assert [app["app"] for app in call_operation("ListApps", reader)["apps"]] == [OWN_APP]
+    assert [app["app"] for app in call_operation("ListApps", reader)["apps"]] == [DEPLOYED_APP]
     newest = call_operation("GetHistory", reader, params={"top": 1})["history"][0]
-    assert (newest["operation"], newest["keyName"]) == ("PutApp", "own-admin")
+    assert (newest["operation"], newest["keyName"]) == ("PutApp", "deployment-admin")
     assert "events" in call_operation("ListQuarantine", KEYS_BY_ROLE["admin"])
     for operation in OPERATIONS_WITHOUT_KEY:
         call_operation(operation, reader)
     assert called_operations <= {name for name, _, _ in function_app.OPERATIONS}
-    assert host.read_log().count(OWN_APP_KEYS_BY_ROLE["deployer"]) == 0
+    assert host.read_log().count(DEPLOYED_APP_KEYS_BY_ROLE["deployer"]) == 0
 
 
 async def _create_task_hub(azurite: Azurite, hub: str) -> None:

@@ -90,7 +90,7 @@ def _check_provider(app: App, command: RegisterCommand) -> Refusal | None:
 
 
 def _check_leaving_slots(app: App, command: RegisterCommand, now: Instant) -> Refusal | None:
-    """An app that leaves its slots has no swap and no deployment in progress."""
+    """Refuse that an app leaves its slots during a swap or a deployment."""
     if app.model is Model.SIDE_BY_SIDE:
         return None
     if refusal := check_no_pending_swap(app):
@@ -106,6 +106,8 @@ def _check_leaving_slots(app: App, command: RegisterCommand, now: Instant) -> Re
 
 
 def _check_adopted_releases(app: App, command: RegisterCommand, evidence: AdoptionEvidence) -> Refusal | None:
+    """Refuse releases whose address, version or task hub the app must not use. A task hub that moves from a slot of the
+    app to a release need not be new."""
     moved_hubs = {
         hub_key(slot.task_hub) for name in find_moved_slots(app, command) if (slot := app.slots[name]) is not None
     }
@@ -135,7 +137,7 @@ def _check_adopted_releases(app: App, command: RegisterCommand, evidence: Adopti
 
 
 def _check_differ(app: App, command: RegisterCommand) -> Refusal | None:
-    """No two releases have the same task hub or address after the command."""
+    """Refuse releases of which two would have the same task hub or address."""
     kept = (
         ReleaseAssignment(release.task_hub, release.address)
         for version, release in app.releases.items()
@@ -151,8 +153,10 @@ def _check_differ(app: App, command: RegisterCommand) -> Refusal | None:
 
 
 def assign_releases(app: App, command: RegisterCommand, evidence: AdoptionEvidence, now: Instant) -> dict[str, Release]:
-    """The releases after a command that `check_releases` allows. An adopted release is staged: traffic that it got
-    without a router is not known."""
+    """The releases after a command that `check_releases` allows.
+
+    A release from a slot keeps the traffic that it had in production, and one of a deleted app may still get requests.
+    Any other is staged: traffic that it got without a router is not known."""
     return {**app.releases, **dict(_iterate_assigned(app, command, evidence, now))}
 
 
@@ -165,4 +169,20 @@ def _iterate_assigned(
             yield version, replace(present, address=assignment.address)
         else:
             tokens = evidence.tokens[version]
-            yield version, Release(version, assignment.task_hub, assignment.address, tokens, now)
+            traffic_at = _find_earlier_traffic(app, version, assignment, evidence, now)
+            yield (
+                version,
+                Release(version, assignment.task_hub, assignment.address, tokens, now, first_traffic_at=traffic_at),
+            )
+
+
+def _find_earlier_traffic(
+    app: App, version: str, assignment: ReleaseAssignment, evidence: AdoptionEvidence, now: Instant
+) -> Instant | None:
+    """Since when an adopted release may have traffic: from its time in production in a slot, or from routers that still
+    have a document of the deleted app."""
+    slot_name = app.slot_holding(assignment.task_hub)
+    slot = None if slot_name is None else app.slots[slot_name]
+    if slot is not None and slot.promoted:
+        return slot.since
+    return now if version in evidence.earlier_task_hubs else None

@@ -69,7 +69,7 @@ def register_release(
         _check_version_is_new(app, command, evidence)
         or _check_task_hub_is_new(app, command, evidence)
         or check_capacity(app, 1)
-        # Last, because a retry when the provider answers again would not end the refusals above.
+        # This check is the last, because a retry when the provider answers again would not end the refusals above.
         or _check_provider_answered(command, evidence)
     )
     return refusal or _register(app, command, evidence, now)
@@ -88,7 +88,7 @@ def _check_other_runs(app: App, command: RegisterReleaseCommand, now: Instant) -
 
 
 def check_address(app: App, version: str, address: str) -> Refusal | None:
-    """The policy allows the address, and no other release has it."""
+    """Refuse an address that the policy does not allow, or that another release has."""
     if refusal := check_address_allowed(app, address):
         return refusal
     holder = next((release for release in app.releases.values() if release.address == address), None)
@@ -98,7 +98,7 @@ def check_address(app: App, version: str, address: str) -> Refusal | None:
 
 
 def check_address_allowed(app: App, address: str) -> Refusal | None:
-    """The policy allows the address."""
+    """Refuse an address that the policy does not allow."""
     pattern = app.policy.address_pattern
     if pattern is None or matches_address_pattern(address, pattern):
         return None
@@ -106,7 +106,7 @@ def check_address_allowed(app: App, address: str) -> Refusal | None:
 
 
 def check_capacity(app: App, new_count: int) -> Refusal | None:
-    """The app may have this many further releases."""
+    """Refuse `new_count` further releases if the app would have more than it may."""
     limit = app.policy.max_releases
     allowed = MAX_RELEASES if limit is None else min(limit, MAX_RELEASES)
     return release_refusals.too_many_releases(app) if new_count and len(app.releases) + new_count > allowed else None
@@ -160,6 +160,8 @@ def _register(app: App, command: RegisterReleaseCommand, evidence: RegisterRelea
 
 
 def _open_deployment(app: App, release: Release, command: RegisterReleaseCommand, now: Instant) -> Transition:
+    """Add the release to the app, and open a deployment for the caller's run. It replaces that of a run that is taken
+    over."""
     run_id = command.caller.run_id(command.task_hub)
     deployment = Deployment(
         task_hub=release.task_hub,

@@ -26,7 +26,7 @@ class ReleaseState(StrEnum):
     """Where a release is in its life.
 
     - `Staged`: it never had traffic. A router sends it only requests with its override token.
-    - `Serving`: it has traffic.
+    - `Serving`: it has traffic, from a router or from the time before it was adopted.
     - `Draining`: it had traffic and has none now.
     - `Drained`: it is draining, and its verdict is Ready.
     - `Removing`: its Function App is being deleted.
@@ -62,7 +62,7 @@ class RoutingChange:
 class PendingRemoval:
     """The removal of a release that has begun and whose outcome is unknown.
 
-    `change`: the routing revision that shows the release as `Removing`.
+    `change`: the routing revision that shows the release as `Removing`, and when this run began.
     """
 
     change: RoutingChange
@@ -77,7 +77,9 @@ class Release:
 
     - `address`: the origin of its Function App.
     - `first_traffic_at`: None if it never had traffic.
-    - `traffic_end`: the change that took its traffic away; None while it has traffic, and if it never had any.
+    - `traffic_end`: the change that took its traffic away; None while it has traffic, and if it never had any. A
+      release from production in a slot, or of a deleted app, has traffic until the first promotion, although the
+      routing gives it no share.
     - `sticky_until`: until then its visitors stay with it although it has lost its traffic.
     - `removal`: None unless its removal is pending.
     """
@@ -96,6 +98,11 @@ class Release:
     def had_traffic(self) -> bool:
         """Whether the release has traffic or had some."""
         return self.first_traffic_at is not None
+
+    @property
+    def has_traffic(self) -> bool:
+        """Whether the release has traffic, from a router or past it."""
+        return self.had_traffic and self.traffic_end is None
 
     def is_sticky(self, now: Instant) -> bool:
         """Whether visitors may stay with the release although it has lost its traffic."""
@@ -162,6 +169,6 @@ def find_state(release: Release, routing: Routing) -> ReleaseState:
     """The state of a release. Without a verdict it is never Drained."""
     if release.removal is not None:
         return ReleaseState.REMOVING
-    if routing.share_of(release.version):
+    if routing.share_of(release.version) or release.has_traffic:
         return ReleaseState.SERVING
     return ReleaseState.DRAINING if release.had_traffic else ReleaseState.STAGED

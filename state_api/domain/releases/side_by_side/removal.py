@@ -99,7 +99,7 @@ def _check_removable(
 
 
 def _check_unused(app: App, release: Release, command: RemoveReleaseCommand, now: Instant) -> Refusal | None:
-    """No run is deploying the release, except the caller's, and it has no traffic."""
+    """Refuse to remove a release that has traffic, or that a run other than the caller's is deploying."""
     deployment = find_blocking_release_deployment(app, release, command.caller.run_id(release.task_hub), now)
     if deployment is not None:
         return other_run_refusals.deployment_in_progress(app, deployment, now)
@@ -116,7 +116,8 @@ def _begin(app: App, release: Release, command: RemoveReleaseCommand, now: Insta
         return Transition(app, "DeleteRelease", changed=False)
     if pending is not None and now < app.removal_expires_at(pending):
         return release_refusals.removal_pending(app, release, pending, now)
-    change = RoutingChange(next_routing_revision(app), now) if pending is None else pending.change
+    # Routers know the revision of a removal that another run continues.
+    change = RoutingChange(next_routing_revision(app) if pending is None else pending.change.revision, now)
     removal = PendingRemoval(change, command.caller.name, command.caller.run_url, run_id)
     return _replace_release(app, replace(release, removal=removal), RemovalOutcome.PENDING)
 
@@ -129,6 +130,7 @@ def _revert(app: App, release: Release) -> Transition:
 
 
 def _replace_release(app: App, release: Release, outcome: RemovalOutcome) -> Transition:
+    """Put the release into the app in its new state, as a step of its removal."""
     changed = replace(app, releases={**app.releases, release.version: release})
     return Transition(changed, "DeleteRelease", _removal_details(release, outcome))
 

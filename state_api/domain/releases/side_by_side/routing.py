@@ -35,11 +35,15 @@ class RoutingEvidence:
 
 
 def find_unproven_releases(app: App, command: RouteCommand) -> tuple[Release, ...]:
-    """The releases that get traffic for the first time. A release that had traffic before has started, so a rollback
-    does not depend on the provider."""
+    """The releases that get traffic from a router for the first time. Another one has started, so a rollback does not
+    depend on the provider."""
     routing = _new_routing(app, command)
     releases = (app.releases.get(version) for version in routing.versions)
-    return tuple(release for release in releases if release is not None and not release.had_traffic)
+    return tuple(
+        release
+        for release in releases
+        if release is not None and release.traffic_end is None and not app.routing.share_of(release.version)
+    )
 
 
 def change_routing(app: App, command: RouteCommand, evidence: RoutingEvidence, now: Instant) -> Transition | Refusal:
@@ -76,6 +80,7 @@ def _new_routing(app: App, command: RouteCommand) -> Routing:
 
 
 def _check_split(command: RouteCommand) -> Refusal | None:
+    """Refuse a split that is not between the active release and one other, in percents that sum to 100."""
     split = command.split
     if split is None:
         return None
@@ -95,7 +100,7 @@ def _check_split(command: RouteCommand) -> Refusal | None:
 
 
 def check_release_routable(app: App, version: str, evidence: RoutingEvidence) -> Refusal | None:
-    """The release may have traffic: it is registered, not being removed, and has started."""
+    """Refuse traffic for a release unless it is registered, is not being removed, and has started."""
     release = app.releases.get(version)
     if release is None:
         if any(removed.version == version for removed in app.removed_releases):
@@ -118,7 +123,7 @@ def _with_share(app: App, release: Release, share: int, now: Instant) -> Release
     if share:
         first = now if release.first_traffic_at is None else release.first_traffic_at
         return replace(release, first_traffic_at=first, traffic_end=None, sticky_until=None)
-    if not app.routing.share_of(release.version):
+    if not release.has_traffic:
         return release
     # Kept on the release, so that a later change of the policy cannot shorten a time that routers know.
     sticky_until = Instant(now + seconds(STICKY_MAX_AGE_SECONDS)) if app.policy.sticky_after_promotion else None

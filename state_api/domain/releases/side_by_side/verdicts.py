@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from state_api.domain.instants import Instant, format_duration, format_instant, seconds
 from state_api.domain.names import same_hub
-from state_api.domain.readiness.evidence import ProbeStatus
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode, ceil_seconds, deployment_in_progress_reason
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict
 from state_api.domain.readiness.waiting import NO_END
@@ -32,10 +31,15 @@ _MAX_NAMED_ROUTERS = 3
 
 
 def find_use(release: Release, routing: Routing, now: Instant) -> ReadinessReason | None:
-    """The reason ReleaseInUse: the release has traffic, or visitors stay with it."""
+    """The reason ReleaseInUse: the release has traffic, from a router or past it, or visitors stay with it."""
     share = routing.share_of(release.version)
     if share:
         message = f"release {release.version} gets {share} % of the requests. Give them to another one with PutRouting"
+    elif release.has_traffic:
+        message = (
+            f"release {release.version} was in production before it was adopted, so its visitors may not come "
+            "through the router yet. Promote a release with PutRouting"
+        )
     elif release.sticky_until is not None and release.is_sticky(now):
         message = (
             f"visitors stay with release {release.version} until {format_instant(release.sticky_until)}, by the policy "
@@ -57,6 +61,31 @@ def find_closing_change(release: Release) -> RoutingChange | None:
 def _find_delay_end(release: Release, change: RoutingChange) -> Instant:
     """When routers that ask under no name send nothing to the release any more."""
     return Instant(max(change.at, release.sticky_until or change.at) + seconds(ROUTER_DELAY_SECONDS))
+
+
+def _find_settle_end(app: App, release: Release, acknowledgements: Sequence[RouterAcknowledgement]) -> Instant | None:
+    """When the events of what routers had sent before they acknowledged the change have arrived. None if a probe shows
+    it, and for a removal that was allowed to begin after that."""
+    change = find_closing_change(release)
+    is_settled = release.removal is not None and release.traffic_end is not None
+    if change is None or is_settled or app.provider_config is not None:
+        return None
+    acknowledged = [router.since for router in acknowledgements if router.revision >= change.revision]
+    return Instant(max(acknowledged) + seconds(app.policy.settle_seconds)) if acknowledged else None
+
+
+def _find_late_events(
+    app: App, release: Release, acknowledgements: Sequence[RouterAcknowledgement], now: Instant
+) -> ReadinessReason | None:
+    """The reason RoutersBehind for events that may not have arrived yet."""
+    settle_end = _find_settle_end(app, release, acknowledgements)
+    if settle_end is None or settle_end <= now:
+        return None
+    return ReadinessReason(
+        ReasonCode.ROUTERS_BEHIND,
+        f"a router has confirmed less than {app.policy.settle_seconds} s ago that it sends nothing to release "
+        f"{release.version}, so events of what it had sent may still arrive",
+    )
 
 
 def find_quiet_since(release: Release, acknowledgements: Sequence[RouterAcknowledgement]) -> Instant | None:
@@ -128,7 +157,8 @@ def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict
         for reason in (
             deployment_in_progress_reason(deployment, now) if deployment is not None else None,
             find_use(release, app.routing, now),
-            find_lagging_routers(release, acknowledgements, now),
+            find_lagging_routers(release, acknowledgements, now)
+            or _find_late_events(app, release, acknowledgements, now),
             _find_early_probe(release, acknowledgements, verdict),
         )
         if reason is not None
@@ -139,7 +169,7 @@ def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict
         verdict,
         ready=False,
         reasons=(*reasons, *verdict.reasons),
-        retry_after_seconds=max(_retry_after_seconds(release, now), verdict.retry_after_seconds or 0),
+        retry_after_seconds=max(_retry_after_seconds(app, release, use), verdict.retry_after_seconds or 0),
     )
 
 
@@ -149,13 +179,14 @@ def find_blocked_until(app: App, release: Release, use: ReleaseUse) -> Instant |
     Traffic ends with a change of the app. Acknowledgements change without one, so they are looked at again soon.
     """
     now, ends = use.known_at, list[Instant]()
-    if app.routing.share_of(release.version):
+    if release.has_traffic:
         ends.append(NO_END)
     if use.deployment is not None:
         ends.append(app.deployment_expires_at(use.deployment))
     change = find_closing_change(release)
     if change is not None:
         ends.append(_find_delay_end(release, change))
+        ends.append(_find_settle_end(app, release, use.acknowledgements) or now)
         if any(router.revision < change.revision for router in use.acknowledgements):
             ends.append(Instant(now + seconds(_ACKNOWLEDGEMENT_INTERVAL_SECONDS)))
     return max((end for end in ends if end > now), default=None)
@@ -166,24 +197,26 @@ def _find_early_probe(
 ) -> ReadinessReason | None:
     """The reason ProbeStale: the verdict is Ready by a probe that began while routers could still send requests."""
     probe, quiet_since = verdict.evidence.probe, find_quiet_since(release, acknowledgements)
-    if not verdict.ready or probe is None or probe.status is not ProbeStatus.COMPLETE or quiet_since is None:
+    if not verdict.ready or probe is None or quiet_since is None:
         return None
     if probe.began_at >= quiet_since:
         return None
     return ReadinessReason(
         ReasonCode.PROBE_STALE,
-        f"the last complete probe of task hub {release.task_hub} began at {format_instant(probe.began_at)}, when "
+        f"the last probe of task hub {release.task_hub} began at {format_instant(probe.began_at)}, when "
         f"routers could still send requests to release {release.version}. It must begin after "
         f"{format_instant(quiet_since)}",
     )
 
 
-def _retry_after_seconds(release: Release, now: Instant) -> int:
+def _retry_after_seconds(app: App, release: Release, use: ReleaseUse) -> int:
     """When the reason can end by itself at the earliest; a default if that is unknown."""
     change = find_closing_change(release)
     if change is None:
         return DEFAULT_RETRY_AFTER_SECONDS
-    remaining = ceil_seconds(_find_delay_end(release, change) - now)
+    delay_end = _find_delay_end(release, change)
+    settle_end = _find_settle_end(app, release, use.acknowledgements) or delay_end
+    remaining = ceil_seconds(max(delay_end, settle_end) - use.known_at)
     return remaining if remaining > 0 else DEFAULT_RETRY_AFTER_SECONDS
 
 
