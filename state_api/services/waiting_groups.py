@@ -144,7 +144,10 @@ class WaitingGroup:
         self.outlook = outlook = Outlook.from_status(status, self.question.mode)
         self.known_revision = max(self.known_revision, status.app.revision)
         previous, self.next_verification, self.verify_at = self.next_verification, None, None
-        if outlook.is_verified and outlook.blocked_until is None:
+        # A stored probe that does not count yet may count a moment later: the clocks of two servers differ by up to a
+        # second, and a probe that began in the future does not count.
+        waits_for_probe = outlook.uses_stored_probe and not status.verdict.active_count
+        if (outlook.is_verified or waits_for_probe) and outlook.blocked_until is None:
             now = asyncio.get_running_loop().time()
             planned = plan_next_verification(status.verdict, previous, self.intervals, read_seconds=now - asked.began)
             self.next_verification = planned

@@ -108,3 +108,14 @@ async def test_a_request_that_reads_no_task_hub_waits_for_the_probe_of_another_s
         waiting = await counted.start_waiting(app, mode=VerificationMode.NONE)
         assert (await get_staging(http, app))["ready"]
         assert await is_ready_soon(waiting)
+
+
+async def test_a_probe_that_began_in_the_future_by_the_clock_of_the_waiting_server_counts_once_it_is_past(
+    storage: StorageSettings, http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub
+) -> None:
+    """Two servers agree on the time only to a second. The waiting server asks while the probe does not count yet."""
+    async with counted_server(storage) as counted:
+        counted.clock.advance(-1)
+        waiting = await counted.start_waiting(app, mode=VerificationMode.NONE)
+        assert (await get_staging(http, app))["ready"]
+        assert await is_ready_soon(waiting)
