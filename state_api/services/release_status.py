@@ -104,7 +104,7 @@ class ReleaseStatuses:
 
     async def list_releases(self, name: str) -> ReleaseList:
         """The releases of an app, by what the server knows: no task hub is read. Raises AppNotFound, WrongModel."""
-        app = await self._get_app(name)
+        app = await self._releases.get_with_releases(name)
         acknowledgements = await self._routers.list_acknowledgements(app.name)
 
         async def get_status(release: Release) -> ReleaseStatus:
@@ -179,10 +179,3 @@ class ReleaseStatuses:
         verdict = assess_release(app, release, use, task_hub_verdict)
         state = find_assessed_state(app, release, verdict)
         return AssessedRelease(app, release, state, verdict, find_blocked_until(app, release, use))
-
-    async def _get_app(self, name: str) -> App:
-        """The app, which has releases side by side. Raises AppNotFound, WrongModel."""
-        app = await self._releases.get(name)
-        if refusal := check_model(app, Model.SIDE_BY_SIDE):
-            raise refusal.to_error()
-        return app
