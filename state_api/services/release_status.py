@@ -167,7 +167,7 @@ class ReleaseStatuses:
         now = self._clock.now()
         quiet_since = find_quiet_since(release, acknowledgements)
         if verification.mode is not VerificationMode.NONE and quiet_since is not None and quiet_since <= now:
-            # A probe from before then may have missed what a router sent afterwards.
+            # A probe that began before `quiet_since` may have missed work that a router sent afterwards.
             is_fresh = verification.mode is VerificationMode.FRESH
             requested_at = max(quiet_since, verification.requested_at) if is_fresh else quiet_since
             verification = replace(verification, mode=VerificationMode.FRESH, requested_at=requested_at)
