@@ -28,6 +28,7 @@ from bench.load_generator import (
 from bench.storage import run_emulator
 from harness.state_server import run_server
 from harness.storage_proxy import StorageProxy, run_storage_proxy
+from state_api.domain.instants import Instant, format_instant
 from state_api.services.app_watch import WaitIntervals
 from state_api.settings import StorageSettings
 
@@ -65,8 +66,7 @@ class WaitingApp:
             "topic": "",
             "subject": "durable/orchestrator",
             "eventType": "orchestratorEvent",
-            "eventTime": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-            + f".{time.time_ns() // 100 % 10_000_000:07}Z",
+            "eventTime": format_instant(Instant(time.time_ns() // 100)),
             "metadataVersion": "1",
             "dataVersion": "1.0",
             "data": {

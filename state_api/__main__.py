@@ -144,7 +144,7 @@ def _configure_logging() -> LogRateLimit:
 
 
 def _uvicorn_config(state: StateServer, settings: Settings, options: argparse.Namespace) -> uvicorn.Config:
-    """How uvicorn serves this application."""
+    """The configuration of uvicorn."""
     return uvicorn.Config(
         # A server without keys answers this machine only, and no web page in a browser of this machine.
         state.application if settings.keys else LoopbackOnlyMiddleware(state.application),

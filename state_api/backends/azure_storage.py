@@ -143,7 +143,7 @@ class AzureStorageBackend:
         """Read one page of a pass; `cursor` says where it begins. Returns its instances and the cursors of what is
         left."""
         range_number, continuation = _decode_cursor(cursor)
-        query, parameters = _page_query(range_number, changed_since)
+        query, parameters = _build_range_query(range_number, changed_since)
         rows = self._instances_table(task_hub).query_entities(
             query, parameters=parameters, select=_COLUMNS, results_per_page=_PAGE_SIZE
         )
@@ -242,8 +242,9 @@ class AzureStorageBackend:
                 ) from None
 
 
-def _page_query(range_number: int | None, changed_since: Instant) -> tuple[str, dict[str, Any]]:
-    """Return the filter of a page and its parameters. None stands for the whole table."""
+def _build_range_query(range_number: int | None, changed_since: Instant) -> tuple[str, dict[str, Any]]:
+    """Return the filter for a range of partition keys, and its parameters. Instances match that are active, or have
+    changed since `changed_since`. Without a `range_number`, the range is the whole table."""
     parameters: dict[str, Any] = {"since": datetime_of(changed_since)}
     if range_number is None:
         return _ACTIVE_OR_CHANGED_FILTER, parameters

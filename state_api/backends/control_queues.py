@@ -41,6 +41,7 @@ _MAX_PARTITIONS = 16
 _MAX_TASK_HUB_JSON_BYTES = 64 * 1024
 _MAX_LARGE_MESSAGE_BLOB_BYTES = 8 * 1024 * 1024
 _MAX_REMEMBERED_TASK_HUBS = 1000
+"""Task hubs whose queue names are remembered. When there are more, all are forgotten, which costs each a round trip."""
 
 
 class ControlQueues:

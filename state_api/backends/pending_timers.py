@@ -100,7 +100,8 @@ class TimerReader:
     async def _read_changed_keys(
         self, prefix: str, since: Instant, continuation: Continuation | None
     ) -> tuple[list[str], Continuation | None]:
-        """Return the partition keys of instances that were stamped since, and the continuation."""
+        """Return a page of the partition keys of instances whose rows have changed since `since`, and the continuation
+        of the next page."""
         rows = self._instances_table(prefix).query_entities(
             "Timestamp ge @since",
             parameters={"since": datetime_of(since)},

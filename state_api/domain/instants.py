@@ -60,7 +60,7 @@ def format_duration(ticks: int) -> str:
     """A duration for people: `40 s`, `12 min`, `3 h`, `5 d`. Negative durations become `0 s`."""
     duration_seconds = max(0, ticks // TICKS_PER_SECOND)
     for unit, unit_seconds in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        # A unit is used from two of it on, because "1 h" would hide up to 59 minutes.
+        # Hours and days are used from two on, because "1 h" would hide up to 59 minutes. Minutes are used from one on.
         if duration_seconds >= 2 * unit_seconds or (unit == "min" and duration_seconds >= unit_seconds):
             return f"{duration_seconds // unit_seconds} {unit}"
     return f"{duration_seconds} s"

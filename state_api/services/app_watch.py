@@ -3,6 +3,12 @@
 The watch costs the same for one waiting request and for a thousand. It reads the records of the task hubs, or the app,
 at most once every two seconds, and it hears at once of what this process records. It never answers a request: what it
 knows only decides on the moment, and the request then reads everything again.
+
+- A question is one complete assessment, as for a request that does not wait.
+- A group is the requests that wait for the answer to the same question.
+- A wake lets the requests of a group ask again.
+- A round is one read by the watch itself, of a task hub's records or of the app.
+- An outlook says what the last answer shows of the next one.
 """
 
 import asyncio
@@ -116,14 +122,16 @@ class AppWatch:
         return group.outlook is not None and not group.is_busy and age < self._intervals.per_request
 
     @contextmanager
-    def ask(self, group: WaitingGroup) -> Iterator[AskedQuestion]:
-        """Count a question of this group from the beginning to the end of the block, which asks it and sets its
-        status."""
-        with group.ask(self._revision, self._clock.now()) as asked:
-            yield asked
-        if asked.status is not None:
-            self._note_revision(asked.status.app.revision)
-        self._changed.set()
+    def track_question(self, group: WaitingGroup) -> Iterator[AskedQuestion]:
+        """Count a question of this group as under way while the block runs. The block asks the question, and sets the
+        status. A question without a status has failed."""
+        try:
+            with group.track_question(self._revision, self._clock.now()) as asked:
+                yield asked
+            if asked.status is not None:
+                self._note_revision(asked.status.app.revision)
+        finally:
+            self._changed.set()
 
     async def close(self) -> None:
         """End the watch."""

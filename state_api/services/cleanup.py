@@ -313,10 +313,11 @@ class Cleanup:
         """Delete the artifacts in the store's order, which ends with the evidence of what runs, and note each in
         `deleted`. Returns why the rest must stay, if something has started since the verdict. Raises BackendError if
         another task hub has begun to use the tables."""
-        is_verdict_due = False
+        is_verdict_due = True
         for artifact in artifacts:
             if is_verdict_due and artifact.kind is ArtifactKind.TABLE:
-                # Nothing starts without control queues. Instances that started since the first verdict have rows now.
+                # The control queues are gone by now, also if an earlier call has deleted them, and nothing starts
+                # without them. Instances that started since the first verdict have rows now.
                 record = await self._task_hubs.get(target.task_hub)
                 verdict = await self._assess(run, replace(target, record=record))
                 if blockers := _find_blockers(verdict, deletes_artifacts=True):
@@ -325,7 +326,6 @@ class Cleanup:
                 is_verdict_due = False
             await artifact_store.delete(artifact)
             deleted.append(str(artifact))
-            is_verdict_due = is_verdict_due or artifact.kind is ArtifactKind.QUEUE
         return ()
 
     async def _delete_records(self, target: _Target) -> None:

@@ -104,7 +104,7 @@ class ReleaseStatuses:
 
     async def list_releases(self, name: str) -> ReleaseList:
         """The releases of an app, by what the server knows: no task hub is read. Raises AppNotFound, WrongModel."""
-        app = await self._get_app(name)
+        app = await self._releases.get_with_releases(name)
         acknowledgements = await self._routers.list_acknowledgements(app.name)
 
         async def get_status(release: Release) -> ReleaseStatus:
@@ -167,7 +167,7 @@ class ReleaseStatuses:
         now = self._clock.now()
         quiet_since = find_quiet_since(release, acknowledgements)
         if verification.mode is not VerificationMode.NONE and quiet_since is not None and quiet_since <= now:
-            # A probe from before then may have missed what a router sent afterwards.
+            # A probe that began before `quiet_since` may have missed work that a router sent afterwards.
             is_fresh = verification.mode is VerificationMode.FRESH
             requested_at = max(quiet_since, verification.requested_at) if is_fresh else quiet_since
             verification = replace(verification, mode=VerificationMode.FRESH, requested_at=requested_at)
@@ -179,10 +179,3 @@ class ReleaseStatuses:
         verdict = assess_release(app, release, use, task_hub_verdict)
         state = find_assessed_state(app, release, verdict)
         return AssessedRelease(app, release, state, verdict, find_blocked_until(app, release, use))
-
-    async def _get_app(self, name: str) -> App:
-        """The app, which has releases side by side. Raises AppNotFound, WrongModel."""
-        app = await self._releases.get(name)
-        if refusal := check_model(app, Model.SIDE_BY_SIDE):
-            raise refusal.to_error()
-        return app

@@ -96,6 +96,13 @@ class Releases:
             raise refusals.app_not_found(name).to_error()
         return app
 
+    async def get_with_releases(self, name: str) -> App:
+        """The app with this name, which has releases side by side. Raises AppNotFound, WrongModel."""
+        app = await self.get(name)
+        if refusal := check_model(app, Model.SIDE_BY_SIDE):
+            raise refusal.to_error()
+        return app
+
     async def list_page(self, top: int, token: str | None) -> Page[App]:
         return await self._apps.list_page(top, token)
 

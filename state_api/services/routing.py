@@ -7,8 +7,6 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from state_api.domain.errors import StorageUnavailable
 from state_api.domain.names import AppKey, app_key
 from state_api.domain.releases.apps import App
-from state_api.domain.releases.side_by_side.releases import Model
-from state_api.domain.releases.transition_checks import check_model
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Apps, Clock, Routers
 from state_api.services.releases import Releases
@@ -103,7 +101,7 @@ class RoutingReader:
         AppNotFound, WrongModel.
         """
         deadline = asyncio.get_running_loop().time() + wait_seconds
-        app = await self._get_app(name)
+        app = await self._releases.get_with_releases(name)
         if router is not None:
             is_known = known_revision is not None and known_revision <= app.routing.revision
             revision = known_revision if known_revision is not None and is_known else 0
@@ -117,7 +115,7 @@ class RoutingReader:
                 if not await self._wait(watch, deadline, is_disconnected):
                     break
         # Read again, because a signal says only that something has changed.
-        app = await self._get_app(name)
+        app = await self._releases.get_with_releases(name)
         return app if app.routing.revision != known_revision else None
 
     async def _wait(
@@ -148,10 +146,3 @@ class RoutingReader:
             if watch.waiter_count == 0:
                 del self._watches[key]
                 await watch.close()
-
-    async def _get_app(self, name: str) -> App:
-        """The app, which has releases side by side. Raises AppNotFound, WrongModel."""
-        app = await self._releases.get(name)
-        if refusal := check_model(app, Model.SIDE_BY_SIDE):
-            raise refusal.to_error()
-        return app

@@ -59,7 +59,7 @@ class WaitingRequests:
                 if not (is_first and watch.has_just_answered(group)):
                     # Each request may ask a first and a last time. What it asks in between is subject to the budget.
                     reads = SharedVerdictReads(watch.reads, is_counted=not (is_first or is_last))
-                    with watch.ask(group) as asked:
+                    with watch.track_question(group) as asked:
                         status, requested_at = await ask(question, reads, requested_at)
                         asked.status = status
                     number = asked.number
@@ -72,7 +72,8 @@ class WaitingRequests:
                 is_last = is_ending or group.wake_count <= number
 
     def _round_up(self, deadline: float) -> float:
-        """A little later, so that requests which end at about the same time share their last question."""
+        """Round the deadline up to a multiple of `deadline_step`, so that requests which end at about the same time
+        share their last question."""
         step = self._context.intervals.deadline_step
         return math.ceil(deadline / step) * step
 

@@ -60,12 +60,13 @@ class AskedQuestion:
 class WaitingGroup:
     """Requests of one app that wait for the answer to the same question.
 
-    - `wake_count`: how often they were woken to ask again.
-    - `begun_wake`, `answered_wake`: the last of these for which a question has begun, and was answered.
-    - `asking_count`: how many of them are asking now.
-    - `asked_at`, `known_version`, `known_revision`: when the last question began by the state storage's clock, and what
-      it has taken into account.
-    - `recorded_count`: what this process had recorded when it began.
+    - `member_count`: how many requests wait.
+    - `wake_count`: how often the requests were woken to ask again.
+    - `begun_wake`, `answered_wake`: the last wake for which a question has begun, and the last that was answered.
+    - `asking_count`: how many requests are asking now.
+    - `asked_at`: when the last question began, by the state storage's clock.
+    - `known_version`, `known_revision`: which versions of the records and of the app the last question has seen.
+    - `recorded_count`: what this process had recorded when the last question began.
     - `not_ready_since`: when the last question began that was answered with NotReady, by the clock of the event loop.
     - `outlook`: None until a question was answered with NotReady, and after one that was answered with Ready.
     - `verify_at`: when the task hub is read again, by the clock of the event loop.
@@ -111,7 +112,7 @@ class WaitingGroup:
     # Questions and answers
 
     @contextmanager
-    def ask(self, revision: int, now: Instant) -> Iterator[AskedQuestion]:
+    def track_question(self, revision: int, now: Instant) -> Iterator[AskedQuestion]:
         """Count a question from the beginning to the end of the block, which asks it and sets its status.
 
         A question without a status has failed. `revision` is the greatest revision of the app that is known."""
@@ -134,7 +135,7 @@ class WaitingGroup:
         if status.verdict.ready:
             self.outlook = self.next_verification = self.verify_at = None
             if self.wake_count == asked.number:
-                # The other requests of the group have not been woken since.
+                # Nothing has woken the group since this question began. Let the other requests get the Ready too.
                 self.wake()
             return
         self.not_ready_since = max(self.not_ready_since, asked.began)
@@ -170,8 +171,8 @@ class WaitingGroup:
         return [self.reads.known(task_hub) for task_hub in self.task_hubs]
 
     def next_moment(self, revision: int, now: Instant) -> Instant | None:
-        """When an answer can be Ready; None if that does not depend on time alone, or if they have asked since.
-        `revision`: the app's revision that is known."""
+        """The earliest time at which the answer can be Ready. None if that does not depend on time alone, or if the
+        group has been woken and has not asked yet. `revision`: the app's revision that is known."""
         if self.outlook is None or self.begun_wake < self.wake_count:
             return None
         if revision > self.known_revision:

@@ -33,7 +33,8 @@ class ProbeRowKind(StrEnum):
 
 PROBE_ROWS_FROM = HUB_ROWS_FROM + ProbeRowKind.LEASE
 PROBE_ROWS_TO = "0}"
-"""The range of the keys. The row of the task hub's state sorts before it."""
+"""The range of the keys, from the first one to an end that is no key itself. The row of the task hub's state sorts
+before the range."""
 
 
 def _probe_row(kind: ProbeRowKind, **columns: Any) -> dict[str, Any]:

@@ -39,8 +39,8 @@ from state_api.storage.task_hub_states import lost_records_error
 
 
 class RecordsReader:
-    """Reads the instance tables. The number of shards is read together with the first one and never cached, so a
-    verdict always rests on all shards."""
+    """Reads the instance tables. The number of shards is read together with the first shard and never cached, so
+    a verdict always rests on all shards."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables

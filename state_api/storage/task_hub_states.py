@@ -27,7 +27,7 @@ from state_api.storage.task_hub_state_rows import (
 )
 from state_api.storage.transactions import TableOperation
 
-_MAX_ATTEMPTS = 10
+_MAX_WRITE_ATTEMPTS = 10
 
 
 class TaskHubStateStore:
@@ -46,7 +46,7 @@ class TaskHubStateStore:
         may be called several times. Raises StorageUnavailable, also if the records are lost."""
         name = instance_table_name(record.name)
         table = self._tables.client(name)
-        for _ in range(_MAX_ATTEMPTS):
+        for _ in range(_MAX_WRITE_ATTEMPTS):
             stored = await self._read_with_etag(table)
             write: TableOperation
             if stored is not None:

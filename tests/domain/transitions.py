@@ -142,7 +142,7 @@ def begin_swap(
 def confirm_swap(
     app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", rollback: bool = False
 ) -> Transition:
-    """Report a swap as done, with the outcome Done of PostSwap."""
+    """Report with PostSwap that a swap is done."""
     return _post_swap(app, task_hub, now, SwapOutcome.DONE, slot=slot, rollback=rollback)
 
 

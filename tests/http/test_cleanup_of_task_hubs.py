@@ -9,7 +9,7 @@ import pytest
 from azure.storage.blob.aio import ContainerClient
 
 from state_api.app import StateServer
-from state_api.backends.protocols import Artifact, ArtifactKind, TaskHubArtifacts
+from state_api.backends.protocols import Artifact, ArtifactKind, BackendError, ReadFailure, TaskHubArtifacts
 from state_api.backends.storage_artifacts import StorageArtifactStore
 from state_api.domain.releases.apps import ProviderConfig, Slot
 from state_api.services.ports import AuditRecord
@@ -193,6 +193,43 @@ async def test_tables_stay_if_another_task_hub_begins_to_use_them_during_the_del
     assert (result["outcome"], sorted(result["shared"])) == ("Removed", shared_tables)
     remaining = await provider_account.list_artifacts(retired_hub)
     assert [artifact for artifact in remaining if artifact in artifacts_of(retired_hub)] == shared_tables
+
+
+async def test_tables_stay_if_another_task_hub_begins_to_use_them_after_an_interrupted_deletion(
+    *,
+    http: httpx.AsyncClient,
+    app: str,
+    storage: StorageSettings,
+    provider_account: ProviderAccount,
+    hubs_with_common_prefix: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first call deletes the queues and fails at the first table. The row of the other task hub appears after the
+    second call has listed the artifacts."""
+    retired_hub = hubs_with_common_prefix[0]
+    delete, find = StorageArtifactStore.delete, StorageArtifactStore.find_artifacts
+
+    async def fail_at_first_table(store: StorageArtifactStore, artifact: Artifact) -> None:
+        if artifact.kind is ArtifactKind.TABLE:
+            raise BackendError(ReadFailure.FAILED, "the connection broke")
+        await delete(store, artifact)
+
+    async def find_before_another_hub_starts(store: StorageArtifactStore, task_hub: str) -> TaskHubArtifacts:
+        existing = await find(store, task_hub)
+        async with ProviderTaskHub(storage, retired_hub) as provider:
+            await provider.put("theirs", "Running", TaskHubName="othershub")
+        return existing
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StorageArtifactStore, "delete", fail_at_first_table)
+        assert [result["outcome"] for result in await post_cleanup(http, app)] == ["Unfinished"]
+    with monkeypatch.context() as patched:
+        patched.setattr(StorageArtifactStore, "find_artifacts", find_before_another_hub_starts)
+        (result,) = await post_cleanup(http, app)
+    assert (result["outcome"], "another task hub" in result["message"]) == ("Unfinished", True)
+    remaining = await provider_account.list_artifacts(retired_hub)
+    shared_tables = [f"table {retired_hub}History", f"table {retired_hub}Instances"]
+    assert {*shared_tables} <= {*remaining}
 
 
 CLEANUP_STEPS = 17

@@ -45,7 +45,7 @@ class GroupUnderTest:
         """One request of the group asks and gets this verdict. The records show what the verdict rests on."""
         known = self.group.reads.known(HUB)
         slot = build_slot(HUB)
-        with self.group.ask(REVISION, now) as asked:
+        with self.group.track_question(REVISION, now) as asked:
             activity = InstanceActivity(active=verdict.active)
             known.end_read(known.begin_read(), RecordedState(activity, seen_before=True), Exemptions())
             asked.status = SlotStatus(build_app(staging=slot), STAGING, slot, verdict)
@@ -89,7 +89,7 @@ async def test_an_end_that_is_recorded_during_a_question_is_a_reason_to_ask_agai
     group_under_test.answer(build_not_ready_verdict())
     group_under_test.group.wake()
     slot = build_slot(HUB)
-    with group_under_test.group.ask(REVISION, noon_plus(1)) as asked:
+    with group_under_test.group.track_question(REVISION, noon_plus(1)) as asked:
         group_under_test.record_end()
         asked.status = SlotStatus(build_app(staging=slot), STAGING, slot, build_not_ready_verdict())
     assert group_under_test.group.next_moment(REVISION, noon_plus(1)) is not None
@@ -113,7 +113,7 @@ async def test_a_question_that_fails_leaves_the_outlook_as_it_is(group_under_tes
     group_under_test.answer(build_not_ready_verdict())
     outlook = group_under_test.group.outlook
     group_under_test.group.wake()
-    with pytest.raises(ConnectionError), group_under_test.group.ask(REVISION, noon_plus(1)):
+    with pytest.raises(ConnectionError), group_under_test.group.track_question(REVISION, noon_plus(1)):
         raise ConnectionError
     assert group_under_test.group.outlook is outlook
     assert not group_under_test.group.is_busy

@@ -16,7 +16,8 @@ from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.domain.task_hubs.reconciliation import ObservedState, is_recent_start, observe_state, reconcile_end
 
 LOOKUP_BATCH_SIZE = 16
-"""Active instances in the first batch, the oldest ones. One instance that is still active decides the verdict."""
+"""The number of active instances in the first look-up, the oldest ones. It is small, because one instance that is
+still active decides the verdict."""
 
 _MAX_LOOKUP_BATCH_SIZE = 128
 

@@ -26,8 +26,8 @@ def swap_slots(app: App, command: SwapCommand, now: Instant) -> Transition | Ref
     """
     if refusal := check_model(app, Model.SLOTS) or _check_not_production(command) or _check_pending_swap(app, command):
         return refusal
-    is_promoted = command.outcome is SwapOutcome.DONE and not command.rollback
-    if is_promoted and (refusal := check_slot_exists(app, command.slot)):
+    promotes_slot = command.outcome is SwapOutcome.DONE and not command.rollback
+    if promotes_slot and (refusal := check_slot_exists(app, command.slot)):
         return refusal
     if command.outcome is not SwapOutcome.FAILED and app.pending_swap is None and _is_in_production(app, command):
         return Transition(app, "PostSwap", changed=False)

@@ -13,7 +13,7 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, desc
 class ResponseModel(BaseModel):
     """A response body, or a part of one. Its members are camelCase in JSON."""
 
-    # A cold start leaves building the validator to the first use.
+    # Each validator is built at its first use, so that a cold start does not wait for all of them.
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", defer_build=True)
 
 

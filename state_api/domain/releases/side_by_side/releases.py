@@ -139,7 +139,7 @@ class Routing:
     split: Mapping[str, int] | None = None
 
     def share_of(self, version: str) -> int:
-        """The percents of the requests that a release gets."""
+        """The percentage of the requests that a release gets."""
         if self.split is not None:
             return self.split.get(version, 0)
         return 100 if version == self.active else 0

@@ -140,7 +140,8 @@ def _routing_details(routing: Routing) -> dict[str, Any]:
 def forget_router(
     app: App, command: ForgetRouterCommand, acknowledgements: Sequence[RouterAcknowledgement]
 ) -> Transition | Refusal:
-    """Do not wait for this router any more. If it asks again, it counts again. Refusals: WrongModel, RouterNotFound."""
+    """Stop waiting for this router to acknowledge the routing. A router that requests the routing again is waited for
+    again. Refusals: WrongModel, RouterNotFound."""
     if refusal := check_model(app, Model.SIDE_BY_SIDE):
         return refusal
     known = next((router for router in acknowledgements if router.router == command.router), None)
