@@ -26,7 +26,7 @@ from state_api.domain.readiness.scans import Scan, assess_scan_messages, find_qu
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_leases import ProbeSession, is_leased
 from state_api.services.probe_requests import ProbeRequest
-from state_api.services.reconciler import Reconciler
+from state_api.services.record_correction import RecordCorrector
 from state_api.services.results_without_scan import failed_result, timed_out_result
 
 _PAGE_CONCURRENCY = 8
@@ -49,7 +49,7 @@ class ReaderContext:
     """What all readers share. `stopping` interrupts scans when the server shuts down."""
 
     backends: BackendRegistry
-    reconciler: Reconciler
+    record_corrector: RecordCorrector
     probes: Probes
     task_hubs: TaskHubs
     instances: Instances
@@ -99,7 +99,7 @@ class TaskHubReader:
 
     async def _read_before_scan(self, step: Step, state: ReadState) -> ReadState:
         """Take a step that belongs to no scan."""
-        request, reconciler = self._request, self._context.reconciler
+        request, record_corrector = self._request, self._context.record_corrector
         match step:
             case ReadRecords():
                 return await self._read_records(state)
@@ -113,7 +113,7 @@ class TaskHubReader:
                 return state.after_count(snapshot.message_count)
             case Correct():
                 backend, confirmed_backend = self._get_backend(), self._records.confirmed_backend
-                all_recorded = await reconciler.record_ends(backend, request, step, confirmed_backend)
+                all_recorded = await record_corrector.record_ends(backend, request, step, confirmed_backend)
                 return state.after_correction(step, all_recorded=all_recorded)
             case _:
                 raise AssertionError(f"{step} is no step before a scan")
@@ -135,7 +135,7 @@ class TaskHubReader:
                 for instance in step.instances
                 if (observed_instance := observed[instance.instance_id]) is not None
             ]
-            await self._context.reconciler.confirm_starts(self._request, observed_starts, observed_at=observed_at)
+            await self._context.record_corrector.confirm_starts(self._request, observed_starts, observed_at=observed_at)
         return state.after_lookup(step, observed, sees_messages=self._sees_messages())
 
     async def _look_up_again(self, step: LookUp, state: ReadState) -> ReadState:
@@ -145,7 +145,7 @@ class TaskHubReader:
         if not self._sees_messages():
             # Read before the look-up: that the task hub does not show an instance proves that it has ended only if its
             # start was confirmed before.
-            recorded_starts = dict(await self._context.reconciler.read_recorded_starts(task_hub, step.instances))
+            recorded_starts = dict(await self._context.record_corrector.read_recorded_starts(task_hub, step.instances))
         observed = await self._get_backend().find_instances(
             task_hub, [instance.instance_id for instance in step.instances]
         )
@@ -343,7 +343,7 @@ class TaskHubReader:
             # nothing where task hubs share the instance table, and a policy may ignore messages.
             await self._context.task_hubs.record_seen(self._request.task_hub)
         # Record the page before it is counted. If it is read again, it is recorded again, which has no further effect.
-        await self._context.reconciler.record_missed_instances(
+        await self._context.record_corrector.record_missed_instances(
             self._request,
             scan,
             page.instances,

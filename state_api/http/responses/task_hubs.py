@@ -8,7 +8,7 @@ from state_api.domain.task_hubs.lifecycle import EvidenceSource, Instance, Runti
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis
 from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
 from state_api.http.responses.verdicts import MAX_LISTED_INSTANCES, ActiveInstanceResponse, ProbeResponse
-from state_api.services.inspection import TaskHubStatus
+from state_api.services.task_hub_queries import TaskHubStatus
 
 
 class OwnershipProofResponse(ResponseModel):
