@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from harness.envoy import run_envoy
 from harness.functions_host import DURABLE_TASK_KEY, run_functions_host, wait_until_ready
 from harness.processes import free_port, wait_until
 from state_api.settings import StorageSettings
@@ -17,7 +18,6 @@ from tests.backends.storage_account import connection_string_of
 from tests.conftest import new_app_name, new_hub_name
 from tests.durable_app.host_processes import KEY
 from tests.platform.test_python_patterns import PATTERNS_FOLDER
-from tests.routers.envoy_process import run_envoy
 from tests.routers.routed_app import RoutedApp
 from tests.routers.upstreams import run_release
 from tests.safe_deploy.processes import state_server
