@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from safe_deploy import rendering
+from safe_deploy.azure_function_apps import FunctionApps
 from safe_deploy.ci import report_warning
 from safe_deploy.diagnostics.checks import RETRY_SECONDS, CheckOptions, run_checks
 from safe_deploy.diagnostics.keys import KeyPurpose
@@ -47,10 +48,12 @@ def doctor(
             "it out, and replace the key if other people use this machine",
         )
     options = CheckOptions(
+        purpose=purpose,
         slot=slot,
         deployment_slots=resolve_deployment_slots(azure, session),
+        function_apps=FunctionApps(azure.resource_group) if azure.resource_group else None,
+        task_hub_setting=azure.task_hub_setting,
         status_url=parsed_url,
-        purpose=purpose,
     )
     results = run_checks(session.server, options, rendering.current_time())
     session.print_result(

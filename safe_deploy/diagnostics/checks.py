@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from safe_deploy.azure_function_apps import FunctionApps
 from safe_deploy.azure_slots import DeploymentSlots
 from safe_deploy.client import StateServerClient
 from safe_deploy.diagnostics.keys import KeyPurpose, build_release_requests, build_slot_requests, check_key
@@ -18,18 +19,21 @@ RETRY_SECONDS = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """What to check. `slot` and `deployment_slots` are for an app with slots, `status_url` for one with releases side by
-    side."""
+    """What to check, for an app of either model. Without a resource group Azure is not asked."""
 
+    purpose: KeyPurpose
     slot: str
     deployment_slots: DeploymentSlots | None
+    function_apps: FunctionApps | None
+    task_hub_setting: str
     status_url: StatusUrl | None
-    purpose: KeyPurpose
 
 
 def run_checks(server: StateServerClient, options: CheckOptions, now: datetime) -> list[CheckResult]:
-    """Run all checks. A failure that makes the other checks impossible ends the list. Raises UsageError for options that
-    do not apply to the app."""
+    """Run all checks. A failure that makes the other checks impossible ends the list.
+
+    Raises UsageError for an option that does not apply to the app.
+    """
     results = [_check_server(server)]
     if results[0].status is CheckStatus.FAILED:
         return results
@@ -45,7 +49,15 @@ def run_checks(server: StateServerClient, options: CheckOptions, now: datetime) 
         assert failure is not None
         return [*results, failure]
     if is_side_by_side:
-        return [*results, *check_releases(server, app, status_url=options.status_url, now=now)]
+        release_checks = check_releases(
+            server,
+            app,
+            function_apps=options.function_apps,
+            task_hub_setting=options.task_hub_setting,
+            status_url=options.status_url,
+            now=now,
+        )
+        return [*results, *release_checks]
     if options.status_url is not None:
         raise UsageError(f"--status-url is for an app with releases side by side, and {app['app']} has slots. Omit it")
     slot_checks = check_slots(server, app, options.slot, deployment_slots=options.deployment_slots, now=now)

@@ -4,7 +4,8 @@ import functools
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from safe_deploy.azure_slots import PRODUCTION, AzureUnavailable, DeploymentSlots
+from safe_deploy.azure_cli import AzureUnavailable
+from safe_deploy.azure_slots import PRODUCTION, DeploymentSlots
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.diagnostics.deployments import check_deployment
 from safe_deploy.diagnostics.evidence import EvidenceHints, check_evidence

@@ -1,7 +1,7 @@
 """Which name the status URLs of an app have: that of the router, or that of the release itself.
 
-It depends on the SDK and its settings, and cannot be asked of an app without starting an orchestration. So a person gives
-a URL that the app has returned through the router."""
+It depends on the SDK and its settings, and no app can be asked for it without starting an orchestration. So a person
+gives a URL that the app has returned through the router."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,10 +40,12 @@ def parse_status_url(text: str) -> StatusUrl:
     task_hub = find_task_hub(f"{parts.path}?{parts.query}") if is_url else None
     if task_hub is None:
         raise UsageError(
-            f"--status-url takes a URL of the management API, with its {TASK_HUB_PARAMETER}, such as the statusQueryGetUri "
-            "that a starter returns"
+            f"--status-url takes a URL of the management API, with its {TASK_HUB_PARAMETER}, such as the "
+            "statusQueryGetUri that a starter returns"
         )
-    return StatusUrl(f"{parts.scheme}://{parts.netloc}", task_hub, has_key="code" in parse_qs(parts.query))
+    # Without a user and password.
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return StatusUrl(origin, task_hub, has_key="code" in parse_qs(parts.query))
 
 
 def check_status_url(url: StatusUrl | None, releases: Sequence[Json], removed: Sequence[Json]) -> CheckResult:
@@ -67,8 +69,8 @@ def check_status_url(url: StatusUrl | None, releases: Sequence[Json], removed: S
         )
         return CheckResult(_CHECK, CheckStatus.FAILED, message, ExitCode.CONFLICT)
     message = (
-        f"the app returns the name of release {named['version']} itself, {url.origin}: such a URL leads past the router. "
-        "Clients that only the router accepts must use its path and query with the router's name"
+        f"the app returns the name of release {named['version']} itself, {url.origin}, so the URL leads past the "
+        "router. Clients that only the router accepts must use its path and query with the router's name"
     )
     return CheckResult(_CHECK, CheckStatus.WARNING, message)
 
@@ -98,7 +100,7 @@ def _check_router(origin: str) -> CheckResult:
         message = f"the app returns the router's name, {origin}"
         return CheckResult(_CHECK, CheckStatus.OK, message)
     message = (
-        f"{origin}, the name in the URL, is neither that of a release nor that of a router: it answers {status} for a task "
-        f"hub that no release has, where a router answers {GONE}"
+        f"{origin}, the name in the URL, is neither that of a release nor that of a router: it answers {status} for a "
+        f"task hub that no release has, where a router answers {GONE}"
     )
     return CheckResult(_CHECK, CheckStatus.FAILED, message)

@@ -95,7 +95,14 @@ def test_an_unreachable_server_ends_the_checks(app_client: AppClient) -> None:
         report=reported.append,
         retry_seconds=1.5,
     ) as server:
-        options = CheckOptions(slot="staging", deployment_slots=None, status_url=None, purpose=KeyPurpose.DEPLOY)
+        options = CheckOptions(
+            purpose=KeyPurpose.DEPLOY,
+            slot="staging",
+            deployment_slots=None,
+            function_apps=None,
+            task_hub_setting="TASK_HUB",
+            status_url=None,
+        )
         (check_result,) = run_checks(server, options, datetime.now(UTC))
     assert (check_result.check, check_result.status, check_result.exit_code) == (
         "server",
