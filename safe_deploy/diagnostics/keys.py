@@ -54,9 +54,9 @@ def check_key(requests: Mapping[KeyPurpose, Requests], purpose: KeyPurpose) -> C
 def _select_requests(requests: Mapping[KeyPurpose, Requests], purpose: KeyPurpose) -> Requests:
     """The requests of a purpose and of those before it."""
     selected: dict[str, Callable[[], object]] = {}
-    for each in KeyPurpose:
-        selected |= requests[each]
-        if each is purpose:
+    for needed in KeyPurpose:
+        selected |= requests[needed]
+        if needed is purpose:
             break
     return selected
 

@@ -51,7 +51,9 @@ def check_releases(
     yield from _check_function_apps(listed["releases"], function_apps, task_hub_setting)
     yield from _check_routers(listed, now)
     yield check_status_url(status_url, listed["releases"], listed["removed"])
-    active = next((each for each in listed["releases"] if each["version"] == listed["routing"]["active"]), None)
+    active = next(
+        (release for release in listed["releases"] if release["version"] == listed["routing"]["active"]), None
+    )
     if active is not None:
         path = f"{server.app_path}/releases/{active['version']}/status"
         get_verdict = functools.partial(server.request_json, "GET", path)
