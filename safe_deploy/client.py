@@ -22,6 +22,9 @@ RESPONSE_TIMEOUT_SECONDS = 200
 """How long a response may take: the server reads a task hub for up to 60 s, after it has waited for up to 120 s."""
 
 _CONNECT_TIMEOUT_SECONDS = 10
+_ROUTING_TIMEOUT_SECONDS = 10
+"""How long the response with a routing document may take after the time that the server waits."""
+
 _MAX_BACKOFF_SECONDS = 30
 _RETRYABLE_STATUS_CODES = frozenset({429, 502, 503, 504})
 _EXPECTED_MEMBERS = ("app", "taskHub", "status")
@@ -172,6 +175,22 @@ class StateServerClient:
     def get_history(self, top: int, token: str | None = None) -> Json:
         return self.request_json("GET", f"{self.app_path}/history", query={"top": top, "continuationToken": token})
 
+    def get_routing(self, *, wait_seconds: int, etag: str | None, router: str | None) -> tuple[Json, str] | None:
+        """The routing document and its ETag; None if it still has `etag` after `wait_seconds`.
+
+        With `router`, the request acknowledges that this router routes by the document of `etag`. Sends the request
+        once. Raises the errors of `errors.py`.
+        """
+        request = _Request(
+            method="GET",
+            path=f"{self.app_path}/routing",
+            query={"wait": wait_seconds, "router": router},
+            headers={"If-None-Match": etag} if etag else None,
+        )
+        timeout_seconds = wait_seconds + _ROUTING_TIMEOUT_SECONDS
+        response = self._send_with_retries(request, retry_seconds=0, response_timeout_seconds=timeout_seconds)
+        return None if response.status_code == 304 else (_parse_object(response), response.headers.get("ETag", ""))
+
     def post_waiver(self, body: Json) -> Json:
         return self.request_json("POST", f"{self.app_path}/waivers", body)
 
@@ -256,7 +275,7 @@ def _is_printable_ascii(text: str) -> bool:
 
 def _require_success(response: httpx.Response, url: str) -> httpx.Response:
     """Return a successful response. Raises the error that the problem document or the status code stands for."""
-    if response.is_success:
+    if response.is_success or response.status_code == 304:
         return response
     if response.is_redirect:
         raise CommandError(f"{url} redirects to another server, and redirects are not followed. Check --server")

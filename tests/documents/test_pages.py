@@ -28,6 +28,7 @@ AZURE_PAGES_AFTER_SET_UP = {
 PAGES_NOT_RUN = {
     DOCS
     / "http-api.md": "requests by themselves, each checked against OpenAPI in tests/documents/test_http_api_page.py",
+    DOCS / "side-by-side.md": "routers run in tests/routers, on a real Envoy and on policies that are compiled",
     DOCS / "settings.md": "keys are made in tests/safe_deploy/test_keys.py, the server is started in tests/server",
     DOCS / "performance.md": "make bench takes minutes",
     DOCS / "reliability.md": "make test-faults takes minutes",

@@ -1,0 +1,160 @@
+"""The rules by which every router chooses the release of a request. This is their only complete definition: the
+renderers express it in the language of each router, and all are tested on the same table of examples."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from safe_deploy.routers.documents import RoutedRelease, RoutingDocument
+
+MANAGEMENT_PATH = "/runtime/webhooks/durabletask/"
+"""The path of the management API of Durable Functions, without regard to case."""
+STARTS_PATH = f"{MANAGEMENT_PATH}orchestrators/"
+"""Requests below start orchestrations, which is new work."""
+TASK_HUB_PARAMETER = "taskHub"
+BUCKETS = 100
+
+GONE = 410
+"""The status of a management call for an unknown task hub. An app that got the call would create that task hub."""
+UNAVAILABLE = 503
+"""The status while no release is active."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedRequest:
+    """The parts of a request that routing depends on. `target` is path and query, as sent."""
+
+    target: str
+    headers: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Where a request goes. Without `version`, the router responds with `status` itself. `set_cookie` is a header of
+    the response."""
+
+    version: str | None
+    status: int | None = None
+    set_cookie: str | None = None
+
+
+def route(document: RoutingDocument, request: RoutedRequest, draw: Callable[[], int]) -> Routed:
+    """Choose the release of a request.
+
+    `document` must be current: see `documents.end_sticky_visits`. `draw` returns a random bucket, 0 to 99.
+    """
+    task_hub = find_task_hub(request.target)
+    if task_hub is not None:
+        owner = _find_owner(document, task_hub)
+        return Routed(None, GONE) if owner is None else Routed(owner.version)
+    overriding = _find_override(document, request)
+    if overriding is not None:
+        return Routed(overriding.version)
+    visit = _find_visit(document, request)
+    if visit is not None and not document.has_traffic(visit[0].version):
+        return Routed(visit[0].version)
+    if document.active is None:
+        return Routed(None, UNAVAILABLE)
+    if document.split is None:
+        return Routed(document.active)
+    if visit is None:
+        bucket = draw()
+        release = document.release_of_bucket(bucket)
+        return Routed(release.version, set_cookie=format_sticky_cookie(document, release, bucket))
+    # The cookie follows the bucket, so that the release that the visitor has left does not get them back later.
+    last, bucket = visit
+    release = document.release_of_bucket(bucket)
+    moved = release.version != last.version
+    return Routed(release.version, set_cookie=format_sticky_cookie(document, release, bucket) if moved else None)
+
+
+def format_sticky_cookie(document: RoutingDocument, release: RoutedRelease, bucket: int) -> str:
+    """The Set-Cookie header that keeps a visitor in a bucket. It has no `Secure`: the token gives no access, and a
+    router can be behind a proxy that ends TLS."""
+    return (
+        f"{document.sticky_cookie}={format_visit(release, bucket)}; Max-Age={document.sticky_max_age_seconds}; "
+        "Path=/; HttpOnly; SameSite=Lax"
+    )
+
+
+def format_visit(release: RoutedRelease, bucket: int) -> str:
+    """The value of the sticky cookie."""
+    return f"{release.sticky_token}.{bucket:02}"
+
+
+def find_task_hub(target: str) -> str | None:
+    """The task hub of a call to the management API; None for other requests, and for those that start orchestrations.
+    It is the first parameter of that name, without regard to the case of the name."""
+    path, _, query = target.partition("?")
+    path = unquote(path).lower()
+    if not path.startswith(MANAGEMENT_PATH) or path.startswith(STARTS_PATH):
+        return None
+    for parameter in query.split("&"):
+        name, has_value, value = parameter.partition("=")
+        if has_value and unquote(name).lower() == TASK_HUB_PARAMETER.lower():
+            return unquote(value)
+    return None
+
+
+def read_cookie(request: RoutedRequest, name: str) -> str | None:
+    """The first cookie of this name. Quotes around its value are not a part of it."""
+    for header, header_value in request.headers:
+        if header.lower() != "cookie":
+            continue
+        for cookie in header_value.split(";"):
+            cookie_name, has_value, value = cookie.lstrip(" ").partition("=")
+            if has_value and cookie_name == name:
+                is_quoted = len(value) >= 2 and value[0] == value[-1] == '"'
+                return value[1:-1] if is_quoted else value
+    return None
+
+
+def _find_owner(document: RoutingDocument, task_hub: str) -> RoutedRelease | None:
+    return next(
+        (release for release in document.releases.values() if release.task_hub.lower() == task_hub.lower()), None
+    )
+
+
+def _find_override(document: RoutingDocument, request: RoutedRequest) -> RoutedRelease | None:
+    """The release whose override token the request has; headers come before the cookie. Of several headers with
+    tokens, the one of the first release counts."""
+    headers = {value.strip() for name, value in request.headers if name.lower() == document.override_header.lower()}
+    for tokens in (headers, {read_cookie(request, document.override_cookie)}):
+        for release in list_overridable_releases(document):
+            if release.override_token in tokens:
+                return release
+    return None
+
+
+def list_overridable_releases(document: RoutingDocument) -> list[RoutedRelease]:
+    """The releases that an override token may choose: those that are staged or have traffic."""
+    return [
+        release for release in document.releases.values() if release.is_staged or document.has_traffic(release.version)
+    ]
+
+
+def list_sticky_releases(document: RoutingDocument) -> list[RoutedRelease]:
+    """The releases without traffic that keep their visitors for some time."""
+    return [
+        release
+        for release in document.releases.values()
+        if release.sticky_until is not None and not document.has_traffic(release.version)
+    ]
+
+
+def _find_visit(document: RoutingDocument, request: RoutedRequest) -> tuple[RoutedRelease, int] | None:
+    """The release and the bucket of the sticky cookie, if it counts: if its release has traffic or keeps visitors."""
+    cookie = read_cookie(request, document.sticky_cookie)
+    token, _, bucket = (cookie or "").rpartition(".")
+    if not re.fullmatch("[0-9]{2}", bucket):
+        return None
+    releases = [document.releases[version] for version in document.releases if document.has_traffic(version)]
+    return next(
+        (
+            (release, int(bucket))
+            for release in [*releases, *list_sticky_releases(document)]
+            if release.sticky_token == token
+        ),
+        None,
+    )

@@ -1,0 +1,83 @@
+"""An app with releases side by side on a real server, followed by the real command in a process of its own."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from harness.processes import stop_after, wait_until
+from tests.conftest import new_hub_name
+from tests.safe_deploy.processes import build_command_line, environment
+
+
+@dataclass
+class RoutedApp:
+    """The app, the addresses of its releases, and the folder that its follower and Envoy share."""
+
+    name: str
+    server_url: str
+    addresses: dict[str, str]
+    folder: Path
+    port: int
+    task_hubs: dict[str, str] = field(default_factory=dict)
+
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        response = httpx.request(method, f"{self.server_url}/api/apps/{self.name}{path}", json=body, timeout=60)
+        assert response.is_success, response.text
+        return response.json()
+
+    def create(self) -> None:
+        """Create the app with all releases, and the first one active."""
+        self.task_hubs = {version: new_hub_name() for version in self.addresses}
+        releases = {
+            version: {"taskHub": self.task_hubs[version], "address": address}
+            for version, address in self.addresses.items()
+        }
+        self.request("PUT", "", {"model": "sideBySide", "policy": {"settleSeconds": 0}, "releases": releases})
+        self.promote(next(iter(self.addresses)))
+
+    def promote(self, version: str, **members: Any) -> int:
+        """Give traffic to a release. Returns the revision."""
+        revision: int = self.request("PUT", "/routing", {"active": version, **members})["revision"]
+        return revision
+
+    def acknowledged_revision(self) -> int | None:
+        """What the router has acknowledged; None if it never asked under its name."""
+        routers = self.request("GET", "/releases")["routers"]
+        return next((router["revision"] for router in routers if router["router"] == "envoy"), None)
+
+    def wait_until_acknowledged(self, revision: int) -> None:
+        wait_until(lambda: self.acknowledged_revision() == revision, f"the router acknowledges revision {revision}")
+
+    def variables(self) -> dict[str, str]:
+        return environment({"SAFE_DEPLOY_SERVER": self.server_url, "SAFE_DEPLOY_APP": self.name})
+
+    def command(self, *arguments: str) -> list[str]:
+        options = ("--target", "envoy", "--out", str(self.folder), "--listen", f"127.0.0.1:{self.port}")
+        return build_command_line("router", *options, *arguments)
+
+    def write_once(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command("--once"), env=self.variables(), capture_output=True, text=True, check=False, timeout=60
+        )
+
+    @contextmanager
+    def follow(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the follower until the end of the block."""
+        with (self.folder / "follower.log").open("ab") as log:
+            process = subprocess.Popen(self.command(), env=self.variables(), stdout=log, stderr=log)
+        with stop_after(process):
+            yield process
+
+    def read_follower_log(self) -> str:
+        return (self.folder / "follower.log").read_text()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
