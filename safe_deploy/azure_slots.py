@@ -176,6 +176,7 @@ class DeploymentSlots:
         return value
 
     def _describe_slot(self, slot: str) -> str:
+        """The slot in a message, with its function app and resource group."""
         app = f"function app {self._target.function_app!r} in resource group {self._target.resource_group!r}"
         return app if _equals_ignoring_case(slot, PRODUCTION) else f"slot {slot!r} of {app}"
 
@@ -282,10 +283,12 @@ class _ArgumentError(Exception):
 
 class _SwapArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        """Raise instead of ending the process, as argparse does by itself."""
         raise _ArgumentError(message)
 
 
 def _is_valid_name(kind: str, name: str) -> bool:
+    """Whether a name keeps Azure's rules for names of this kind. A wrong one is reported before `az` is run."""
     return re.fullmatch(_NAME_PATTERNS[kind], name) is not None
 
 

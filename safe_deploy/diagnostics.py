@@ -56,6 +56,7 @@ class CheckResult:
     exit_code: ExitCode = ExitCode.FAILURE
 
     def to_json(self) -> Json:
+        """The result as `doctor --json` prints it."""
         return {"check": self.check, "status": self.status.value, "message": self.message}
 
 
@@ -170,6 +171,7 @@ def _check_deployment(app: Json, recorded: RecordedSlots) -> Iterator[CheckResul
 
 
 def _report_unchecked_slots() -> CheckResult:
+    """The result when Azure cannot be asked, because the options do not name the Function App."""
     message = "not checked. Add --resource-group to compare the task hubs of the slots in Azure with the server's"
     return CheckResult("Azure", CheckStatus.WARNING, message)
 
@@ -268,4 +270,5 @@ def _find_warning(verdict: Mapping[str, Any], code: str) -> str | None:
 
 
 def _add_register_hint(error: CommandError) -> str:
+    """The message of the error. If the app does not exist, how to register it is added."""
     return f"{error.message}. {_REGISTER_HINT}" if error.problem_code == "AppNotFound" else error.message
