@@ -95,6 +95,7 @@ class DeploymentSlots:
         )
 
     def _find_site(self, slot: str) -> Site:
+        """The slot as `az` finds it, also in messages. Production is the Function App itself, without a slot."""
         if not is_valid_name("slot", slot):
             raise AzureUnavailable(f"{slot!r} is not a valid name of a slot: {_SLOT_NAME_RULE}. Check --slot.")
         return Site(
@@ -111,6 +112,7 @@ class DeploymentSlots:
         return app if _equals_ignoring_case(slot, PRODUCTION) else f"slot {slot!r} of {app}"
 
     def _describe_resource(self, slot: str) -> AzureResource:
+        """The slot in the messages of a failed query: what it is, what to check, and which permission it needs."""
         description = self._describe_slot(slot)
         return AzureResource(
             description=description,
@@ -170,20 +172,5 @@ class _SwapArgumentParser(argparse.ArgumentParser):
         raise _ArgumentError(message)
 
 
-<<<<<<< HEAD
-def _is_valid_name(kind: str, name: str) -> bool:
-    """Whether a name keeps Azure's rules for names of this kind. A wrong one is reported before `az` is run."""
-    return re.fullmatch(_NAME_PATTERNS[kind], name) is not None
-
-
-def _require_valid_name(kind: str, name: str) -> None:
-    """Raises UsageError for a name that Azure does not allow."""
-    if not _is_valid_name(kind, name):
-        article = "an" if kind[0] in "aeiou" else "a"
-        raise UsageError(f"{name!r} is not a valid name of {article} {kind}. Check --{_NAME_OPTIONS[kind]}")
-
-
-=======
->>>>>>> main
 def _equals_ignoring_case(first: str, second: str) -> bool:
     return first.lower() == second.lower()
