@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 
 from .durable_client import DurableClient
 from .functions import build_routes, load_app_functions, register_functions
+from .management_api import build_management_routes
 from .task_hub_engine import TASK_HUB_KEY
 
 log = logging.getLogger("durable_app.local.slot")
@@ -30,13 +31,16 @@ _GRACE_SECONDS = 5
 
 
 def build_application(engine: str, task_hub: str) -> Starlette:
-    """Build an application with the slot's HTTP functions. A worker runs from its start-up to its shutdown."""
+    """Build an application with the slot's HTTP functions and its management API.
+
+    A worker runs from its start-up to its shutdown."""
     metadata = [(TASK_HUB_KEY, task_hub)]
     functions = load_app_functions()
     grpc_client = AsyncTaskHubGrpcClient(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
 
     @asynccontextmanager
     async def run_worker(_: Starlette) -> AsyncIterator[None]:
+        """Run the worker that executes the app's functions for as long as the HTTP functions are served."""
         worker = TaskHubGrpcWorker(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
         register_functions(worker, functions)
         worker.start()
@@ -46,7 +50,8 @@ def build_application(engine: str, task_hub: str) -> Starlette:
         worker.stop()
         await grpc_client.close()
 
-    return Starlette(routes=build_routes(functions, DurableClient(grpc_client)), lifespan=run_worker)
+    routes = build_routes(functions, DurableClient(grpc_client)) + build_management_routes(task_hub, grpc_client)
+    return Starlette(routes=routes, lifespan=run_worker)
 
 
 def check_engine(engine: str, task_hub: str) -> str | None:
@@ -64,6 +69,7 @@ def check_engine(engine: str, task_hub: str) -> str | None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command line of a slot."""
     parser = argparse.ArgumentParser(
         prog="python -m durable_app.local", description="Run the sample app as a slot does. For development only."
     )
@@ -75,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one slot of the sample app until the process is stopped. Returns the exit code."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # App settings are environment variables in Azure. function_app.py and the HTTP functions read them.

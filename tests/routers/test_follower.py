@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.envoy import run_envoy
 from harness.processes import free_port, wait_until
 from harness.state_server import ServerProcess
 from state_api.settings import StorageSettings
-from tests.routers.envoy_process import run_envoy
 from tests.routers.routed_app import RoutedApp, kill
 from tests.routers.upstreams import run_releases, send
 from tests.safe_deploy.processes import state_server
@@ -49,6 +49,18 @@ def test_once_writes_files_with_which_envoy_starts(routed_app: RoutedApp) -> Non
     with run_envoy(routed_app.folder, routed_app.port):
         assert send(routed_app.port, "/").release == "1.4.0"
     assert routed_app.acknowledged_revision() is None
+
+
+def test_envoy_starts_before_the_first_release_and_routes_to_it_later(
+    served: ServerProcess, addresses: dict[str, str], tmp_path: Path
+) -> None:
+    app = RoutedApp(f"shop-{uuid.uuid4().hex[:12]}", served.url, dict(addresses), tmp_path, free_port())
+    app.request("PUT", "", {"model": "sideBySide"})
+    app.write_once()
+    with run_envoy(app.folder, app.port), app.follow():
+        assert send(app.port, "/").status == 503
+        app.create()
+        _wait_until_routed(app, "1.4.0")
 
 
 def test_once_changes_a_running_envoy(routed_app: RoutedApp) -> None:
