@@ -10,7 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from safe_deploy.azure_slots import PRODUCTION, AzureUnavailable, DeploymentSlots
+from safe_deploy.azure_cli import AzureUnavailable
+from safe_deploy.azure_slots import PRODUCTION, DeploymentSlots
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.errors import CommandError, ExitCode, NotAllowed, ServerUnavailable
 from safe_deploy.rendering import format_age

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 
-from safe_deploy.azure_slots import PRODUCTION, AzureUnavailable, DeploymentSlots
+from safe_deploy.azure_cli import AzureUnavailable
+from safe_deploy.azure_slots import PRODUCTION, DeploymentSlots
 from safe_deploy.slot_task_hubs import ObservedSlots, is_same_task_hub
 from safe_deploy.subprocesses import SignalGuard
 

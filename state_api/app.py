@@ -15,15 +15,14 @@ from state_api.backends.registry import ConfiguredBackendRegistry
 from state_api.http import apps, events, health, problems, releases, task_hubs, waivers
 from state_api.http.dependencies import Services
 from state_api.http.middleware import RequestMiddleware
-from state_api.services.administration import Administration
 from state_api.services.admission import AdmissionController
 from state_api.services.app_watch import WaitIntervals, WatchContext
 from state_api.services.background import BackgroundProber
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.cleanup import Cleanup
-from state_api.services.inspection import Inspection
 from state_api.services.parallel_reads import ParallelReads
 from state_api.services.ports import Clock, EventLease
+from state_api.services.quarantine_administration import QuarantineAdministration
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 from state_api.services.release_status import ReleaseStatuses
@@ -31,6 +30,8 @@ from state_api.services.releases import Releases
 from state_api.services.request_counter import note_storage_request
 from state_api.services.routing import RoutingReader
 from state_api.services.side_by_side import SideBySideReleases
+from state_api.services.task_hub_deletion import TaskHubDeletion
+from state_api.services.task_hub_queries import TaskHubQueries
 from state_api.services.verdict_reads import DirectReads
 from state_api.services.verification import Verifier
 from state_api.services.waiting import WaitingRequests
@@ -121,17 +122,17 @@ class StateServer:
                 backends=self.backends,
                 clock=time,
             ),
-            administration=Administration(
+            task_hub_deletion=TaskHubDeletion(
                 task_hubs=task_hub_store,
                 instances=instances,
-                quarantine=quarantine,
                 recorder=recorder,
                 readiness=readiness,
                 clock=time,
                 event_lease=lease,
                 stopping=self.stopping,
             ),
-            inspection=Inspection(app_store, task_hub_store, instances, quarantine, readiness),
+            task_hub_queries=TaskHubQueries(app_store, task_hub_store, instances, quarantine, readiness),
+            quarantine=QuarantineAdministration(quarantine, time),
             clock=time,
         )
         self.api = _create_api(settings, self)
@@ -145,6 +146,9 @@ class StateServer:
 
 
 def _create_api(settings: Settings, server: StateServer) -> FastAPI:
+    """The ASGI application with all routes, whose lifespan runs the background prober and closes the server at the
+    end."""
+
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         # Azure Functions sends no lifespan events: a timer trigger probes there.

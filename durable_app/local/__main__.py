@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 
 from .durable_client import DurableClient
 from .functions import build_routes, load_app_functions, register_functions
+from .management_api import build_management_routes
 from .task_hub_engine import TASK_HUB_KEY
 
 log = logging.getLogger("durable_app.local.slot")
@@ -30,7 +31,9 @@ _GRACE_SECONDS = 5
 
 
 def build_application(engine: str, task_hub: str) -> Starlette:
-    """Build an application with the slot's HTTP functions. A worker runs from its start-up to its shutdown."""
+    """Build an application with the slot's HTTP functions and its management API.
+
+    A worker runs from its start-up to its shutdown."""
     metadata = [(TASK_HUB_KEY, task_hub)]
     functions = load_app_functions()
     grpc_client = AsyncTaskHubGrpcClient(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
@@ -46,7 +49,8 @@ def build_application(engine: str, task_hub: str) -> Starlette:
         worker.stop()
         await grpc_client.close()
 
-    return Starlette(routes=build_routes(functions, DurableClient(grpc_client)), lifespan=run_worker)
+    routes = build_routes(functions, DurableClient(grpc_client)) + build_management_routes(task_hub, grpc_client)
+    return Starlette(routes=routes, lifespan=run_worker)
 
 
 def check_engine(engine: str, task_hub: str) -> str | None:

@@ -55,7 +55,8 @@ async def start_instance(
     if status and status.runtime_status.name not in _ENDED_STATUSES:
         return build_json_response(409, error=f"{instance_id} runs already", **build_status_body(status))
     await client.start_new(name, instance_id, orchestration_input)
-    response = build_json_response(202, instanceId=instance_id, functionName=name)
+    # The task hub stays with the instance, so management calls that name it reach this release also after a promotion.
+    response = build_json_response(202, instanceId=instance_id, functionName=name, taskHub=os.environ.get("TASK_HUB"))
     response.headers["Location"] = location
     return response
 

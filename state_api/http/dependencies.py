@@ -10,16 +10,17 @@ from state_api.domain.errors import PreconditionFailed
 from state_api.domain.releases.apps import App
 from state_api.http.problems import problem_responses
 from state_api.http.responses.apps import AppResponse
-from state_api.services.administration import Administration
 from state_api.services.cleanup import Cleanup
-from state_api.services.inspection import Inspection
 from state_api.services.ports import Clock
+from state_api.services.quarantine_administration import QuarantineAdministration
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 from state_api.services.release_status import ReleaseStatuses
 from state_api.services.releases import Precondition, Releases
 from state_api.services.routing import RoutingReader
 from state_api.services.side_by_side import SideBySideReleases
+from state_api.services.task_hub_deletion import TaskHubDeletion
+from state_api.services.task_hub_queries import TaskHubQueries
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,9 @@ class Services:
     release_statuses: ReleaseStatuses
     routing: RoutingReader
     cleanup: Cleanup
-    administration: Administration
-    inspection: Inspection
+    task_hub_deletion: TaskHubDeletion
+    task_hub_queries: TaskHubQueries
+    quarantine: QuarantineAdministration
     clock: Clock
 
 

@@ -25,5 +25,5 @@ async def health() -> HealthResponse:
 async def ready(services: ServicesDependency) -> HealthResponse:
     """Report that the server and its storage respond. Whether a slot may be overwritten is the verdict
     of GetStagingStatus."""
-    await services.inspection.check_storage()
+    await services.task_hub_queries.check_storage()
     return HealthResponse(status="Ready")

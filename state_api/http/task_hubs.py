@@ -28,7 +28,7 @@ async def _check_task_hub_visible(hub: TaskHubName, request: Request, services: 
     it."""
     key = access_key_of(request)
     if key is not None and key.apps is not None:
-        check_task_hub_access(await services.inspection.get_claiming_app(hub), key)
+        check_task_hub_access(await services.task_hub_queries.get_claiming_app(hub), key)
     return hub
 
 
@@ -43,7 +43,7 @@ VisibleTaskHub = Annotated[str, Depends(_check_task_hub_visible)]
 )
 async def get_task_hub(hub: VisibleTaskHub, services: ServicesDependency) -> TaskHubResponse:
     """Get the app and slot of a task hub, and the instances that are active in it."""
-    return TaskHubResponse.of(await services.inspection.get_task_hub(hub))
+    return TaskHubResponse.of(await services.task_hub_queries.get_task_hub(hub))
 
 
 @router.delete(
@@ -54,8 +54,8 @@ async def get_task_hub(hub: VisibleTaskHub, services: ServicesDependency) -> Tas
 )
 async def delete_task_hub(hub: TaskHubName, services: ServicesDependency, caller: CallerDependency) -> TaskHubResponse:
     """Remove the records of a drained task hub that no app has claimed. Its name cannot be used again."""
-    record = await services.administration.delete_task_hub(hub, caller)
-    return TaskHubResponse.of(await services.inspection.get_task_hub(record.name))
+    record = await services.task_hub_deletion.delete_task_hub(hub, caller)
+    return TaskHubResponse.of(await services.task_hub_queries.get_task_hub(record.name))
 
 
 @router.get(
@@ -80,7 +80,9 @@ async def list_instances(
 ) -> InstancesResponse:
     """List the instances of a task hub: active ones first, the oldest of these first. A page can be short or empty and
     still have a continuationToken; the last page has none."""
-    record, page = await services.inspection.list_instances(hub, active=active, status=status, top=top, token=token)
+    record, page = await services.task_hub_queries.list_instances(
+        hub, active=active, status=status, top=top, token=token
+    )
     return InstancesResponse(
         task_hub=record.name,
         instances=[InstanceResponse.of(instance, with_reason=may_see_reasons(request)) for instance in page.items],
@@ -105,7 +107,7 @@ async def get_versions(
     ] = "cached",
 ) -> VersionsResponse:
     """Count the active instances of each orchestration version, as the task hub itself shows them."""
-    record, probe = await services.inspection.count_versions(hub, VerificationMode(verify))
+    record, probe = await services.task_hub_queries.count_versions(hub, VerificationMode(verify))
     return VersionsResponse.of(record.name, probe)
 
 
@@ -120,7 +122,7 @@ async def list_quarantine(
 ) -> QuarantineResponse:
     """List events that were not recorded. They can contain data of apps. Events that could not be parsed come first,
     newest first; then, by task hub, those that wait until an app claims their task hub."""
-    page = await services.inspection.list_quarantine(top, token)
+    page = await services.quarantine.list_page(top, token)
     return QuarantineResponse(
         events=[QuarantinedEventResponse.of(event) for event in page.items], continuation_token=page.continuation_token
     )
@@ -144,4 +146,4 @@ async def purge_quarantine(
     ],
 ) -> PurgeResponse:
     """Remove events from quarantine that were received before a time. Repeat the request while `hasMore` is true."""
-    return PurgeResponse.of(await services.administration.purge_quarantine(parse_time_or_day("before", before), caller))
+    return PurgeResponse.of(await services.quarantine.purge(parse_time_or_day("before", before), caller))

@@ -26,7 +26,7 @@ from state_api.domain.readiness.scans import Scan, assess_scan_messages, find_qu
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_leases import ProbeSession, is_leased
 from state_api.services.probe_requests import ProbeRequest
-from state_api.services.reconciler import Reconciler
+from state_api.services.record_correction import RecordCorrector
 from state_api.services.results_without_scan import failed_result, timed_out_result
 
 _PAGE_CONCURRENCY = 8
@@ -49,7 +49,7 @@ class ReaderContext:
     """What all readers share. `stopping` interrupts scans when the server shuts down."""
 
     backends: BackendRegistry
-    reconciler: Reconciler
+    record_corrector: RecordCorrector
     probes: Probes
     task_hubs: TaskHubs
     instances: Instances
@@ -99,7 +99,7 @@ class TaskHubReader:
 
     async def _read_before_scan(self, step: Step, state: ReadState) -> ReadState:
         """Take a step that belongs to no scan."""
-        request, reconciler = self._request, self._context.reconciler
+        request, record_corrector = self._request, self._context.record_corrector
         match step:
             case ReadRecords():
                 return await self._read_records(state)
@@ -113,12 +113,13 @@ class TaskHubReader:
                 return state.after_count(snapshot.message_count)
             case Correct():
                 backend, confirmed_backend = self._get_backend(), self._records.confirmed_backend
-                all_recorded = await reconciler.record_ends(backend, request, step, confirmed_backend)
+                all_recorded = await record_corrector.record_ends(backend, request, step, confirmed_backend)
                 return state.after_correction(step, all_recorded=all_recorded)
             case _:
                 raise AssertionError(f"{step} is no step before a scan")
 
     async def _read_records(self, state: ReadState) -> ReadState:
+        """Read what is recorded of the task hub, and return the state of the plan that knows it."""
         instances, request = self._context.instances, self._request
         self._records = await instances.read_records(request.task_hub, request.exemptions)
         return state.after_records(self._records.state)
@@ -135,7 +136,7 @@ class TaskHubReader:
                 for instance in step.instances
                 if (observed_instance := observed[instance.instance_id]) is not None
             ]
-            await self._context.reconciler.confirm_starts(self._request, observed_starts, observed_at=observed_at)
+            await self._context.record_corrector.confirm_starts(self._request, observed_starts, observed_at=observed_at)
         return state.after_lookup(step, observed, sees_messages=self._sees_messages())
 
     async def _look_up_again(self, step: LookUp, state: ReadState) -> ReadState:
@@ -145,7 +146,7 @@ class TaskHubReader:
         if not self._sees_messages():
             # Read before the look-up: that the task hub does not show an instance proves that it has ended only if its
             # start was confirmed before.
-            recorded_starts = dict(await self._context.reconciler.read_recorded_starts(task_hub, step.instances))
+            recorded_starts = dict(await self._context.record_corrector.read_recorded_starts(task_hub, step.instances))
         observed = await self._get_backend().find_instances(
             task_hub, [instance.instance_id for instance in step.instances]
         )
@@ -298,6 +299,7 @@ class TaskHubReader:
         return await self._take_snapshot(timers)
 
     async def _read_timers(self) -> KnownTimers:
+        """Read the pending timers of the task hub, page by page, to the end."""
         while True:
             timers = await self._get_backend().read_timers(self._request.task_hub, self._message_state.timers)
             # Remembered at once, so that the next request continues a read that is interrupted.
@@ -307,6 +309,7 @@ class TaskHubReader:
             await self._require_lease()
 
     async def _take_snapshot(self, timers: KnownTimers) -> ObservedQueues | None:
+        """Look at the control queues once; None if the provider has none."""
         began_at = self._clock.now()
         snapshot = await self._get_backend().read_queue_snapshot(self._request.task_hub)
         return None if snapshot is None else ObservedQueues.from_snapshot(snapshot, timers, began_at, self._clock.now())
@@ -343,7 +346,7 @@ class TaskHubReader:
             # nothing where task hubs share the instance table, and a policy may ignore messages.
             await self._context.task_hubs.record_seen(self._request.task_hub)
         # Record the page before it is counted. If it is read again, it is recorded again, which has no further effect.
-        await self._context.reconciler.record_missed_instances(
+        await self._context.record_corrector.record_missed_instances(
             self._request,
             scan,
             page.instances,
@@ -365,9 +368,12 @@ class TaskHubReader:
         return self._get_backend().shows_messages and not self._request.policy.ignore_messages
 
     def _remaining_seconds(self) -> float:
+        """The seconds until the deadline of the request, by the clock of the event loop. Negative once it has
+        passed."""
         return self._request.deadline - asyncio.get_running_loop().time()
 
 
 def _activity(state: ReadState) -> InstanceActivity:
+    """What the records show of the task hub's instances. A scan begins after they were read."""
     assert state.records is not None, "a scan begins after the records were read"
     return state.records.activity

@@ -12,7 +12,7 @@ from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.lifecycle import EvidenceSource
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_requests import ProbeRequest
-from state_api.services.reconciler import Reconciler
+from state_api.services.record_correction import RecordCorrector
 from state_api.services.results_without_scan import failed_result, timed_out_result
 from state_api.services.task_hub_reader import ReaderContext, TaskHubReader
 
@@ -38,8 +38,8 @@ class Verifier:
         self._task_hubs = task_hubs
         self._instances = instances
         self._clock = clock
-        reconciler = Reconciler(task_hubs, instances, clock)
-        self._context = ReaderContext(backends, reconciler, probes, task_hubs, instances, clock, stopping)
+        record_corrector = RecordCorrector(task_hubs, instances, clock)
+        self._context = ReaderContext(backends, record_corrector, probes, task_hubs, instances, clock, stopping)
 
     async def get_recorded_state(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
         """What is recorded of a task hub now."""

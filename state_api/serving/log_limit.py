@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from state_api.http.middleware import LOG_KIND
-from state_api.services.administration import EXEMPT_FROM_LOG_LIMIT
+from state_api.services.removal_log import EXEMPT_FROM_LOG_LIMIT
 
 log = logging.getLogger(__name__)
 

@@ -88,6 +88,7 @@ def running_app(storage: StorageSettings, tmp_path_factory: pytest.TempPathFacto
 async def test_an_order_is_processed_and_leaves_its_events_and_rows(running_app: RunningApp) -> None:
     response = running_app.slot.place_order("order-1", "apple", "pear")
     assert (response.status_code, response.headers["location"]) == (202, "/api/orders/order-1")
+    assert response.json()["taskHub"] == running_app.engine.task_hub
     status = running_app.slot.wait_until_ended("order-1")
     assert (status["runtimeStatus"], status["functionName"]) == ("Completed", "ProcessOrder")
     assert status["output"]["tracking"] == "TRACK-order-1-2"
@@ -144,6 +145,28 @@ def test_an_approval_or_a_rejection_decides_the_outcome_of_an_order(
     published_statuses = {"approve": ["Running", "Completed"], "reject": ["Running"]}
     assert running_app.topic.statuses(f"order-{decision}") == published_statuses[decision]
     assert running_app.slot.client.post(f"/api/orders/order-{decision}/{decision}").status_code == 409
+
+
+def test_the_management_api_has_the_status_of_an_order_and_takes_its_approval(running_app: RunningApp) -> None:
+    running_app.slot.place_order("order-managed", approvalNeeded=True)
+    running_app.slot.wait_until_waiting_for_approval("order-managed")
+    client, query = running_app.slot.client, f"?taskHub={running_app.engine.task_hub}"
+    path = "/runtime/webhooks/durabletask/instances/order-managed"
+    approval = f"{path}/raiseEvent/Approval{query}"
+    waiting = client.get(path + query)
+    assert (waiting.status_code, waiting.json()["customStatus"]) == (202, "WaitingForApproval")
+    assert client.post(approval, json=True).status_code == 202
+    assert running_app.slot.wait_until_ended("order-managed")["output"]["status"] == "Shipped"
+    ended = client.get(path + query)
+    assert (ended.status_code, ended.json()["runtimeStatus"]) == (200, "Completed")
+    assert client.post(approval, json=True).status_code == 410
+
+
+def test_the_management_api_knows_only_the_instances_of_its_task_hub(running_app: RunningApp) -> None:
+    path = "/runtime/webhooks/durabletask/instances/unknown"
+    assert running_app.slot.client.get(path).status_code == 404
+    assert running_app.slot.client.post(f"{path}/raiseEvent/Approval", json=True).status_code == 404
+    assert running_app.slot.client.get(f"{path}?taskHub=another").status_code == 400
 
 
 def test_an_order_without_an_approval_expires(running_app: RunningApp) -> None:

@@ -259,7 +259,7 @@ async def test_events_that_wait_in_quarantine_refuse_the_deletion(
     started, ended = event(hub, time=timestamp(-60)), event(hub, status="Completed", time=timestamp(-50))
     async with server_with_limit(storage, 0) as (state, http):
         await post_events(http, started)
-        assert (await server.services.inspection.get_task_hub(hub)).has_waiting_events
+        assert (await server.services.task_hub_queries.get_task_hub(hub)).has_waiting_events
         refused = assert_problem(await delete_task_hub(http, hub), 409, "TaskHubNotDrained")
         assert refused["activeCount"] == 1
         # The task hub is registered now, so its events are recorded.
@@ -267,7 +267,7 @@ async def test_events_that_wait_in_quarantine_refuse_the_deletion(
         assert await events_waiting_for_claim(state, hub) == []
     state = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=0), clock, NO_EVENT_LEASE)
     clock.advance(31)
-    await state.services.administration.delete_task_hub(hub, Caller("anna"))
+    await state.services.task_hub_deletion.delete_task_hub(hub, Caller("anna"))
     assert not await has_table(server, hub)
     await state.close()
 

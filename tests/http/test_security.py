@@ -191,7 +191,7 @@ async def test_responses_to_server_errors_have_the_security_headers(
     async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60) as client:
         unavailable = await client.get("/api/health/ready")
         assert_problem(unavailable, 503, "StorageUnavailable")
-        monkeypatch.setattr(server.services.inspection, "check_storage", None)
+        monkeypatch.setattr(server.services.task_hub_queries, "check_storage", None)
         unexpected = await client.get("/api/health/ready")
         assert_problem(unexpected, 500, "InternalError")
     await server.close()

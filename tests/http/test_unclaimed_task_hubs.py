@@ -305,7 +305,7 @@ async def test_all_waiting_events_are_recorded_even_if_one_read_does_not_return_
     assert (body["activeCount"], body["activeCountIsLowerBound"]) == (1000, True)
     assert await events_waiting_for_claim(server, hub) == []
     store = InstanceStore(server.tables)
-    record = await server.services.inspection._task_hubs.get(hub)
+    record = await server.services.task_hub_queries._task_hubs.get(hub)
     assert record is not None
     token: str | None = None
     instance_count = 0

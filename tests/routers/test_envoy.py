@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.envoy import run_envoy, validate
 from harness.processes import free_port
 from safe_deploy.client import Json
 from safe_deploy.routers.documents import parse_routing_document
 from safe_deploy.routers.envoy import CLUSTERS_FILE, render_configuration
 from safe_deploy.routers.rules import RoutedRequest, route
 from tests.routers.certificates import build_server_context, create_certificate
-from tests.routers.envoy_process import run_envoy, run_envoy_for, validate, write_configuration
+from tests.routers.envoy_process import run_envoy_for, write_configuration
 from tests.routers.examples import (
     ACTIVE,
     BUCKET_COOKIES,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.envoy import run_envoy
 from harness.processes import free_port, wait_until
 from harness.state_server import ServerProcess
 from state_api.settings import StorageSettings
-from tests.routers.envoy_process import run_envoy
 from tests.routers.routed_app import RoutedApp, kill
 from tests.routers.upstreams import run_releases, send
 from tests.safe_deploy.processes import state_server

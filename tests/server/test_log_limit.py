@@ -8,7 +8,7 @@ import pytest
 
 from state_api.domain.readiness.policy import Policy
 from state_api.http.middleware import LOG_KIND
-from state_api.services.administration import EXEMPT_FROM_LOG_LIMIT
+from state_api.services.removal_log import EXEMPT_FROM_LOG_LIMIT
 from state_api.serving.log_limit import MAX_MESSAGE_KINDS, MAX_MESSAGES_PER_WINDOW, WINDOW_SECONDS, LogRateLimit
 from tests.builders import event, timestamp
 from tests.conftest import ShiftedClock

@@ -24,9 +24,9 @@ from state_api.domain.task_hubs import lifecycle, observations
 from state_api.domain.task_hubs.lifecycle import Instance, Started
 from state_api.domain.task_hubs.observations import ObservedInstance
 from state_api.domain.task_hubs.reconciliation import ObservedState, observe_state, reconcile_end
-from state_api.services import reconciler
+from state_api.services import record_correction
 from state_api.services.probe_requests import ProbeRequest
-from state_api.services.reconciler import Reconciler
+from state_api.services.record_correction import RecordCorrector
 from state_api.services.verification import Verifier
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -39,7 +39,7 @@ def stop_scans_after_first_pass(patch: pytest.MonkeyPatch) -> None:
 
 def skip_missed_starts(patch: pytest.MonkeyPatch) -> None:
     """Active instances that a probe finds are not recorded."""
-    patch.setattr(reconciler, "reconcile_start", lambda known, observed, now: None)
+    patch.setattr(record_correction, "reconcile_start", lambda known, observed, now: None)
 
 
 def accept_outdated_probes(patch: pytest.MonkeyPatch) -> None:
@@ -84,11 +84,11 @@ def treat_unconfirmed_starts_as_ended(patch: pytest.MonkeyPatch) -> None:
 
 def apply_confirmations_to_later_starts(patch: pytest.MonkeyPatch) -> None:
     """A confirmation of one start of an instance id counts for all later starts of it."""
-    confirm_starts, read_recorded_starts = Reconciler.confirm_starts, Reconciler.read_recorded_starts
+    confirm_starts, read_recorded_starts = RecordCorrector.confirm_starts, RecordCorrector.read_recorded_starts
     backend_ids: dict[tuple[str, str], str] = {}
 
     async def confirm_and_remember(
-        reconciler: Reconciler,
+        record_corrector: RecordCorrector,
         request: ProbeRequest,
         starts: Sequence[tuple[Started, ObservedInstance]],
         *,
@@ -97,31 +97,31 @@ def apply_confirmations_to_later_starts(patch: pytest.MonkeyPatch) -> None:
         for _, observed in starts:
             if observed.active:
                 backend_ids[request.task_hub, observed.instance_id] = request.backend_id
-        await confirm_starts(reconciler, request, starts, observed_at=observed_at)
+        await confirm_starts(record_corrector, request, starts, observed_at=observed_at)
 
     async def read_all_as_confirmed(
-        reconciler: Reconciler, task_hub: str, instances: Sequence[ActiveInstance]
+        record_corrector: RecordCorrector, task_hub: str, instances: Sequence[ActiveInstance]
     ) -> Mapping[str, Started]:
         starts = {instance.instance_id: start_of(instance) for instance in instances}
-        starts |= await read_recorded_starts(reconciler, task_hub, instances)
+        starts |= await read_recorded_starts(record_corrector, task_hub, instances)
         return {
             instance_id: replace(started, confirmed_backend=backend_ids.get((task_hub, instance_id), ""))
             for instance_id, started in starts.items()
         }
 
-    patch.setattr(Reconciler, "confirm_starts", confirm_and_remember)
-    patch.setattr(Reconciler, "read_recorded_starts", read_all_as_confirmed)
+    patch.setattr(RecordCorrector, "confirm_starts", confirm_and_remember)
+    patch.setattr(RecordCorrector, "read_recorded_starts", read_all_as_confirmed)
 
 
 def forget_confirmations(patch: pytest.MonkeyPatch) -> None:
     """Confirmations of starts are forgotten."""
 
     async def read_nothing(
-        reconciler: Reconciler, task_hub: str, instances: Sequence[ActiveInstance]
+        record_corrector: RecordCorrector, task_hub: str, instances: Sequence[ActiveInstance]
     ) -> Mapping[str, Started]:
         return {}
 
-    patch.setattr(Reconciler, "read_recorded_starts", read_nothing)
+    patch.setattr(RecordCorrector, "read_recorded_starts", read_nothing)
 
 
 def skip_control_queues(patch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ async def test_a_response_of_the_storage_sets_the_clock(server: StateServer, mon
     monkeypatch.setattr(time, "time", lambda: wrong_time)
     clock = server.tables.clock
     assert abs(clock.now() / TICKS_PER_SECOND - wrong_time) < 1, "the time of this machine"
-    await server.services.inspection.check_storage()
+    await server.services.task_hub_queries.check_storage()
     ahead = wrong_time - clock.now() / TICKS_PER_SECOND
     assert 599 < ahead < 603
 
@@ -79,7 +79,7 @@ def test_a_fast_machine_does_not_move_the_clock_ahead(monkeypatch: pytest.Monkey
 
 @pytest.mark.anyio
 async def test_the_clock_agrees_with_the_emulators_clock(server: StateServer, hub: str) -> None:
-    await server.services.inspection.check_storage()
+    await server.services.task_hub_queries.check_storage()
     # The emulator runs on this machine. Its dates are cut to seconds.
     behind = time.time() - server.services.clock.now() / TICKS_PER_SECOND
     assert -0.1 < behind < 1.5

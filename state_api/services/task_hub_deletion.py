@@ -1,11 +1,9 @@
-"""What administrators remove: the records of a task hub that no app has claimed, and old quarantined events."""
+"""DeleteTaskHub: removes the records of a drained task hub that no app has claimed."""
 
 import asyncio
-import logging
 from contextlib import suppress
 
-from state_api.domain.errors import InvalidRequest, StorageUnavailable
-from state_api.domain.instants import Instant, format_instant, seconds
+from state_api.domain.errors import StorageUnavailable
 from state_api.domain.readiness.evidence import Evidence, InstanceActivity
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.policy import Policy
@@ -16,39 +14,26 @@ from state_api.services.ports import (
     Clock,
     EventLease,
     Instances,
-    PurgeResult,
-    Quarantine,
     TaskHubRecord,
     TaskHubReopened,
     TaskHubs,
 )
 from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
-
-log = logging.getLogger(__name__)
-
-EXEMPT_FROM_LOG_LIMIT = "unlimited"
-"""The attribute of a log record that the log limit (serving/log_limit) never drops."""
-
-_ALWAYS_LOGGED = {EXEMPT_FROM_LOG_LIMIT: True}
-"""These removals are recorded in the log only: audit logs belong to apps."""
+from state_api.services.removal_log import log_removal
 
 _RETRY_AFTER_SECONDS = 5
 _STOPPING = "the server is stopping: send the request again"
 
-_CLOCK_TOLERANCE = seconds(60)
-"""How far a caller's clock may be ahead of the clock of the state storage, in ticks."""
 
-
-class Administration:
-    """Operations for administrators that concern no app. Each is logged with its caller."""
+class TaskHubDeletion:
+    """Removes the records of task hubs that no app has claimed. Each removal is logged with its caller."""
 
     def __init__(
         self,
         *,
         task_hubs: TaskHubs,
         instances: Instances,
-        quarantine: Quarantine,
         recorder: Recorder,
         readiness: Readiness,
         clock: Clock,
@@ -57,7 +42,6 @@ class Administration:
     ) -> None:
         self._task_hubs = task_hubs
         self._instances = instances
-        self._quarantine = quarantine
         self._recorder = recorder
         self._readiness = readiness
         self._clock = clock
@@ -83,7 +67,7 @@ class Administration:
         if closed.deletion_id:
             closed = await self._decide_deletion(closed)
         await self._instances.delete_records(closed)
-        log.warning("%s removed the records of task hub %s", ascii(caller.name), closed.name, extra=_ALWAYS_LOGGED)
+        log_removal(caller, f"the records of task hub {closed.name}")
         return closed
 
     async def _decide_deletion(self, closing: TaskHubRecord) -> TaskHubRecord:
@@ -118,20 +102,6 @@ class Administration:
             return
         raise StorageUnavailable(_STOPPING)
 
-    async def purge_quarantine(self, received_before: Instant, caller: Caller) -> PurgeResult:
-        """Remove quarantined events that were received before a time. Raises InvalidRequest for a future time."""
-        if received_before > self._clock.now() + _CLOCK_TOLERANCE:
-            raise InvalidRequest("before must not be in the future. Send an earlier time")
-        purged = await self._quarantine.purge(received_before)
-        log.warning(
-            "%s removed %d events received before %s from quarantine",
-            ascii(caller.name),
-            purged.removed,
-            format_instant(received_before),
-            extra=_ALWAYS_LOGGED,
-        )
-        return purged
-
     async def _check_drained(self, task_hub: str) -> None:
         """Record the events that wait in quarantine: they may start an instance, or end one that the records show as
         active. Then raise TaskHubNotDrained unless the task hub has drained."""
@@ -141,4 +111,5 @@ class Administration:
             raise refusals.task_hub_not_drained(task_hub, verdict).to_error()
 
     def _assess(self, task_hub: str, activity: InstanceActivity) -> Verdict:
+        """The verdict on a task hub without an app: no policy exempts an instance, and only records count."""
         return assess_readiness(Evidence(task_hub, activity), Policy(), self._clock.now())

@@ -1,4 +1,4 @@
-"""What operators read: a task hub, its instances and their versions, the quarantine, and the health of the storage."""
+"""What operators read of a task hub: its app and slot, its instances and their versions."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import TaskHubHolder
 from state_api.domain.task_hubs.lifecycle import Instance, RuntimeStatus
-from state_api.services.ports import Apps, Instances, Page, Quarantine, QuarantinedEvent, TaskHubRecord, TaskHubs
+from state_api.services.ports import Apps, Instances, Page, Quarantine, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness
 
 
@@ -26,7 +26,7 @@ class TaskHubStatus:
     has_waiting_events: bool = False
 
 
-class Inspection:
+class TaskHubQueries:
     """Reads for operators. None of them changes anything that a verdict depends on."""
 
     def __init__(
@@ -85,14 +85,12 @@ class Inspection:
         record = await self._get_task_hub(name)
         return record, await self._instances.list_page(record, active=active, status=status, top=top, token=token)
 
-    async def list_quarantine(self, top: int, token: str | None) -> Page[QuarantinedEvent]:
-        return await self._quarantine.list_page(top, token)
-
     async def check_storage(self) -> None:
         """Raises StorageUnavailable unless the storage answers."""
         await self._task_hubs.ping()
 
     async def _get_task_hub(self, name: str) -> TaskHubRecord:
+        """The record of the task hub. Raises TaskHubNotFound."""
         record = await self._task_hubs.get(name)
         if record is None:
             raise refusals.task_hub_not_found(name).to_error()

@@ -26,8 +26,8 @@ _SAMPLE_SIZE = 500
 the latest may not be among them; `Verifier.confirm_backend` makes this sample rarely necessary."""
 
 
-class Reconciler:
-    """Reconciles the records of one task hub with what its backend shows."""
+class RecordCorrector:
+    """Corrects the records of one task hub by what its backend shows."""
 
     def __init__(self, task_hubs: TaskHubs, instances: Instances, clock: Clock) -> None:
         self._task_hubs = task_hubs
