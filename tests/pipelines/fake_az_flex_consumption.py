@@ -4,6 +4,8 @@ What they do in Azure was read in the source of the Azure CLI 2.91 and of its SD
 
 from __future__ import annotations
 
+import http.client
+
 from tests.pipelines.fake_az_options import AzError
 from tests.pipelines.fake_cloud import PRODUCTION
 
@@ -42,6 +44,16 @@ def _create_app(state: dict[str, Any], options: ParsedOptions) -> Any:
         "slots": {PRODUCTION: {"settings": settings}},
     }
     return {"name": options.name, "properties": {"sku": _TIER, "state": "Running"}}
+
+
+def start_app(state: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Let the test start an app that was deployed, if it has set a port for this. The app creates its task hub."""
+    port, task_hub = state.get("starterPort"), settings.get("TASK_HUB")
+    if port and task_hub:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("POST", f"/{task_hub['value']}")
+        if connection.getresponse().status != http.client.OK:
+            raise AzError("Deployment was successful but the app appears to be unhealthy. Please check the app logs.")
 
 
 def _delete_app(state: dict[str, Any], options: ParsedOptions) -> None:

@@ -7,10 +7,11 @@ The file:
                        "state": "Running"}}}},
      "groups": ["empty-rg"], "extensions": ["durabletask"],
      "schedulers": {"shop-dts": {"resourceGroup": "shop-rg", "taskHubs": ["shop150"], "quota": 5}},
+     "plans": {"ASP-shop": {"resourceGroup": "shop-rg", "tier": "FlexConsumption"}}, "containers": ["account/shop150"],
      "calls": [["functionapp", "show", ...]], "environments": [["SAFE_DEPLOY_SERVER"]], "faults": {"swap": {...}}}
 
 `sticky` is the app's list of slot settings, from which `slotSetting` is shown, as in Azure. `groups` are resource
-groups without apps, and `extensions` those of `az`."""
+groups without apps, and `extensions` those of `az`. An app on Flex Consumption names its `plan` and its `container`."""
 
 # ruff: noqa: PTH100, PTH105, PTH120, PTH123  # importing pathlib takes longer than a whole call
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 PRODUCTION = "production"
+HANGING_SUFFIX = ".hanging"
+"""The suffix of the file that exists while a call hangs."""
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -138,6 +141,24 @@ class FakeAzure:
         with locked_cloud(self.path) as state:
             state["faults"][command] = fault
 
+    def hang_at_call(self, number: int, *, after_effect: bool) -> None:
+        """Let a call that comes, counted from 1, hang before or after its effect until it is killed."""
+        with locked_cloud(self.path) as state:
+            state["hang"] = {"call": len(state["calls"]) + number, "afterEffect": after_effect}
+
+    def is_hanging(self) -> bool:
+        """Whether the call of `hang_at_call` hangs. This ends the wait for it, so the next call does not hang."""
+        if not self.path.with_suffix(HANGING_SUFFIX).exists():
+            return False
+        self.path.with_suffix(HANGING_SUFFIX).unlink()
+        self.clear_hang()
+        return True
+
+    def clear_hang(self) -> None:
+        """Let no call hang any more."""
+        with locked_cloud(self.path) as state:
+            state.pop("hang", None)
+
     def clear_faults(self) -> None:
         """Let all further calls succeed."""
         with locked_cloud(self.path) as state:
@@ -170,6 +191,9 @@ def record_call(path: str, arguments: list[str], key: str) -> dict[str, Any]:
     with locked_cloud(path) as state:
         state["calls"].append(arguments)
         state["environments"].append(sorted(name for name in os.environ if name.startswith("SAFE_DEPLOY_")))
+        hang = state.get("hang")
+        if hang and hang["call"] == len(state["calls"]):
+            return {"hang": "after" if hang["afterEffect"] else "before"}
         for faulty_command in [key] if key == "login" else [key, "all"]:
             fault: dict[str, Any] | None = state["faults"].get(faulty_command)
             if fault is None:
