@@ -3,7 +3,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich import box
@@ -34,6 +34,11 @@ def format_age(timestamp: str | None, now: datetime) -> str:
     age_seconds = max(0, int((now - _parse_timestamp(timestamp)).total_seconds()))
     unit_seconds, unit = next((unit for unit in _AGE_UNITS if age_seconds >= unit[0]), _AGE_UNITS[-1])
     return f"{age_seconds // unit_seconds} {unit}"
+
+
+def is_older(timestamp: str, now: datetime, age: timedelta) -> bool:
+    """Whether `timestamp` is longer ago than this age."""
+    return now - _parse_timestamp(timestamp) > age
 
 
 def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
