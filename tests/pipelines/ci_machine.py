@@ -162,11 +162,11 @@ class Machine:
 def _kill_processes_in(folder: Path) -> None:
     """Kill all processes whose working directory is this folder. None of them sees the end of another one."""
     stopped: set[int] = set()
-    while found := {pid for pid in _list_processes() if _find_working_directory(pid) == folder} - stopped:
-        for pid in found:
+    while running := {pid for pid in _list_processes() if _find_working_directory(pid) == folder} - stopped:
+        for pid in running:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
-        stopped |= found
+        stopped |= running
     for pid in stopped:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

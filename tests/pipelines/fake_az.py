@@ -73,7 +73,7 @@ def _run_command(path: str, fault: dict[str, Any], effect: Effect, options: Pars
 
 
 def _hang(path: str) -> None:
-    """Tell the test that this call hangs, and wait until the test kills it."""
+    """Show the test by a file that this call hangs, and wait until the test kills it."""
     with open(os.path.splitext(path)[0] + HANGING_SUFFIX, "w"):  # noqa: PTH122, PTH123 (as quick as it gets)
         pass
     while True:

@@ -1,4 +1,4 @@
-"""The commands of the fake `az` for Function Apps on Flex Consumption: each has a plan, and a container for its package.
+"""The commands of the fake `az` for Function Apps on Flex Consumption, each with a plan and a container of its own.
 
 What they do in Azure was read in the source of the Azure CLI 2.91 and of its SDK."""
 

@@ -200,7 +200,7 @@ class WorkflowRun:
         assert set(arguments) <= set(declared), "the workflow has no such input"
         missing = [name for name in declared if name not in arguments]
         assert "schedule" in self.workflow["on"] or not any(declared[name]["required"] for name in missing)
-        return dict.fromkeys(missing, "") | arguments
+        return {**dict.fromkeys(missing, ""), **arguments}
 
     def needs_context(self, job: str) -> dict[str, Any]:
         """The context `needs` of a job: the outputs of the jobs that it needs."""

@@ -1,5 +1,5 @@
-"""The server with a clock that a test can advance: `python -m tests.pipelines.shifted_clock_server serve …`, with the file
-that has the seconds in SHIFTED_CLOCK_FILE."""
+"""The server with a clock that a test can advance: `python -m tests.pipelines.shifted_clock_server serve …`, with the
+path of the file that has the seconds in SHIFTED_CLOCK_FILE."""
 
 import os
 import sys
@@ -17,8 +17,8 @@ def shift_clock(file: Path) -> None:
     """Add the seconds in the file to the time of the storage's clock, by which the server decides."""
     unshifted = StorageClock.now
 
-    def now(clock: StorageClock) -> Instant:
-        return Instant(unshifted(clock) + seconds(float(file.read_text())))
+    def now(self: StorageClock) -> Instant:
+        return Instant(unshifted(self) + seconds(float(file.read_text())))
 
     StorageClock.now = now  # type: ignore[method-assign]
 

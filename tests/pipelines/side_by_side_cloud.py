@@ -1,5 +1,7 @@
-"""What pipelines with releases side by side work on: a state server whose clock can be advanced, a resource group of the
-fake Azure whose apps create their task hubs when they start, and a router."""
+"""What pipelines with releases side by side work on.
+
+It is a state server with a clock that tests advance, a router, and a resource group of the fake Azure. The apps in it
+create their task hubs when they start."""
 
 import http.server
 import threading
@@ -54,7 +56,7 @@ def run_app_starter(connection: str) -> Iterator[int]:
     """Create the task hub of each Function App that the fake Azure starts, until the block ends. Yields the port."""
 
     class Starter(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802  # the name that http.server calls
+        def do_POST(self) -> None:  # the name that http.server calls
             writer = TaskHubStorageWriter(connection, self.path.removeprefix("/"))
             writer.create()
             writer.close()
@@ -144,6 +146,11 @@ class SideBySideCloud:
     def pass_time(self) -> None:
         """Let so much time pass that no router sends requests by the routing before."""
         self.server.advance_clock(SECONDS_UNTIL_ROUTERS_STOP)
+
+
+def deployed_app(name: str) -> dict[str, object]:
+    """A Function App in `resources` that has all of a release, once."""
+    return {"taskHub": name, "package": "app.zip", "accessRestrictions": ["router"]}
 
 
 def _summarize(app: dict[str, Any]) -> dict[str, Any]:

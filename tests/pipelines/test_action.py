@@ -80,7 +80,10 @@ def test_the_action_passes_on_the_outputs_of_the_command(run_action: ActionWorkf
         ({"command": "deploy", "outcome": "done"}, "deploy takes neither of the inputs run and outcome"),
         ({"command": "promote", "run": "true"}, "promote takes neither of the inputs run and outcome"),
         ({"command": "swap"}, "swap needs the input run, with the commands that swap the slots, or the input outcome"),
-        ({"command": "release"}, "release needs the input run, with the commands that create or delete the Function App"),
+        (
+            {"command": "release"},
+            "release needs the input run, with the commands that create or delete the Function App",
+        ),
         ({"command": "retire", "run": "true", "outcome": "done"}, "the input outcome is for swap and rollback alone"),
         ({"command": "swap", "run": "true", "outcome": "done"}, "swap takes run or outcome, not both"),
         ({"command": "swap", "outcome": "perhaps"}, "outcome is pending, done or failed"),

@@ -1,11 +1,12 @@
-"""The workflows for releases side by side, run step by step: approvals, promotions, rollbacks, retirement, lost machines."""
+"""The workflows for releases side by side, run step by step: approvals, promotions, rollbacks, retirement, and lost
+machines."""
 
 import pytest
 
 from tests.pipelines.ci_machine import Machine
 from tests.pipelines.github_actions_runner import WorkflowRun
 from tests.pipelines.job_killer import Boundary, JobKiller
-from tests.pipelines.side_by_side_cloud import SideBySideCloud
+from tests.pipelines.side_by_side_cloud import SideBySideCloud, deployed_app
 from tests.pipelines.workflow_releases import (
     SIDE_BY_SIDE,
     SIDE_BY_SIDE_RETIRE,
@@ -48,11 +49,6 @@ def version_of(run: WorkflowRun, attempt: int = 1) -> str:
 def name_of(run: WorkflowRun, attempt: int = 1) -> str:
     """The name of the release's task hub, Function App and container."""
     return f"shop{run.number}x{attempt}"
-
-
-def deployed_app(name: str) -> dict[str, object]:
-    """A Function App to which a release was deployed completely, and once."""
-    return {"taskHub": name, "package": "app.zip", "accessRestrictions": ["router"]}
 
 
 @pytest.fixture
