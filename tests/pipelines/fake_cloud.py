@@ -141,21 +141,26 @@ class FakeAzure:
         with locked_cloud(self.path) as state:
             state["faults"][command] = fault
 
-    def hang_at_call(self, number: int, *, after_effect: bool) -> None:
-        """Let a call that comes, counted from 1, hang before or after its effect until it is killed."""
+    def hang_at_request(self, number: int, *, after_effect: bool) -> None:
+        """Let a request that comes, counted from 1, hang before or after its effect until it is killed.
+
+        Requests are the calls of `az`, and what `count_request` counts."""
+        self.path.with_suffix(HANGING_SUFFIX).unlink(missing_ok=True)
         with locked_cloud(self.path) as state:
-            state["hang"] = {"call": len(state["calls"]) + number, "afterEffect": after_effect}
+            state["hang"] = {"requestsUntil": number, "when": "after" if after_effect else "before"}
+
+    def count_request(self) -> str | None:
+        """Count a request to the state server. Returns whether it is to hang `before` or `after` its effect."""
+        with locked_cloud(self.path) as state:
+            return count_down_to_hang(state)
 
     def is_hanging(self) -> bool:
-        """Whether the call of `hang_at_call` hangs. This ends the wait for it, so the next call does not hang."""
-        if not self.path.with_suffix(HANGING_SUFFIX).exists():
-            return False
-        self.path.with_suffix(HANGING_SUFFIX).unlink()
-        self.clear_hang()
-        return True
+        """Whether the call of `az` for `hang_at_request` hangs."""
+        return self.path.with_suffix(HANGING_SUFFIX).exists()
 
     def clear_hang(self) -> None:
-        """Let no call hang any more."""
+        """Let no request hang any more."""
+        self.path.with_suffix(HANGING_SUFFIX).unlink(missing_ok=True)
         with locked_cloud(self.path) as state:
             state.pop("hang", None)
 
@@ -191,9 +196,8 @@ def record_call(path: str, arguments: list[str], key: str) -> dict[str, Any]:
     with locked_cloud(path) as state:
         state["calls"].append(arguments)
         state["environments"].append(sorted(name for name in os.environ if name.startswith("SAFE_DEPLOY_")))
-        hang = state.get("hang")
-        if hang and hang["call"] == len(state["calls"]):
-            return {"hang": "after" if hang["afterEffect"] else "before"}
+        if hang := count_down_to_hang(state):
+            return {"hang": hang}
         for faulty_command in [key] if key == "login" else [key, "all"]:
             fault: dict[str, Any] | None = state["faults"].get(faulty_command)
             if fault is None:
@@ -205,6 +209,15 @@ def record_call(path: str, arguments: list[str], key: str) -> dict[str, Any]:
                     del state["faults"][faulty_command]
             return fault
     return {}
+
+
+def count_down_to_hang(state: dict[str, Any]) -> str | None:
+    """Count a request. Returns whether it is the one that hangs, `before` or `after` its effect."""
+    hang = state.get("hang")
+    if not hang:
+        return None
+    hang["requestsUntil"] -= 1
+    return hang["when"] if hang["requestsUntil"] == 0 else None
 
 
 def empty_cloud() -> dict[str, Any]:

@@ -10,20 +10,6 @@ from tests.pipelines.ci_machine import Machine
 from tests.safe_deploy.connection_proxy import ConnectionProxy, Request
 
 
-@dataclass(frozen=True)
-class Boundary:
-    """A place between two requests. `number` counts the requests to the server, or the calls of `az`, from 1.
-    `has_effect`: the request was carried out, but the job has no answer."""
-
-    to_azure: bool
-    number: int
-    has_effect: bool
-
-    def __str__(self) -> str:
-        kind = "call of az" if self.to_azure else "request"
-        return f"{'after' if self.has_effect else 'before'} {kind} {self.number}"
-
-
 @dataclass
 class JobKiller:
     """Kills the jobs of one machine, whose requests to the server go through the proxy."""
@@ -32,34 +18,39 @@ class JobKiller:
     proxy: ConnectionProxy
 
     @contextmanager
-    def kill_at(self, boundary: Boundary) -> Iterator[Callable[[], bool]]:
-        """Kill the job that comes at this boundary. Yields whether it has come there."""
+    def kill_at(self, request_number: int, *, after_effect: bool) -> Iterator[Callable[[], bool]]:
+        """Kill the job that sends this request, counted from 1, before or after the request is carried out.
+
+        Yields a function: whether a job was killed."""
+        fake_azure = self.machine.fake_azure
         reached = threading.Event()
-        self.machine.fake_azure.clear_hang()
-        self.proxy.clear()
+        hanging_requests: dict[int, str | None] = {}
 
         def is_reached() -> bool:
-            if boundary.to_azure and self.machine.fake_azure.is_hanging():
+            if fake_azure.is_hanging():
                 reached.set()
             return reached.is_set()
 
-        def cut(number: int, request: Request) -> bool:
-            if number != boundary.number:
+        def hang(number: int, when: str) -> bool:
+            if hanging_requests.get(number) != when:
                 return False
             reached.set()
             wait_until(lambda: self.machine.kill_when is None, "the job is killed")
             return True
 
-        if boundary.to_azure:
-            self.machine.fake_azure.hang_at_call(boundary.number, after_effect=boundary.has_effect)
-        elif boundary.has_effect:
-            self.proxy.cut_before_response = cut
-        else:
-            self.proxy.cut_before_request = cut
+        def cut_before_request(number: int, request: Request) -> bool:
+            hanging_requests[number] = fake_azure.count_request()
+            return hang(number, "before")
+
+        def cut_before_response(number: int, request: Request) -> bool:
+            return hang(number, "after")
+
+        fake_azure.hang_at_request(request_number, after_effect=after_effect)
+        self.proxy.cut_before_request, self.proxy.cut_before_response = cut_before_request, cut_before_response
         self.machine.kill_when = is_reached
         try:
             yield reached.is_set
         finally:
             self.machine.kill_when = None
-            self.machine.fake_azure.clear_hang()
             self.proxy.clear()
+            fake_azure.clear_hang()

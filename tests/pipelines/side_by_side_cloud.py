@@ -16,6 +16,7 @@ import httpx
 from durable_app.local.task_hub_storage import TaskHubStorageWriter
 from harness.state_server import HOST, run_server
 from state_api.settings import StorageSettings
+from tests.conftest import new_hub_name
 from tests.keys import key_entries
 from tests.pipelines.ci_machine import KEYS, RESOURCE_GROUP, PipelineApp
 from tests.pipelines.fake_cloud import locked_cloud
@@ -51,15 +52,20 @@ def run_shifted_server(storage: StorageSettings, folder: Path) -> Iterator[Shift
         yield ShiftedServer(served.url, connection, clock_file)
 
 
+def create_task_hub(connection: str, name: str) -> None:
+    """Create a task hub, as an app does when it starts."""
+    writer = TaskHubStorageWriter(connection, name)
+    writer.create()
+    writer.close()
+
+
 @contextmanager
 def run_app_starter(connection: str) -> Iterator[int]:
     """Create the task hub of each Function App that the fake Azure starts, until the block ends. Yields the port."""
 
     class Starter(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # the name that http.server calls
-            writer = TaskHubStorageWriter(connection, self.path.removeprefix("/"))
-            writer.create()
-            writer.close()
+            create_task_hub(connection, self.path.removeprefix("/"))
             self.send_response(200)
             self.end_headers()
 
@@ -115,6 +121,30 @@ class SideBySideCloud:
         with locked_cloud(self.pipeline_app.fake_azure.path) as state:
             state["groups"] = [RESOURCE_GROUP]
             state["starterPort"] = starter_port
+
+    def add_drained_release(self, name: str) -> None:
+        """Add a release that had traffic, and its resources, without a pipeline. Another one has the traffic then."""
+        with locked_cloud(self.pipeline_app.fake_azure.path) as state:
+            state.setdefault("plans", {})[f"ASP-{name}"] = {"resourceGroup": RESOURCE_GROUP, "tier": "FlexConsumption"}
+            state.setdefault("containers", []).append(f"shopreleases/{name}")
+            settings = {"TASK_HUB": {"value": name, "slotSetting": False}}
+            slots = {"production": {"settings": settings, "package": "app.zip"}}
+            state["apps"][name] = {"resourceGroup": RESOURCE_GROUP, "plan": f"ASP-{name}", "slots": slots}
+        active = new_hub_name()
+        for version in (name, active):
+            self._register(version)
+            self._put("routing", {"active": version})
+        self.pass_time()
+
+    def _register(self, version: str) -> None:
+        """Register a release whose version is also its name, and create its task hub."""
+        body = {"version": version, "taskHub": version, "address": f"https://{version}.azurewebsites.net"}
+        path = f"/api/apps/{self.pipeline_app.name}/releases"
+        self.pipeline_app.admin.post(path, json=body).raise_for_status()
+        create_task_hub(self.server.connection, version)
+
+    def _put(self, path: str, body: dict[str, Any]) -> None:
+        self.pipeline_app.admin.put(f"/api/apps/{self.pipeline_app.name}/{path}", json=body).raise_for_status()
 
     def releases(self) -> dict[str, str]:
         """The state of each release that is not removed, by its version."""

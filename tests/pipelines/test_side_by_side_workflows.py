@@ -1,11 +1,15 @@
 """The workflows for releases side by side, run step by step: approvals, promotions, rollbacks, retirement, and lost
 machines."""
 
+import itertools
+from collections.abc import Iterator
+
 import pytest
 
+from tests.conftest import new_hub_name
 from tests.pipelines.ci_machine import Machine
 from tests.pipelines.github_actions_runner import WorkflowRun
-from tests.pipelines.job_killer import Boundary, JobKiller
+from tests.pipelines.job_killer import JobKiller
 from tests.pipelines.side_by_side_cloud import SideBySideCloud, deployed_app
 from tests.pipelines.workflow_releases import (
     SIDE_BY_SIDE,
@@ -148,25 +152,78 @@ def test_a_prefix_that_makes_no_name_for_all_resources_is_refused(
     assert side_by_side_cloud.releases() == {}
 
 
-def kill_job_at_each_boundary(run: WorkflowRun, job: str, job_killer: JobKiller, boundaries: list[Boundary]) -> int:
-    """Kill the job at the first boundary, its next attempt at the second one, and so on; then let one end. Returns how
-    often it was killed: an attempt that continues another one may end before it comes to its boundary."""
-    kills = 0
-    for boundary in boundaries:
-        with job_killer.kill_at(boundary) as is_reached:
-            run.start() if run.attempt == 0 else run.rerun(job)
-            if is_reached():
-                kills += 1
-                assert run.conclusions[job] == "failure", f"{boundary}\n{job_logs(run)}"
-            else:
-                assert run.conclusions[job] == "success", f"{boundary}\n{job_logs(run)}"
-    run.rerun(job)
-    assert run.conclusions[job] == "success", job_logs(run)
-    return kills
+# --- lost machines ---
 
 
-def list_boundaries(requests: int, calls: int) -> list[Boundary]:
-    """Every place before and after each of the requests and calls of a job."""
-    numbers = [(False, number) for number in range(1, requests + 1)]
-    numbers += [(True, number) for number in range(1, calls + 1)]
-    return [Boundary(to_azure, number, has_effect) for to_azure, number in numbers for has_effect in (False, True)]
+EVERY_FOURTH_PLACE = pytest.param(4, False, id="every fourth place")
+"""Before the requests 1, 5, 9 and so on, and after the requests 3, 7, 11 and so on."""
+EVERY_PLACE = pytest.param(1, True, id="every place", marks=pytest.mark.long)
+
+PLACES = pytest.mark.parametrize(("stride", "is_complete"), [EVERY_FOURTH_PLACE, EVERY_PLACE])
+
+
+def list_places(stride: int, *, is_complete: bool) -> Iterator[tuple[int, bool]]:
+    """The number of a request at which a job is killed, and whether this is after its effect."""
+    for number in itertools.count(1, stride):
+        yield number, False
+        yield (number if is_complete else number + stride // 2), True
+
+
+@PLACES
+def test_a_release_whose_machine_is_lost_again_and_again_ends_as_one_that_was_never_interrupted(
+    runner: SideBySideRunner,
+    side_by_side_cloud: SideBySideCloud,
+    job_killer: JobKiller,
+    *,
+    stride: int,
+    is_complete: bool,
+) -> None:
+    """Each attempt is killed later than the one before it, until one ends before that."""
+    before = runner.release()
+    run = runner.create_release()
+    kill_count = 0
+    for number, after_effect in list_places(stride, is_complete=is_complete):
+        with job_killer.kill_at(number, after_effect=after_effect) as is_killed:
+            run.start() if run.attempt == 0 else run.rerun_failed()
+        if not is_killed():
+            break
+        kill_count += 1
+        assert "failure" in run.conclusions.values(), job_logs(run)
+    require_success(run)
+    assert kill_count >= 12 // stride
+    assert side_by_side_cloud.releases() == {version_of(before): "Draining", version_of(run): "Serving"}
+    assert side_by_side_cloud.pipeline_app.get_app()["deployment"] is None
+    assert side_by_side_cloud.resources() == {
+        "apps": {name: deployed_app(name) for name in (name_of(before), name_of(run))},
+        "plans": 2,
+        "containers": [f"shopreleases/{name}" for name in (name_of(before), name_of(run))],
+    }
+
+
+@PLACES
+def test_a_retirement_whose_machine_is_lost_is_completed_by_its_next_attempt(
+    runner: SideBySideRunner,
+    side_by_side_cloud: SideBySideCloud,
+    job_killer: JobKiller,
+    *,
+    stride: int,
+    is_complete: bool,
+) -> None:
+    kill_count = 0
+    for number, after_effect in list_places(stride, is_complete=is_complete):
+        name = new_hub_name()
+        side_by_side_cloud.add_drained_release(name)
+        run = runner.create_retirement(version=name)
+        with job_killer.kill_at(number, after_effect=after_effect) as is_killed:
+            run.start()
+        if is_killed():
+            kill_count += 1
+            assert run.conclusions == {"retire": "failure"}, job_logs(run)
+            run.rerun_failed()
+        require_success(run)
+        assert name not in side_by_side_cloud.releases()
+        assert name not in side_by_side_cloud.resources()["apps"]
+        assert f"shopreleases/{name}" not in side_by_side_cloud.resources()["containers"]
+        if not is_killed():
+            break
+    assert kill_count >= 8 // stride
