@@ -95,6 +95,7 @@ class DeploymentSlots:
         )
 
     def _find_site(self, slot: str) -> Site:
+        """The slot as `az` finds it, also in messages. Production is the Function App itself, without a slot."""
         if not is_valid_name("slot", slot):
             raise AzureUnavailable(f"{slot!r} is not a valid name of a slot: {_SLOT_NAME_RULE}. Check --slot.")
         return Site(
@@ -106,10 +107,12 @@ class DeploymentSlots:
         )
 
     def _describe_slot(self, slot: str) -> str:
+        """The slot in a message, with its function app and resource group."""
         app = f"function app {self._target.function_app!r} in resource group {self._target.resource_group!r}"
         return app if _equals_ignoring_case(slot, PRODUCTION) else f"slot {slot!r} of {app}"
 
     def _describe_resource(self, slot: str) -> AzureResource:
+        """The slot in the messages of a failed query: what it is, what to check, and which permission it needs."""
         description = self._describe_slot(slot)
         return AzureResource(
             description=description,
@@ -165,6 +168,7 @@ class _ArgumentError(Exception):
 
 class _SwapArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        """Raise instead of ending the process, as argparse does by itself."""
         raise _ArgumentError(message)
 
 

@@ -67,6 +67,7 @@ class SlotObserver:
         return self._watch(task_hub, swapped_out, seconds=seconds, interval_seconds=_WATCH_INTERVAL_SECONDS)
 
     def _read_slots(self, deployment_slots: DeploymentSlots) -> ObservedSlots:
+        """Ask Azure which task hubs production and the slot have now."""
         return ObservedSlots(deployment_slots.get_task_hub(PRODUCTION), deployment_slots.get_task_hub(self._slot))
 
     def _watch(

@@ -86,7 +86,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Tell requests that wait to end early, then shut down as uvicorn does."""
+        """End the requests that wait, then shut down as uvicorn does."""
         self._state.stopping.set()
         super().handle_exit(sig, frame)
 

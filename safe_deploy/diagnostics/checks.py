@@ -75,4 +75,5 @@ def _check_server(server: StateServerClient) -> CheckResult:
 
 
 def _add_register_hint(error: CommandError) -> str:
+    """The message of the error. If the app does not exist, how to register it is added."""
     return f"{error.message}. {REGISTER_HINT}" if error.problem_code == "AppNotFound" else error.message

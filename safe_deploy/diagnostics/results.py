@@ -23,4 +23,5 @@ class CheckResult:
     exit_code: ExitCode = ExitCode.FAILURE
 
     def to_json(self) -> Json:
+        """The result as `doctor --json` prints it."""
         return {"check": self.check, "status": self.status.value, "message": self.message}

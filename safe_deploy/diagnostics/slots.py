@@ -58,6 +58,7 @@ def _check_swap(recorded: RecordedSlots) -> Iterator[CheckResult]:
 
 
 def _report_unchecked_slots() -> CheckResult:
+    """The result when Azure cannot be asked, because the options do not name the Function App."""
     message = "not checked. Add --resource-group to compare the task hubs of the slots in Azure with the server's"
     return CheckResult("Azure", CheckStatus.WARNING, message)
 

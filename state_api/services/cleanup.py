@@ -371,7 +371,7 @@ def _unfinished(retired: RetiredHub, message: str, deleted: Iterable[str] = ()) 
 
 
 def _describe_ignored(ignored_count: int) -> str | None:
-    """Tell that instances of ignored functions are deleted with the task hub; None if there are none."""
+    """The note that instances of ignored functions are deleted with the task hub; None if there are none."""
     if not ignored_count:
         return None
     return f"{ignored_count} active instances of functions that the policy ignores are deleted with it"

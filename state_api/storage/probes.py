@@ -157,5 +157,5 @@ def _conditional_write(row: Mapping[str, Any], etag: str | None) -> TableOperati
 
 
 def _overwrite(row: Mapping[str, Any]) -> TableOperation:
-    """The operation that writes the row, whatever was there before."""
+    """The operation that writes the row and replaces the row that is there."""
     return ("upsert", row, {"mode": UpdateMode.REPLACE})

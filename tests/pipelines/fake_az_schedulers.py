@@ -1,4 +1,4 @@
-"""The commands `az durabletask` of the fake `az`, which the extension `durabletask` adds."""
+"""The commands `az durabletask` of the fake `az`, and the one that adds their extension."""
 
 from __future__ import annotations
 
@@ -80,6 +80,12 @@ def _delete_task_hub(state: dict[str, Any], options: ParsedOptions) -> None:
     scheduler["taskHubs"] = [name for name in scheduler["taskHubs"] if name != options.name]
 
 
+def _add_extension(state: dict[str, Any], options: ParsedOptions) -> None:
+    """`az extension add`"""
+    if options.name not in state["extensions"]:
+        state["extensions"].append(options.name)
+
+
 def _of_extension(effect: Effect) -> Effect:
     """The effect of a command that only an `az` with the extension knows."""
 
@@ -94,6 +100,7 @@ def _of_extension(effect: Effect) -> Effect:
 _TASK_HUB = "--resource-group/-g! --scheduler-name/-s! --name/-n!"
 
 SCHEDULER_COMMANDS: dict[str, tuple[str, str, Effect]] = {
+    "extension add": ("extension add", "--name/-n! --upgrade/-U? --yes/-y?", _add_extension),
     "durabletask scheduler show": ("scheduler show", "--resource-group/-g! --name/-n!", _of_extension(_show_scheduler)),
     "durabletask taskhub create": ("taskhub create", f"{_TASK_HUB} --no-wait", _of_extension(_create_task_hub)),
     "durabletask taskhub show": ("taskhub show", _TASK_HUB, _of_extension(_show_task_hub)),

@@ -109,11 +109,11 @@ class StateServerProcess:
         await asyncio.to_thread(self._stack.close)
 
     def _find_storage_silence(self) -> bool:
-        """Whether the last trouble with the storage in the server's log is a missing response."""
-        troubles = [line for line in self._read_end_of_log().splitlines() if "state storage:" in line]
-        if troubles:
-            print(troubles[-1], flush=True)
-        return bool(troubles) and _NO_STORAGE_RESPONSE.search(troubles[-1]) is not None
+        """Whether the last failure of the storage in the server's log is a missing response."""
+        failures = [line for line in self._read_end_of_log().splitlines() if "state storage:" in line]
+        if failures:
+            print(failures[-1], flush=True)
+        return bool(failures) and _NO_STORAGE_RESPONSE.search(failures[-1]) is not None
 
     def _read_end_of_log(self) -> str:
         """The last 3,000 characters of the server's log, which say why it answered with an error."""

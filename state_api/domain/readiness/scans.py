@@ -103,8 +103,8 @@ class Scan:
         return blocking
 
     def _add_stamp(self, instance: ObservedInstance) -> None:
-        """Add an ended instance to the digest that tells whether rows changed between two passes, in whatever order
-        rows come."""
+        """Add an ended instance to the digest that shows whether a row changed between two passes. The order of rows
+        has no effect."""
         self.stamp_digest = (self.stamp_digest + _hash_stamp(instance)) % _DIGEST_MODULUS
         self.stamp_count += 1
 

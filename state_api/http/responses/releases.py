@@ -31,7 +31,7 @@ class PendingRemovalResponse(ResponseModel):
 
     @classmethod
     def of(cls, removal: PendingRemoval | None) -> "PendingRemovalResponse | None":
-        """Who began to remove the release, and when; None if nobody did."""
+        """Who began to remove the release, and when; None if no run did."""
         if removal is None:
             return None
         return cls(started_at=format_instant(removal.change.at), by=removal.started_by, run_url=removal.run_url)
