@@ -71,6 +71,7 @@ async def recorded_wire(storage: StorageSettings) -> AsyncIterator[tuple[Request
     async def forward_bytes(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, observe: Callable[[bytes], None]
     ) -> None:
+        """Copy bytes from one connection to another until it is closed. `observe` sees them first."""
         while data := await reader.read(65536):
             observe(data)
             writer.write(data)
@@ -78,6 +79,7 @@ async def recorded_wire(storage: StorageSettings) -> AsyncIterator[tuple[Request
         writer.close()
 
     async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect a client to the storage, and keep the bytes that it sends."""
         storage_reader, storage_writer = await asyncio.open_connection("127.0.0.1", port)
         tasks.add(asyncio.create_task(forward_bytes(storage_reader, writer, lambda data: None)))
         await forward_bytes(reader, storage_writer, recorder.sent.append)
