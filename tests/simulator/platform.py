@@ -243,7 +243,7 @@ class SimulatedPlatform:
         await self._start_pending(self._new_instance_id())
 
     async def _start_delayed(self) -> None:
-        """Let a client start an orchestration whose start message stays invisible for some steps."""
+        """Let a client start an orchestration that begins only some steps later."""
         self._client_starts_left -= 1
         await self._start_pending(self._new_instance_id(), delay=self._rng.randint(3, 12))
 
