@@ -26,6 +26,7 @@ from azure.data.tables.aio import TableClient, TableServiceClient
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, parse_instant
 from state_api.domain.names import hub_key
+from state_api.proxies import environment_proxy_option
 from state_api.services.ports import Page
 from state_api.settings import SettingsError, StorageSettings
 from state_api.storage.transactions import TableOperation, send_transaction
@@ -155,6 +156,7 @@ class Tables:
             "read_timeout": 6,
             # Following a redirect would send the credentials to another server.
             "permit_redirects": False,
+            **environment_proxy_option(),
             **client_options,
         }
         if settings.connection_string is not None:

@@ -69,6 +69,7 @@ def _run_command(path: str, fault: dict[str, Any], effect: Effect, options: Pars
 
 
 def _fault_error(fault: dict[str, Any]) -> AzError:
+    """The error that a test has chosen for a command."""
     return AzError(fault.get("message") or "The service is unavailable.", fault["exit_code"])
 
 

@@ -89,6 +89,7 @@ class StateServerProcess:
         return f"{self.url}/api/events"
 
     async def start(self) -> None:
+        """Start the process on a free port."""
         context = run_server(self._storage, self._folder, extra_settings=self._settings)
         self._server_process = await asyncio.to_thread(self._stack.enter_context, context)
 
@@ -101,6 +102,7 @@ class StateServerProcess:
         self.killed_at = time.monotonic()
 
     async def restart(self) -> None:
+        """Kill the process and start another one."""
         self.kill()
         await self.start()
 
@@ -109,11 +111,11 @@ class StateServerProcess:
         await asyncio.to_thread(self._stack.close)
 
     def _find_storage_silence(self) -> bool:
-        """Whether the last trouble with the storage in the server's log is a missing response."""
-        troubles = [line for line in self._read_end_of_log().splitlines() if "state storage:" in line]
-        if troubles:
-            print(troubles[-1], flush=True)
-        return bool(troubles) and _NO_STORAGE_RESPONSE.search(troubles[-1]) is not None
+        """Whether the last failure of the storage in the server's log is a missing response."""
+        failures = [line for line in self._read_end_of_log().splitlines() if "state storage:" in line]
+        if failures:
+            print(failures[-1], flush=True)
+        return bool(failures) and _NO_STORAGE_RESPONSE.search(failures[-1]) is not None
 
     def _read_end_of_log(self) -> str:
         """The last 3,000 characters of the server's log, which say why it answered with an error."""

@@ -16,6 +16,7 @@ SETTINGS = {"AzureWebJobsStorage": SECRET, "TASK_HUB": "shop150"}
 
 
 def make_app(settings: dict[str, str] | None = None, **members: Any) -> dict[str, Any]:
+    """A Function App at the fake `az`, with these further settings."""
     return {
         "resourceGroup": "shop-rg",
         "slots": {"production": {"settings": {**SETTINGS, **(settings or {})}}},
@@ -25,6 +26,7 @@ def make_app(settings: dict[str, str] | None = None, **members: Any) -> dict[str
 
 @pytest.fixture
 def fake_azure(tmp_path: Path) -> FakeAzure:
+    """A fake `az` with the Function Apps of two releases."""
     install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
     fake_azure = FakeAzure(tmp_path / "cloud.json")
     fake_azure.reset({"shop-140": make_app(), "shop-150": make_app()})
@@ -33,11 +35,13 @@ def fake_azure(tmp_path: Path) -> FakeAzure:
 
 @pytest.fixture
 def path(fake_azure: FakeAzure) -> str:
+    """The PATH on which `az` is the fake one."""
     return path_of(fake_azure)
 
 
 @pytest.fixture
 def function_apps(path: str) -> FunctionApps:
+    """The Function Apps of the group, as the CLI reads and changes them."""
     return FunctionApps("shop-rg", environment={"PATH": path})
 
 

@@ -32,16 +32,19 @@ class QuiescedApp:
         app_client.request_json("PUT", "/routing", {"active": "1.4.0"})
 
     def run(self, *arguments: str, group: str = "shop-rg", **variables: str) -> CliResult:
+        """Run a command against the app and the fake `az`."""
         variables = {"PATH": path_of(self.fake_azure), "SAFE_DEPLOY_RESOURCE_GROUP": group, **variables}
         return self.client.run_cli(*arguments, role="deployer", **variables)
 
 
 def _make_function_app() -> dict[str, Any]:
+    """A Function App at the fake `az`, in which no function is disabled."""
     return {"resourceGroup": "shop-rg", "slots": {"production": {"settings": {"AzureWebJobsStorage": SECRET}}}}
 
 
 @pytest.fixture
 def quiesced_app(app_client: AppClient, tmp_path: Path) -> QuiescedApp:
+    """An app with two releases and a function that must run in one of them only."""
     return QuiescedApp(app_client, tmp_path)
 
 
