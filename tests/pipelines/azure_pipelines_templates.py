@@ -94,6 +94,7 @@ def _substitute_expressions(text: str, file: Path, parameters: Values) -> Any:
     need not be a string."""
 
     def evaluate_expression(expression: str) -> Any:
+        """The value of a template expression, which may only name a parameter."""
         name = re.fullmatch(r"\s*parameters\.(\w+)\s*", expression)
         if name is None or name[1] not in parameters:
             raise TemplateError(f"{file.name}: unsupported expression ${{{{{expression}}}}}")

@@ -48,11 +48,13 @@ def fork_server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 
 @pytest.fixture
 def machine(tmp_path: Path, fork_server_address: Path) -> Machine:
+    """A machine on which pipelines run, with a fake `az` and a home of its own."""
     return Machine(tmp_path, fork_server_address)
 
 
 @pytest.fixture
 def pipeline_app(state_server: ServerProcess, machine: Machine, app: str) -> Iterator[PipelineApp]:
+    """An app on the state server that no pipeline has deployed yet."""
     headers = {"x-functions-key": KEYS["admin"], "X-Actor": "the test"}
     with httpx.Client(base_url=state_server.url, headers=headers, timeout=60) as admin:
         yield PipelineApp(app, state_server.url, machine.fake_azure, admin)
@@ -60,11 +62,13 @@ def pipeline_app(state_server: ServerProcess, machine: Machine, app: str) -> Ite
 
 @pytest.fixture
 def release_runner(machine: Machine, pipeline_app: PipelineApp) -> ReleaseRunner:
+    """Runs GitHub workflows that deploy the app."""
     return ReleaseRunner(machine, pipeline_app)
 
 
 @pytest.fixture
 def deploy_script(machine: Machine, pipeline_app: PipelineApp) -> DeployScript:
+    """Runs deploy.sh for the app."""
     return DeployScript(machine, pipeline_app)
 
 

@@ -81,6 +81,7 @@ def _hang(path: str) -> None:
 
 
 def _fault_error(fault: dict[str, Any]) -> AzError:
+    """The error that a test has chosen for a command."""
     return AzError(fault.get("message") or "The service is unavailable.", fault["exit_code"])
 
 

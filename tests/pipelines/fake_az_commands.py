@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def _not_found_error(kind: str, group: str) -> AzError:
+    """The error of `az` for a resource that the group does not have."""
     message = f"The Resource 'Microsoft.Web/{kind}' under resource group '{group}' was not found."
     return AzError(f"(ResourceNotFound) {message}\nCode: ResourceNotFound\nMessage: {message}", 3)
 
@@ -133,9 +134,11 @@ def _swap(state: dict[str, Any], options: ParsedOptions) -> None:
     sticky = {name.lower() for name in _list_sticky_settings(app)}
 
     def keep_sticky(settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings that stay with the slot at a swap."""
         return {name: setting for name, setting in settings.items() if name.lower() in sticky}
 
     def drop_sticky(settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings that move with the code at a swap."""
         return {name: setting for name, setting in settings.items() if name.lower() not in sticky}
 
     source_settings, target_settings = source["settings"], target["settings"]
@@ -158,6 +161,7 @@ def _set_state(app_state: str) -> Effect:
     """The effect of `az functionapp start` or `stop`: the slot is `Running` or `Stopped`."""
 
     def set_state(state: dict[str, Any], options: ParsedOptions) -> None:
+        """Put the site into this state."""
         _find_slot(_find_app(state, options), options, options.slot)["state"] = app_state
 
     return set_state
@@ -214,6 +218,7 @@ def _show_account(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _login(state: dict[str, Any], options: ParsedOptions) -> Any:
+    """`az login`: print the account that is signed in."""
     return [_show_account(state, options)]
 
 

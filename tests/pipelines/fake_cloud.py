@@ -170,6 +170,7 @@ class FakeAzure:
             state["faults"] = {}
 
     def _slot(self, app: str, slot: str) -> dict[str, Any]:
+        """What the cloud has stored of a slot."""
         with locked_cloud(self.path) as state:
             slot_state: dict[str, Any] = state["apps"][app]["slots"][slot]
         return slot_state

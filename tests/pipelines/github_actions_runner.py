@@ -413,5 +413,6 @@ def _parse_outputs(text: str) -> dict[str, str]:
 
 
 def _require_known_keys(mapping: Values, known_keys: set[str], where: str) -> None:
+    """Fail for a key that the runner would ignore, because a workflow may rely on it."""
     unknown = set(mapping) - known_keys
     assert not unknown, f"{where} has keys that this runner does not support: {unknown}"

@@ -45,6 +45,7 @@ class ActionWorkflow:
 
 @pytest.fixture
 def run_action(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> ActionWorkflow:
+    """Runs the action in a workflow of one job."""
     return ActionWorkflow(machine, pipeline_app, tmp_path)
 
 

@@ -36,6 +36,7 @@ def create_run(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> C
     """Create a run of a pipeline, with the placeholders of the sample filled in."""
 
     def create_run_of_sample(file: Path, **parameters: str) -> PipelineRun:
+        """A run of a sample pipeline, whose placeholders are replaced by the app and the server of the test."""
         text = file.read_text()
         for placeholder, value in {
             r"server: https://shop-state\.azurewebsites\.net": f"server: {pipeline_app.server}",
@@ -329,6 +330,7 @@ def test_the_check_evaluates_the_verdict_of_the_server(pipeline_app: PipelineApp
     assert criterion is not None
 
     def is_check_passed() -> bool:
+        """Ask the server as the check InvokeRESTAPI does, and compare the answer with the success criterion."""
         address = pipeline_app.server + inputs["urlSuffix"].replace("/shop/", f"/{pipeline_app.name}/")
         verdict = httpx.request(inputs["method"], address, headers=headers).raise_for_status().json()
         return bool(verdict[criterion[1]] == criterion[2])

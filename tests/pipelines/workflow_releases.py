@@ -58,12 +58,15 @@ class ReleaseRunner:
 
 
 def job_logs(run: WorkflowRun) -> str:
+    """The logs of all jobs, for the message of a failed test."""
     return "\n".join(f"--- {name}: {job.conclusion}\n{job.log}" for name, job in run.jobs.items())
 
 
 def hub_of_run(run: WorkflowRun, attempt: int = 1) -> str:
+    """The task hub that the workflow names after its run and attempt."""
     return f"shop{run.number}x{attempt}"
 
 
 def release_of(run: WorkflowRun, attempt: int = 1) -> str:
+    """The version that the workflow names after its run and attempt."""
     return f"{run.number}x{attempt}"
