@@ -35,12 +35,15 @@ class SideBySideApp:
         app_client.request_json("PUT", "", {"model": "sideBySide", "releases": releases, **VERIFIED})
 
     def address(self, version: str) -> str:
+        """The address of the release with this version."""
         return f"https://{self.function_app(version)}.azurewebsites.net"
 
     def function_app(self, version: str) -> str:
+        """The name of the Function App of the release with this version."""
         return f"{self.client.app}-{version.replace('.', '')}"
 
     def promote(self, version: str) -> None:
+        """Route all new visitors to this release."""
         self.client.request_json("PUT", "/routing", {"active": version})
 
     def acknowledge(self, router: str) -> None:
@@ -63,6 +66,7 @@ class SideBySideApp:
         fake_azure.reset(apps)
 
     def status_url(self, origin: str, version: str, **parameters: str) -> str:
+        """The status URL of an instance of this release, as the SDK builds it for this origin."""
         query = "".join(f"&{name}={value}" for name, value in parameters.items())
         path = "/runtime/webhooks/durabletask/instances/order-1"
         return f"{origin}{path}?taskHub={self.task_hubs[version]}&connection=Storage{query}"
@@ -235,6 +239,7 @@ def test_functions_that_run_in_a_release_without_traffic_or_not_in_the_active_on
 
 
 def check_url(app: SideBySideApp, url: str) -> tuple[CheckResults, tuple[str, str]]:
+    """Run doctor for a status URL. Returns all results, and status and message of the check of the URL."""
     results = run_doctor(app.client, "--status-url", url)
     return results, results["status URLs"]
 
