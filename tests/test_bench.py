@@ -88,6 +88,7 @@ async def test_variants_take_turns_and_none_is_always_first() -> None:
         """A variant that measures its position in the order of all runs."""
 
         async def record_run() -> int:
+            """Note that this variant has run. The result is its position."""
             names_in_order.append(name)
             return len(names_in_order)
 
@@ -142,6 +143,7 @@ def test_no_start_and_its_end_are_in_flight_at_once_and_a_stream_is_warm_before_
 
 def test_the_stream_is_the_same_for_the_same_seed() -> None:
     def list_instance_ids(seed: int) -> list[str]:
+        """The instance ids of the first 50 events of a stream."""
         return [event_body["data"]["instanceId"] for event_body in EventStream("hub", seed, lag=20).next_events(50)]
 
     assert list_instance_ids(1) == list_instance_ids(1)
@@ -234,6 +236,7 @@ async def test_a_response_in_chunks_is_read_to_its_end() -> None:
     """The Functions host sends its responses in chunks, and keeps the connection open."""
 
     async def respond_in_chunks(request: web.Request) -> web.StreamResponse:
+        """Answer with a body in chunks, as a server does that does not know its length."""
         response = web.StreamResponse()
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -255,6 +258,7 @@ def _build_group(section: dict[str, Any] | Exception) -> Group:
     """A group of benchmarks that returns this section, or fails with this error."""
 
     async def return_section(folder: Path) -> dict[str, Any]:
+        """A group of benchmarks that ends with this section, or with this error."""
         if isinstance(section, Exception):
             raise section
         return section
@@ -337,6 +341,7 @@ async def test_without_the_functions_host_only_imports_are_timed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def raise_not_found(folder: Path, rounds: int) -> dict[str, Any]:
+        """A group of benchmarks whose program is not installed."""
         raise ProgramNotFoundError("there is no functions-host")
 
     monkeypatch.setattr(host_start, "run", raise_not_found)

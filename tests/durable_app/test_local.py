@@ -246,6 +246,7 @@ async def test_the_monitor_publishes_completed_and_running_with_every_round_and_
     generations = set()
 
     def has_reached_third_round(status: dict[str, Any]) -> bool:
+        """Whether the monitor is in its third round. Keeps the execution id of each round."""
         instance = running_app.read_row("monitor-1")
         assert instance["RuntimeStatus"] in ("Pending", "Running")
         generations.add(instance["ExecutionId"])
@@ -303,6 +304,7 @@ def test_an_event_is_published_before_the_episode_is_stored(running_app: Running
     published_and_stored: list[tuple[str, str]] = []
 
     def compare_with_row(event: dict[str, Any]) -> int:
+        """Keep the status in the event and the one in the row at the moment when the event arrives."""
         if event["data"]["instanceId"] == "order-before":
             published_and_stored.append(
                 (event["data"]["runtimeStatus"], running_app.read_row("order-before")["RuntimeStatus"])
@@ -322,6 +324,7 @@ def test_an_order_continues_although_its_events_are_lost(running_app: RunningApp
     attempted_ids: list[str] = []
 
     def refuse_events_of_one_order(event: dict[str, Any]) -> int:
+        """Keep the order of each attempt, and accept all events but those of one order."""
         attempted_ids.append(event["data"]["instanceId"])
         return 503 if event["data"]["instanceId"] == "order-unheard" else 200
 

@@ -40,23 +40,27 @@ def served(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def app_client(served: ServerProcess) -> AppClient:
+    """A client of an app of its own on the session's state server."""
     return AppClient(served.url)
 
 
 @pytest.fixture(scope="session")
 def server(served: ServerProcess) -> Iterator[httpx.Client]:
+    """An HTTP client with the key of an administrator."""
     with open_admin_client(served.url) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Starts CLI processes by a fork, which is much faster than starting Python for each."""
     with run_fork_server(tmp_path_factory.mktemp("exits")) as fork_server:
         yield fork_server
 
 
 @pytest.fixture
 def deployment_fixture(server: httpx.Client, fork_server: ForkServer, tmp_path: Path, app: str) -> DeploymentFixture:
+    """An app with slots at the fake `az`, and a task hub that is ready to be deployed."""
     return create_deployment_fixture(server, fork_server, tmp_path, app)
 
 
@@ -126,6 +130,7 @@ def proxy(served: ServerProcess) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def wait_scenario(app_client: AppClient) -> WaitScenario:
+    """An app whose slot becomes ready when the test says so."""
     return WaitScenario(app_client)
 
 
@@ -145,4 +150,5 @@ def registered_app(app_client: AppClient, storage: StorageSettings) -> AppClient
 
 @pytest.fixture(scope="session")
 def app_with_injections(served: ServerProcess) -> AppWithInjections:
+    """An app whose names and reasons hold what a log or a terminal would take for commands."""
     return AppWithInjections(AppClient(served.url))

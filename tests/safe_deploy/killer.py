@@ -25,6 +25,7 @@ class Killer:
         """For the proxy: kill safe-deploy at the request with this number, and forward nothing of that request."""
 
         def kill_at_request(request_number: int, request: Request) -> bool:
+            """Kill the CLI when it sends the fatal request."""
             if request_number != fatal_request:
                 return False
             assert self.has_started.wait(60)

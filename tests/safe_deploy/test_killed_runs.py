@@ -24,6 +24,7 @@ from tests.safe_deploy.killer import Killer
 
 @pytest.fixture(scope="module")
 def connection_proxy(server: httpx.Client) -> Iterator[ConnectionProxy]:
+    """A proxy in front of the state server, at whose requests a test kills the CLI."""
     with run_connection_proxy(str(server.base_url)) as connection_proxy:
         yield connection_proxy
 
@@ -35,6 +36,7 @@ def deployment_fixtures(
     """Creates a new app on every call. safe-deploy reaches the server through the proxy."""
 
     def create_app() -> DeploymentFixture:
+        """A new app, whose commands go through the proxy."""
         folder = tmp_path / new_hub_name()
         folder.mkdir()
         return create_deployment_fixture(server, fork_server, folder, f"shop-{new_hub_name()}", connection_proxy.url)

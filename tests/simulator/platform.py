@@ -177,6 +177,7 @@ class SimulatedPlatform:
         ]
 
     async def _make_move(self, name: str, move: Move) -> None:
+        """Make a move of the simulation, and note it in the log."""
         self._context.log.append(f"{self._context.transport.step:3} {name}")
         self._context.tally[name] += 1
         await move()
@@ -237,14 +238,17 @@ class SimulatedPlatform:
     # Moves of clients.
 
     async def _start(self) -> None:
+        """Let a client start a new orchestration."""
         self._client_starts_left -= 1
         await self._start_pending(self._new_instance_id())
 
     async def _start_delayed(self) -> None:
+        """Let a client start an orchestration that begins only some steps later."""
         self._client_starts_left -= 1
         await self._start_pending(self._new_instance_id(), delay=self._rng.randint(3, 12))
 
     async def _restart(self, execution: Execution) -> None:
+        """Start an instance again under the id that it has had."""
         await self._start_pending(execution.instance_id)
 
     async def _start_pending(self, instance_id: str, delay: int = 0) -> None:
@@ -259,6 +263,7 @@ class SimulatedPlatform:
         await self._run_episode(execution, Episode([status] if status else [], "Terminated", Phase.ENDED))
 
     async def _purge(self, execution: Execution) -> None:
+        """Delete the row of an instance that has ended."""
         await self._context.storage.delete_row(execution.instance_id)
         execution.row = None
         self._log(execution, "purged")
@@ -276,6 +281,7 @@ class SimulatedPlatform:
             await self._run_episode(execution, Episode(["Running"], "Running", Phase.RUNNING))
 
     async def _finish(self, execution: Execution) -> None:
+        """End an execution."""
         outcome = self._random_outcome()
         await self._run_episode(execution, Episode([outcome], outcome, Phase.ENDED))
 
@@ -290,9 +296,11 @@ class SimulatedPlatform:
             await self._start_next_generation(execution)
 
     async def _start_next_generation(self, execution: Execution) -> None:
+        """Go on after continue-as-new, as a new execution of the same instance."""
         await self._run_episode(execution, Episode(["Running"], "Running", Phase.RUNNING))
 
     async def _call_sub_orchestration(self, execution: Execution) -> None:
+        """Start a sub-orchestration and wait for it."""
         await self._run_episode(
             execution, Episode([], "Running", Phase.WAITING, started_execution=self._schedule_execution(execution))
         )
@@ -378,6 +386,7 @@ class SimulatedPlatform:
     # Rows, events and ids.
 
     async def _write_phase(self, execution: Execution, status: str, phase: Phase) -> None:
+        """Write the row of an execution that enters another phase."""
         execution.phase = phase
         await self._write_row(execution, status)
         self._context.tally[f"row {status}"] += 1
@@ -456,17 +465,22 @@ class SimulatedPlatform:
         ).instance_id
 
     def _new_instance_id(self) -> str:
+        """A random id, in one of the forms that real ids have. Some of them sort far apart in the table."""
         number = self._rng.getrandbits(128)
         return self._rng.choice((f"{number:032x}", f"order-{number % 10000}", f"Z/{number % 1000}#é", f"{number}"))
 
     def _random_outcome(self) -> str:
+        """How an execution ends. Two of three complete."""
         return self._rng.choice(("Completed", "Completed", "Failed"))
 
     def _now(self) -> datetime:
+        """The present time by the clock of some worker, which may differ from the others."""
         return datetime.fromtimestamp(time.time() + self._rng.choice(self._context.parameters.clock_skews), UTC)
 
     def _draw_bool(self, probability: float) -> bool:
+        """True with this probability."""
         return self._rng.random() < probability
 
     def _log(self, execution: Execution, entry: str) -> None:
+        """Note what has happened to an execution."""
         self._context.log.append(f"      {execution.instance_id[:12]} ({execution.number}): {entry}")

@@ -142,6 +142,7 @@ class Simulation:
 
     @property
     def _task_hub(self) -> SimulatedTaskHub:
+        """The newest task hub: the one in the slot."""
         return self._task_hubs[-1]
 
     async def _add_task_hub(self, hub: str) -> None:
@@ -302,6 +303,7 @@ class Simulation:
         return bool(ready)
 
     async def _get_staging(self, verify: str = "fresh", wait: int = 0) -> Any:
+        """Ask whether the slot is ready."""
         return await get_staging(self._context.http, self._app, verify=verify, wait=wait)
 
     def _check_verdict(self, requested_at: int, verdict: Any, *, fresh: bool) -> int | None:
@@ -368,6 +370,7 @@ class Simulation:
                 raise NeverReady(f"PostStaging is refused after the end: {response.text}")
 
     async def _wait_for_settle_window(self) -> None:
+        """Wait until the last delivered event is older than the settle window."""
         await asyncio.sleep(max(0.0, self._task_hub.delivered_at + _SETTLE_WAIT_SECONDS - time.monotonic()))
 
     async def _move_before_read(self) -> None:
@@ -408,5 +411,6 @@ class Simulation:
             raise WrongVerdict(f"{active_ids - recorded} were found active, but the records do not show them active")
 
     async def _read_recorded_active_ids(self) -> set[str]:
+        """The instances that the records show as active."""
         activity = await self._context.readiness.read_activity(self._task_hub.hub, POLICY)
         return {instance.instance_id for instance in activity.active}
