@@ -85,9 +85,13 @@ class ReleaseFunctions:
         self._functions = tuple(names_by_key.values())
         self._report = report
 
-    def quiesce(self, release: DeployedRelease) -> None:
-        """Disable the functions in a release. Raises FunctionAppNotFound and AzureUnavailable."""
-        self.set_disabled(release, disabled=True)
+    def quiesce(self, release: DeployedRelease) -> bool:
+        """Disable the functions in a release. Returns whether they were enabled, so that its Function App restarts.
+
+        They may start work until the restart, which comes after the change. A verdict that is asked for at once does
+        not cover that work. Raises FunctionAppNotFound and AzureUnavailable.
+        """
+        return bool(self.set_disabled(release, disabled=True).changed)
 
     def unquiesce(self, release: DeployedRelease) -> None:
         """Enable the functions in a release. Raises FunctionAppNotFound and AzureUnavailable."""

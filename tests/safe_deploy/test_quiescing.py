@@ -150,9 +150,9 @@ def test_functions_are_disabled_and_enabled_by_one_restart_each(
 def test_functions_that_are_as_wanted_cause_no_restart_and_that_is_said(
     quiescing: QuiescedRelease, fake_azure: FakeAzure
 ) -> None:
-    quiescing.release_functions.quiesce(RELEASE)
+    assert quiescing.release_functions.quiesce(RELEASE)
     quiescing.take_reports()
-    quiescing.release_functions.quiesce(RELEASE)
+    assert not quiescing.release_functions.quiesce(RELEASE)
     assert "disabled already, so Function App shop-140 is not restarted" in quiescing.take_reports()
     assert fake_azure.count_restarts("shop-140") == 1
 
