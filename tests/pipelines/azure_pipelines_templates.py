@@ -8,7 +8,7 @@ from typing import Any
 from harness.state_server import ROOT
 from tests.pipelines.ci_machine import load_yaml
 
-_ROOT_KEYS = {"parameters", "trigger", "pr", "resources", "variables", "stages"}
+_ROOT_KEYS = {"parameters", "trigger", "pr", "schedules", "resources", "variables", "stages"}
 
 
 _TEMPLATE_KEYS = {"parameters", "steps", "stages"}

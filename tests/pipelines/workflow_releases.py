@@ -5,9 +5,25 @@ from pathlib import Path
 from tests.pipelines.ci_machine import PIPELINES_FOLDER, Machine, PipelineApp
 from tests.pipelines.github_actions_runner import WorkflowRun
 
-DURABLE, DURABLE_ROLLBACK, BLUE_GREEN, BLUE_GREEN_ROLLBACK = COMPLETE_WORKFLOWS = [
+(
+    DURABLE,
+    DURABLE_ROLLBACK,
+    BLUE_GREEN,
+    BLUE_GREEN_ROLLBACK,
+    SIDE_BY_SIDE,
+    SIDE_BY_SIDE_ROLLBACK,
+    SIDE_BY_SIDE_RETIRE,
+) = COMPLETE_WORKFLOWS = [
     PIPELINES_FOLDER / "github" / f"{name}.yml"
-    for name in ("durable", "durable-rollback", "blue-green", "blue-green-rollback")
+    for name in (
+        "durable",
+        "durable-rollback",
+        "blue-green",
+        "blue-green-rollback",
+        "side-by-side",
+        "side-by-side-rollback",
+        "side-by-side-retire",
+    )
 ]
 
 run_numbers = iter(range(10_000_000_000, 20_000_000_000))

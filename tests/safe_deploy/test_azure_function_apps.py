@@ -277,6 +277,12 @@ def test_a_warning_of_az_is_ignored(function_apps: FunctionApps, fake_azure: Fak
     assert function_apps.list_disabled("shop-150") == {"Nightly"}
 
 
+def test_a_failure_is_not_explained_by_a_warning(function_apps: FunctionApps, fake_azure: FakeAzure) -> None:
+    fake_azure.set_fault("all", message="(Conflict) Busy.", warning="Please run az login. (ResourceNotFound)")
+    with pytest.raises(AzureUnavailable, match="az failed with exit code 1 Conflict about resource group 'shop-rg'"):
+        function_apps.find_by_address("https://shop-150.azurewebsites.net")
+
+
 def test_a_change_that_fails_says_why_without_output_of_az(function_apps: FunctionApps, fake_azure: FakeAzure) -> None:
     fake_azure.set_fault("appsettings set", message=f"(AuthorizationFailed) {SECRET}", output=SECRET)
     with pytest.raises(
