@@ -158,6 +158,7 @@ class ReleaseRequest(RequestModel):
     state: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     traffic: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     registered_at: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    adopted: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     first_traffic_at: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     last_traffic_at: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     sticky_until: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
