@@ -195,7 +195,7 @@ class PolicyRequest(RequestModel):
         default=None, description="Null removes the limit."
     )
     address_pattern: Annotated[str, StringConstraints(pattern=ADDRESS_POLICY_PATTERN)] | None = Field(
-        default=None, description="Null allows every address."
+        default=None, description="Patterns separated by blanks. Null allows every address."
     )
     sticky_after_promotion: bool | None = None
     quiesce_functions: (

@@ -226,6 +226,17 @@ class ProviderAccount:
         """Create a queue that belongs to no task hub."""
         await self._queues.create_queue(queue)
 
+    async def delete_task_hub(self, hub: str) -> None:
+        """Delete every artifact of a task hub."""
+        deletions = {
+            "table": self._tables.delete_table,
+            "queue": self._queues.delete_queue,
+            "container": self._blobs.delete_container,
+        }
+        for artifact in await self.list_artifacts(hub):
+            kind, _, name = artifact.partition(" ")
+            await deletions[kind](name)
+
     async def list_artifacts(self, prefix: str) -> list[str]:
         """List every table, queue and container whose name begins with `prefix`, as Cleanup names them."""
         tables = [f"table {table.name}" async for table in self._tables.list_tables()]

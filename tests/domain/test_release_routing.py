@@ -118,7 +118,7 @@ REMOVED = delete_release(REMOVING, "1.3.0", RemovalOutcome.DONE).app
         (build_shop_app(), "1.5.0", {"1.5.0": False}, ReleaseNotDeployed, "task hub v150 does not exist"),
         (build_shop_app(), "1.5.0", {"1.5.0": ProviderUnavailable("denied", 9)}, TaskHubUnavailable, r"\(denied\)"),
         (
-            replace(build_shop_app(), policy=Policy(address_pattern="https://shop-*.azurewebsites.net")),
+            replace(build_shop_app(), policy=Policy(address_pattern="https://shop-*.contoso.com")),
             "1.5.0",
             {},
             AddressNotAllowed,
