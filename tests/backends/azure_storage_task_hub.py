@@ -228,14 +228,15 @@ class ProviderAccount:
 
     async def delete_task_hub(self, hub: str) -> None:
         """Delete every artifact of a task hub."""
-        deletions = {
-            "table": self._tables.delete_table,
-            "queue": self._queues.delete_queue,
-            "container": self._blobs.delete_container,
-        }
         for artifact in await self.list_artifacts(hub):
             kind, _, name = artifact.partition(" ")
-            await deletions[kind](name)
+            match kind:
+                case "table":
+                    await self._tables.delete_table(name)
+                case "queue":
+                    await self._queues.delete_queue(name)
+                case _:
+                    await self._blobs.delete_container(name)
 
     async def list_artifacts(self, prefix: str) -> list[str]:
         """List every table, queue and container whose name begins with `prefix`, as Cleanup names them."""
