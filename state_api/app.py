@@ -68,7 +68,7 @@ class StateServer:
         signals = ChangeSignals()
         self._instances = instances = InstanceStore(self.tables, signals)
         app_store = AppStore(self.tables, signals)
-        routers = RouterStore(self.tables)
+        routers = RouterStore(self.tables, signals)
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
         self.backends = ConfiguredBackendRegistry(settings.connections)

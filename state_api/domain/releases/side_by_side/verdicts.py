@@ -26,7 +26,7 @@ ROUTER_DELAY_SECONDS = 60
 read it every 15 s."""
 
 _ACKNOWLEDGEMENT_INTERVAL_SECONDS = 5
-"""How often requests that wait look at acknowledgements."""
+"""How often requests that wait look at acknowledgements that another process may have recorded."""
 
 _MAX_NAMED_ROUTERS = 3
 
