@@ -94,6 +94,7 @@ def _invalid_settings_response(req: func.HttpRequest, operation: str, error: Set
 
 
 def _problem_response(req: func.HttpRequest, status: int, code: str, detail: str) -> func.HttpResponse:
+    """A problem document as the response of a function."""
     return _to_http_response(req, problem_response(status, code, detail))
 
 
@@ -108,6 +109,7 @@ def _to_http_response(req: func.HttpRequest, problem: JSONResponse) -> func.Http
 def _http_response(
     req: func.HttpRequest, status: int, body: bytes, media_type: str, extra_headers: Mapping[str, str] | None = None
 ) -> func.HttpResponse:
+    """The response of a function, with the same security headers as a server outside Azure sends."""
     headers = security_headers(urlsplit(req.url).scheme) | dict(extra_headers or {})
     return func.HttpResponse(body, status_code=status, headers=headers, mimetype=media_type)
 
@@ -116,6 +118,7 @@ def _create_handler(name: str) -> Callable[[func.HttpRequest, func.Context], Awa
     """A new handler. Each function needs its own, because the library stores a function's settings on its handler."""
 
     async def handler(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+        """Serve an HTTP request with the server's ASGI application."""
         return await serve(req, context)
 
     handler.__name__ = name

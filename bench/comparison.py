@@ -21,6 +21,7 @@ class Aim:
         return (self.minimum is None or ratio >= self.minimum) and (self.maximum is None or ratio <= self.maximum)
 
     def describe(self) -> str:
+        """The aim as the report prints it, such as `≥ 1.5`."""
         return f"≥ {self.minimum:g}" if self.minimum is not None else f"≤ {self.maximum:g}"
 
 
@@ -35,6 +36,7 @@ class Figure:
 
     @property
     def ratio(self) -> float:
+        """The median of the ratios of all rounds: the figure that is reported and compared with the aim."""
         return statistics.median(self.ratios)
 
     def as_json(self) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def _draw_shards(section: Mapping[str, Any]) -> str:
     default = str(section["default"])
 
     def against_default(by_count: Mapping[str, float]) -> Series:
+        """The values of each shard count as multiples of the default's."""
         return [(int(count), value / by_count[default]) for count, value in by_count.items()]
 
     series = {

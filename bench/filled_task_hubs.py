@@ -105,6 +105,7 @@ class BenchTaskHub:
         return f"shop-{self.finished_count}"
 
     async def get_verdict_from_events(self) -> VerdictCost:
+        """Ask for the verdict without a read of the task hub, and return what it cost."""
         return await self._get_staging_status("none")
 
     async def get_cached_verdict(self) -> VerdictCost:
@@ -116,6 +117,7 @@ class BenchTaskHub:
         return await self._get_staging_status("fresh")
 
     async def _get_staging_status(self, verification: str) -> VerdictCost:
+        """Ask for the verdict, verified as `verification` says, and return what it cost."""
         path = f"/api/apps/{self.app}/staging?verify={verification}"
         return await self.environment.request_verdict(path, self.active_count)
 
@@ -251,6 +253,7 @@ async def fill_task_hubs(folder: Path, sizes: Sequence[int] = SIZES) -> AsyncIte
 
 
 def _connection_string(storage: StorageSettings) -> str:
+    """The connection string of the benchmark's emulator."""
     assert storage.connection_string is not None
     return storage.connection_string.get_secret_value()
 

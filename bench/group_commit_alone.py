@@ -41,6 +41,7 @@ class GroupCommitAlone:
         arrived = asyncio.Event()
 
         async def enqueue(index: int) -> None:
+            """Queue the rows of one event, and wait until they are written."""
             written = asyncio.get_running_loop().create_future()
             queue.append((writes_by_event[index], written))
             arrived.set()

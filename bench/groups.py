@@ -89,6 +89,7 @@ async def run_groups(
 
 
 def _print_section(name: str, section: Section, seconds: float) -> None:
+    """Print the figures of one group of benchmarks, each with its ratio and whether it meets its aim."""
     print(f"{name} ({seconds:.0f} s)")
     for figure in section.get("figures", ()):
         aim = f"  (aim {figure['aim']}: {'met' if figure['met'] else 'MISSED'})" if "aim" in figure else ""

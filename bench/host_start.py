@@ -104,6 +104,7 @@ async def run(folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
 
 
 async def _measure_start_in_thread(app_folder: Path, state_folder: Path, settings: dict[str, str]) -> StartCost:
+    """Measure a start of the host without blocking the event loop."""
     return await asyncio.to_thread(measure_start, app_folder, state_folder, settings)
 
 

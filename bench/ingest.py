@@ -68,6 +68,7 @@ class EventEntry:
 
 
 def _read_cpu_seconds_by_process(pids: dict[str, int]) -> dict[str, float]:
+    """The processor time that each process has used so far, in seconds."""
     return {name: read_cpu_seconds(pid) for name, pid in pids.items()}
 
 
@@ -108,6 +109,7 @@ def create_worker_sender(worker: Worker, storage: Emulator) -> Callable[[int], A
     """A function that lets a worker process handle events. It returns a sample, as `EventEntry.send_events` does."""
 
     async def send_events(events: int) -> IngestSample:
+        """Have the worker process record so many events, and measure their rate and the cores that were used."""
         pids = {"emulator": storage.pid}
         before = _read_cpu_seconds_by_process(pids)
         # The worker reports its own times, which leave out what it does before its clock starts.

@@ -59,6 +59,7 @@ class Connection:
 
     @classmethod
     async def open(cls, url: str) -> "Connection":
+        """Open a connection that stays open for many requests."""
         address = urlsplit(url)
         return cls(url, *await asyncio.open_connection(address.hostname, address.port))
 
@@ -83,6 +84,8 @@ class Connection:
         return HttpResponse(int(head[9:12]), float(retry_after[1]) if retry_after else 1.0, body)
 
     async def _read_chunks(self) -> bytes:
+        """Read a body with chunked transfer encoding. Each chunk is preceded by its length in hexadecimal digits, and
+        ends with CR LF."""
         body = b""
         while True:
             length = int((await self._reader.readline()).partition(b";")[0], 16)
@@ -118,6 +121,7 @@ def build_post_request(url: str, path: str, body: bytes, method: str = "POST") -
 
 
 def build_get_request(url: str, path: str) -> bytes:
+    """The bytes of an HTTP/1.1 GET request, built before the measurement begins."""
     return f"GET {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n\r\n".encode()
 
 
@@ -147,6 +151,7 @@ async def run_load(connections: Sequence[Connection], requests: Sequence[tuple[b
     refused_count = 0
 
     async def send_waiting_requests(connection: Connection) -> None:
+        """Send requests over one connection until none waits. All connections take from the same requests."""
         nonlocal refused_count
         for request, events in waiting:
             refused_count += await deliver_until_accepted(connection, request, events)

@@ -40,6 +40,7 @@ class Stopwatch:
         self._started_at, self._cpu_started_at = time.perf_counter(), time.process_time()
 
     def read(self) -> tuple[float, float]:
+        """The seconds since the start: of real time, and of this process's processor time."""
         return time.perf_counter() - self._started_at, time.process_time() - self._cpu_started_at
 
 

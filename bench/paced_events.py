@@ -59,6 +59,7 @@ async def publish_when_due(
     delays = PublishingDelays()
 
     async def publish_and_measure(index: int, due_seconds: float) -> None:
+        """Publish one event, and note by how much it was sent and acknowledged after the moment at which it was due."""
         delays.sent.append(time.perf_counter() - begins_at - due_seconds)
         await publish(index)
         delays.acknowledged.append(time.perf_counter() - begins_at - due_seconds)

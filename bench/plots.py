@@ -106,10 +106,12 @@ class _LinePlotScale:
         return cls(min(xs), max(xs), y_max, logarithmic)
 
     def x_position(self, value: float) -> float:
+        """Where a value is on the horizontal axis, in SVG units from the left."""
         x = math.log10(value) if self.logarithmic else value
         return _LEFT + (x - self.x_low) / ((self.x_high - self.x_low) or 1) * (_PLOT_RIGHT - _LEFT)
 
     def y_position(self, value: float) -> float:
+        """Where a value is on the vertical axis, in SVG units from the top."""
         return _PLOT_BOTTOM - value / self.y_max * (_PLOT_BOTTOM - _TOP)
 
 
@@ -202,11 +204,13 @@ def _round_up(value: float) -> float:
 
 
 def _render_text(x: float, y: float, text: str, css_class: str = "", anchor: str = "start") -> str:
+    """Text at a position, in the style of `css_class`. Characters that are markup are escaped."""
     cls = f' class="{css_class}"' if css_class else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{cls}>{escape(text)}</text>'
 
 
 def _render_svg(height: float, parts: Sequence[str]) -> str:
+    """The parts as a picture of its own, on white, because dark pages show it too."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}">'
         f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"

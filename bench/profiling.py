@@ -93,6 +93,7 @@ def profile_shares(stats: pstats.Stats) -> tuple[dict[str, float], list[list[Any
 
 
 def _is_built_in(function: ProfiledFunction) -> bool:
+    """Whether a function of the profile is built into Python: cProfile gives such functions the file name `~`."""
     return function[0] == "~"
 
 

@@ -90,14 +90,15 @@ async def _measure(hubs: Sequence[BenchTaskHub], queries: Mapping[str, _Query], 
 
 
 def _queries_of_purge() -> dict[str, _Query]:
+    """The queries that are measured while instances are purged: one verdict, and its baseline."""
     return {"verified, fresh": VERDICTS["verified, fresh"], STATUS_CHECK: _BASELINES[STATUS_CHECK]}
 
 
-def _seconds(costs: Costs, name: str, size: int) -> list[float]:
+def _list_seconds(costs: Costs, name: str, size: int) -> list[float]:
     return [cost.seconds for cost in costs[name, size]]
 
 
-def _label(name: str) -> str:
+def _describe_query(name: str) -> str:
     return _LABELS.get(name, f"GetStagingStatus {name}")
 
 
@@ -105,10 +106,10 @@ def _against_status_check(costs: Mapping[str, Costs], sizes: Sequence[int]) -> l
     """The time of each verdict as a ratio to that of the status check of the same task hub."""
     return [
         compare_rounds(
-            f"{_label(name)}, {size:,} finished, {_PHASE_WORDS[phase]}",
-            _seconds(costs[phase], name, size),
+            f"{_describe_query(name)}, {size:,} finished, {_PHASE_WORDS[phase]}",
+            _list_seconds(costs[phase], name, size),
             _AGAINST_STATUS_CHECK,
-            _seconds(costs[phase], STATUS_CHECK, size),
+            _list_seconds(costs[phase], STATUS_CHECK, size),
             _AIMS_AGAINST_STATUS_CHECK[name],
         )
         for phase in (ACTIVE, DRAINED)
@@ -122,10 +123,10 @@ def _growth(costs: Costs, phase: str, sizes: Sequence[int]) -> list[Figure]:
     names = dict.fromkeys(name for name, _ in costs)
     return [
         compare_rounds(
-            f"{_label(name)}, {size:,} finished, {_PHASE_WORDS[phase]}",
-            _seconds(costs, name, size),
+            f"{_describe_query(name)}, {size:,} finished, {_PHASE_WORDS[phase]}",
+            _list_seconds(costs, name, size),
             f"the same with {sizes[0]:,} finished",
-            _seconds(costs, name, sizes[0]),
+            _list_seconds(costs, name, sizes[0]),
             GROWTH_AIM if name in VERDICTS else None,
         )
         for name in names
@@ -137,10 +138,10 @@ def _growth_after_purge(costs: Costs, smallest: int, largest: int) -> list[Figur
     """The time with purged instances as a ratio to the time with few instances, of which none is purged."""
     return [
         compare_rounds(
-            f"{_label(name)}, {largest:,} finished and purged",
-            _seconds(costs, name, largest),
+            f"{_describe_query(name)}, {largest:,} finished and purged",
+            _list_seconds(costs, name, largest),
             f"the same with {smallest:,} finished, none purged",
-            _seconds(costs, name, smallest),
+            _list_seconds(costs, name, smallest),
             GROWTH_AIM if name in VERDICTS else None,
         )
         for name in _queries_of_purge()

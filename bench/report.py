@@ -97,6 +97,7 @@ def _render_machine(results: Mapping[str, Any]) -> str:
 
 
 def _render_not_measured(results: Mapping[str, Any]) -> str:
+    """A paragraph for each group of benchmarks that this run left out, with the reason."""
     reasons = results.get("notMeasured", {})
     return "".join(f"\nNot measured in this run: {name} ({reason}).\n" for name, reason in reasons.items())
 
@@ -130,6 +131,7 @@ def _render_plots(section: str, results: Mapping[str, Any]) -> str:
 
 
 def _render_cores(ingest: Mapping[str, Any]) -> str:
+    """A table of the processor cores that each process used while events were ingested."""
     columns = ("server", "worker", "emulator", "load")
     rows = [
         [variant, *(f"{used[name]:g}" if name in used else "" for name in columns)]
@@ -167,5 +169,6 @@ def _render_profile(profile: Mapping[str, Any]) -> str:
 
 
 def _render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The rows as a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -106,6 +106,8 @@ class RawTables:
         starts = iter(range(0, len(rows), ROWS_PER_TRANSACTION))
 
         async def create_next_chunks() -> None:
+            """Write chunks of rows until none is left. Several of these tasks run at once and take from the same
+            chunks."""
             for start in starts:
                 chunk = rows[start : start + ROWS_PER_TRANSACTION]
                 await self.submit_transaction(

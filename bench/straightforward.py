@@ -39,6 +39,7 @@ class StraightforwardRecorder(Recorder):
         self._table_tasks: dict[HubKey, asyncio.Task[TableClient]] = {}
 
     async def record(self, events: Sequence[Any], endpoint_type: str) -> RecordingResult:
+        """Record each event by a read and a write of its own, all at the same time."""
         parsed = [parse_event(event, self._now()) for event in events]
         changed = await asyncio.gather(*(self._record_event(event) for event in parsed))
         return RecordingResult(sum(changed), len(changed) - sum(changed), 0)
@@ -62,6 +63,7 @@ class StraightforwardRecorder(Recorder):
             return True
 
     async def _get_table(self, hub: str) -> TableClient:
+        """The table of the task hub, created by the first event that needs it."""
         key = hub_key(hub)
         if key not in self._table_tasks:
             self._table_tasks[key] = asyncio.create_task(self._create_table(f"Straightforward{hub}"))

@@ -42,6 +42,7 @@ class _Partition:
         return [self._next_transaction() for _ in range(count)]
 
     def _next_transaction(self) -> list[RowWrite]:
+        """The row writes of the next events, as the server itself would write them."""
         changes = apply_events(self._stream.next_events(EVENTS_PER_TRANSACTION), self._known)
         return [write for before, after in changes for write in transaction_writes(self.name, before, after)]
 
@@ -90,9 +91,11 @@ class TransactionLimit:
         return clock.read()
 
     async def _submit_bodies(self, bodies: Sequence[bytes]) -> None:
+        """Send prepared transactions one after another. Nothing but the storage is measured."""
         for body in bodies:
             await self._tables.submit_transaction(body, ROWS_PER_TRANSACTION)
 
     async def _submit_through_library(self, transactions: Sequence[list[RowWrite]]) -> None:
+        """Send the same transactions through the library of Azure, one after another."""
         for transaction in transactions:
             await self._client.submit_transaction(transaction)

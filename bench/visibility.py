@@ -130,6 +130,7 @@ async def _open_webhook(stack: AsyncExitStack, storage: Emulator, folder: Path, 
     entry = open_event_entry(stack, storage, folder, "visible", 1, extra_settings=settings)
 
     async def publish(paced_events: list[PacedEvent], pace: Pace) -> PublishingDelays:
+        """Deliver the events by HTTP from this process."""
         return await _post_events(entry, paced_events, pace)
 
     source = _Source(entry.stream, tables, publish)
@@ -144,6 +145,8 @@ async def _open_trigger(stack: AsyncExitStack, storage: Emulator, tables: RawTab
     stream = open_trigger_stream()
 
     async def publish(paced_events: list[PacedEvent], pace: Pace) -> PublishingDelays:
+        """Have the worker process build and record the same events. They are not sent to it, because that would take
+        time."""
         return await worker.publish(pace)
 
     source = _Source(stream, tables, publish)
@@ -161,6 +164,7 @@ async def _post_events(entry: EventEntry, paced_events: list[PacedEvent], pace: 
     opened: list[Connection] = []
 
     async def post(index: int) -> None:
+        """Deliver one event, over a connection that is free or over a new one."""
         if idle:
             # Use the connection that is idle for longest, because the server closes one that is idle for some seconds.
             connection = idle.popleft()
@@ -210,6 +214,7 @@ def _build_section(samples: dict[str, list[Any]], possible_rates: dict[str, floa
     def against_one_transaction(
         subject: str, delays: list[list[float]], share: float, aim: Aim | None = None
     ) -> Figure:
+        """A percentile of the delays, as a multiple of the time of one storage transaction."""
         values = [percentile(round_delays, share) for round_delays in delays]
         return compare_rounds(f"{subject}, p{round(share * 100)}", values, f"{_AGAINST} (median)", median_seconds, aim)
 

@@ -57,6 +57,7 @@ class WaitingApp:
         return sum(self.name in request.path or self.task_hub in request.path for request in proxy.forwarded)
 
     def build_wait_request(self, url: str, wait_seconds: int) -> bytes:
+        """The bytes of a request that waits up to `wait_seconds` until the app's slot is ready."""
         return build_get_request(url, f"/api/apps/{self.name}/staging?wait={wait_seconds}")
 
     def build_event_request(self, url: str, runtime_status: str) -> bytes:

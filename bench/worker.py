@@ -24,6 +24,7 @@ from bench.transaction_limit import TransactionLimit
 from state_api.settings import STATE_STORAGE, read_settings
 
 CONCURRENT_EVENTS = 64
+_STRAIGHTFORWARD_SHARDS = 4
 WORKER_ROLES = ("limit", "emulator", "trigger", "straightforward-trigger")
 
 
@@ -105,7 +106,7 @@ class _TriggerWorker:
 
     def __init__(self, *, straightforward: bool) -> None:
         server = function_app.server()
-        self._recorder = StraightforwardRecorder(server.tables, 4) if straightforward else None
+        self._recorder = StraightforwardRecorder(server.tables, _STRAIGHTFORWARD_SHARDS) if straightforward else None
         self._stream = open_trigger_stream()
         # The decorators of the library wrap the function.
         functions = {
@@ -132,6 +133,8 @@ class _TriggerWorker:
         waiting = iter([json.dumps(event_body) for event_body in self._stream.next_events(events)])
 
         async def deliver_waiting_events() -> None:
+            """Record events one at a time until none waits. Several of these tasks run at once and take from the same
+            events."""
             for text in waiting:
                 if self._recorder is None:
                     await self._function(event=text)

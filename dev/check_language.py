@@ -140,6 +140,7 @@ def _find_docstrings(node: ast.AST) -> Iterator[tuple[str, int, int]]:
 
 
 def _find_comments(source: str) -> Iterator[tuple[str, int]]:
+    """Each comment of a Python file, with its line."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.string, token.start[0]
@@ -165,6 +166,7 @@ def find_problems(files: Iterable[Path], words: WordList, root: Path = ROOT) -> 
 
 
 def main() -> int:
+    """Print every problem. Returns the exit code: 1 if there are any."""
     parser = argparse.ArgumentParser(prog="python -m dev.check_language", description=__doc__)
     parser.add_argument("paths", nargs="*", help="check only files whose path begins with one of these")
     prefixes = tuple(parser.parse_args().paths)

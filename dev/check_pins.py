@@ -152,6 +152,7 @@ def _get_pinned_version(requirement: Requirement) -> str:
 
 
 def main() -> int:
+    """Print every problem with the pinned versions, or the list of lock files. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m dev.check_pins", description=__doc__)
     parser.add_argument("--lock-files", action="store_true", help="print path, group and Python of every lock file")
     if parser.parse_args().lock_files:

@@ -45,6 +45,7 @@ def read_changelog_entry(changelog: str, version: str) -> str:
 
 
 def main() -> int:
+    """Check the wheel, and print the changelog entry of its version. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m dev.check_release", description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder with the wheel")
     folder = parser.parse_args().folder

@@ -73,6 +73,7 @@ class DurableHost:
             return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log_stream, stderr=log_stream)
 
     async def _is_healthy(self) -> bool:
+        """Whether the host answers yet."""
         try:
             return (await self._http.get("/health")).status_code == 200
         except httpx.TransportError:
@@ -91,6 +92,7 @@ class DurableHost:
         await self.start()
 
     async def close(self) -> None:
+        """Kill the host, also if work is in progress."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -135,6 +137,7 @@ class DurableHost:
         return status
 
     async def _post(self, path: str, body: Any = None) -> None:
+        """Send a request to the host's control interface, which must accept it."""
         response = await self._http.post(path, json=body if body is not None else {})
         assert response.status_code == 200, f"{path}: {response.status_code} {response.text[:500]}"
 

@@ -44,6 +44,7 @@ def run_envoy(folder: Path, port: int) -> Iterator[RunningEnvoy]:
     with stop_after(process):
 
         def responds() -> bool:
+            """Whether Envoy answers a request with any status. Raises RuntimeError if it has ended."""
             if process.poll() is not None:
                 raise RuntimeError(f"Envoy ended:\n{log.read_text(errors='replace')}")
             connection = HTTPConnection("127.0.0.1", port, timeout=30)

@@ -26,6 +26,8 @@ DURABLE_TASK_KEY = "durable-task-key-of-the-host-0123456789"
 
 START_TIMEOUT_SECONDS = 120
 """A start takes 6 to 8 s on an idle machine (run), and several times as long on a busy one."""
+_MAX_SHOWN_LOG_CHARACTERS = 4000
+"""Characters of the end of the host's log that an error shows."""
 
 
 @dataclass
@@ -103,8 +105,9 @@ def wait_until_ready(host: FunctionsHost, health_path: str = "/api/health") -> N
     ends, both with the end of the log."""
 
     def is_ready() -> bool:
+        """Whether the function answers 200. Raises RuntimeError if the host has ended."""
         if host.process.poll() is not None:
-            raise RuntimeError(f"the host ended with {host.process.returncode}: {host.read_log()[-4000:]}")
+            raise RuntimeError(f"the host ended with {host.process.returncode}: {_read_end_of_log(host)}")
         try:
             return httpx.get(host.url + health_path, timeout=30).status_code == 200
         except httpx.TransportError:
@@ -113,7 +116,11 @@ def wait_until_ready(host: FunctionsHost, health_path: str = "/api/health") -> N
     try:
         wait_until(is_ready, f"{health_path} answers 200", START_TIMEOUT_SECONDS)
     except TimeoutError as error:
-        raise TimeoutError(f"{error}: {host.read_log()[-4000:]}") from None
+        raise TimeoutError(f"{error}: {_read_end_of_log(host)}") from None
+
+
+def _read_end_of_log(host: FunctionsHost) -> str:
+    return host.read_log()[-_MAX_SHOWN_LOG_CHARACTERS:]
 
 
 def stop_host(host: FunctionsHost) -> None:
@@ -133,22 +140,27 @@ def stop_host(host: FunctionsHost) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def copy_deployed_app(app: Path, to: Path) -> Path:
+def copy_deployed_app(app: Path, destination: Path) -> Path:
     """Copy a Function App as its deployment does: without what `.funcignore` excludes."""
     patterns = (app / ".funcignore").read_text().split()
 
     def list_ignored(folder: str, names: list[str]) -> list[str]:
+        """The names in a folder that `shutil.copytree` must leave out."""
         return [name for name in names if _is_ignored(Path(folder, name), app, patterns) or name == "__pycache__"]
 
-    return Path(shutil.copytree(app, to, ignore=list_ignored))
+    return Path(shutil.copytree(app, destination, ignore=list_ignored))
 
 
 def _is_ignored(path: Path, app: Path, patterns: list[str]) -> bool:
-    """Return whether `.funcignore`, whose patterns are those of `.gitignore`, excludes this file or folder."""
+    """Return whether `.funcignore` excludes this file or folder of the app.
+
+    Patterns are those of `.gitignore`: one with a slash inside is matched against the path within the app, any other
+    against the name. A slash at its end restricts a pattern to folders."""
     for pattern in patterns:
-        name = pattern.rstrip("/")
-        subject = str(path.relative_to(app)) if "/" in name else path.name
-        if fnmatchcase(subject, name.lstrip("/")) and (path.is_dir() or not pattern.endswith("/")):
+        name_pattern = pattern.rstrip("/")
+        matched_text = str(path.relative_to(app)) if "/" in name_pattern else path.name
+        may_match = path.is_dir() or not pattern.endswith("/")
+        if may_match and fnmatchcase(matched_text, name_pattern.lstrip("/")):
             return True
     return False
 

@@ -78,6 +78,7 @@ class StorageProxy:
         return len(self.forwarded), sum(request.rows for request in self.forwarded)
 
     def clear(self) -> None:
+        """Forget the requests that were forwarded so far."""
         self.forwarded.clear()
 
 

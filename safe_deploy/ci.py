@@ -113,10 +113,12 @@ class GitHubActions:
     name: str = "GitHub Actions"
 
     def set_outputs(self, values: Mapping[str, str]) -> None:
+        """Set outputs of the step, which later steps read."""
         lines = [f"{name}={escape_unprintable(value)}\n" for name, value in values.items()]
         self._append_to_file("GITHUB_OUTPUT", self.output_file, "".join(lines))
 
     def write_summary(self, markdown: str) -> None:
+        """Add Markdown to the summary of the job."""
         # The blank line ends a table, so that the next summary of the same step is not another row of it.
         self._append_to_file("GITHUB_STEP_SUMMARY", self.summary_file, f"{markdown}\n\n")
 
@@ -175,6 +177,7 @@ class AzurePipelines:
         self._write_logging_command("task.logissue", sanitize_line(message), type="warning")
 
     def _write_logging_command(self, command: str, data: str, **properties: str) -> None:
+        """Write a logging command of Azure Pipelines, which the agent reads from the output."""
         property_list = ";".join(f"{name}={_escape_azure_property(value)}" for name, value in properties.items())
         _write_line(self.stderr, f"##vso[{f'{command} {property_list}'.strip()}]{_escape_azure_data(data)}")
 
@@ -192,6 +195,7 @@ def _write_line(stderr: TextIO, line: str) -> None:
 
 
 def _find_path(variables: Mapping[str, str], variable: str) -> Path | None:
+    """The path in an environment variable; None if the variable is not set."""
     return Path(variables[variable]) if variable in variables else None
 
 
@@ -208,6 +212,7 @@ def _github_actor(variables: Mapping[str, str]) -> str | None:
 
 
 def _escape_github_data(text: str) -> str:
+    """The message of a workflow command, escaped as GitHub demands, so that it stays one line."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
@@ -226,6 +231,7 @@ def _azure_run_url(variables: Mapping[str, str]) -> str | None:
 
 
 def _azure_actor(variables: Mapping[str, str]) -> str | None:
+    """Who requested this run of Azure Pipelines. Classic release pipelines have other variables than builds."""
     prefix = "RELEASE_DEPLOYMENT_REQUESTEDFOR" if "RELEASE_RELEASEWEBURL" in variables else "BUILD_REQUESTEDFOR"
     return _find_ascii_name(variables, f"{prefix}EMAIL", prefix, f"{prefix}ID")
 
@@ -290,14 +296,17 @@ _OTHER_SYSTEMS = (
 
 
 def _escape_azure_data(text: str) -> str:
+    """The message of a logging command, escaped as Azure Pipelines demands, so that it stays one line."""
     return text.replace("%", "%AZP25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _escape_azure_property(text: str) -> str:
+    """The value of a property of a logging command. A bracket or semicolon would end it."""
     return _escape_azure_data(text).replace("]", "%5D").replace(";", "%3B")
 
 
 def _camel_case(name: str) -> str:
+    """The name of an output as Azure Pipelines allows it, such as `taskHub` for `task-hub`."""
     first, *others = name.split("-")
     return first + "".join(map(str.capitalize, others))
 

@@ -17,6 +17,7 @@ from safe_deploy.commands.administer import administer_commands
 from safe_deploy.commands.deploy import deploy_commands
 from safe_deploy.commands.diagnose import diagnose_commands
 from safe_deploy.commands.inspect import inspect_commands
+from safe_deploy.commands.quiesce import quiesce_commands
 from safe_deploy.commands.router import router_commands
 from safe_deploy.errors import CommandError, ExitCode
 from safe_deploy.sanitization import sanitize_line
@@ -55,7 +56,14 @@ def shared_options(
     """Deploy Azure Durable Functions only when nothing runs on the slot's task hub."""
 
 
-for command_group in (deploy_commands, inspect_commands, administer_commands, diagnose_commands, router_commands):
+for command_group in (
+    deploy_commands,
+    inspect_commands,
+    administer_commands,
+    diagnose_commands,
+    router_commands,
+    quiesce_commands,
+):
     cli.add_typer(command_group)
 
 

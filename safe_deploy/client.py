@@ -43,6 +43,7 @@ class PipelineCaller:
     run_url: str | None = None
 
     def to_headers(self) -> dict[str, str]:
+        """The headers by which the audit log names the caller. Unknown parts are left out."""
         headers = {"X-Actor": self.actor, "X-Run-Url": self.run_url}
         return {name: value for name, value in headers.items() if value}
 
@@ -153,6 +154,7 @@ class StateServerClient:
         return self.request_json("POST", f"{self.app_path}/staging", body)
 
     def delete_staging(self, task_hub: str, slot: str) -> Json:
+        """Give up the open deployment of this task hub into the slot."""
         return self.request_json("DELETE", f"{self.app_path}/staging", query={"taskHub": task_hub, "slot": slot})
 
     def post_swap(
@@ -168,11 +170,14 @@ class StateServerClient:
         return self.request_json("POST", f"{self.app_path}/swap", body, headers={"If-Match": etag} if etag else None)
 
     def post_cleanup(self, *, dry_run: bool, delete_task_hubs: bool) -> Json:
+        """Remove the records of drained, retired task hubs, and with `delete_task_hubs` the task hubs at their provider
+        too."""
         return self.request_json(
             "POST", f"{self.app_path}/cleanup", {"dryRun": dry_run, "deleteTaskHubs": delete_task_hubs}
         )
 
     def get_history(self, top: int, token: str | None = None) -> Json:
+        """A page of the app's audit log, newest first. `token` is the continuation token of the previous page."""
         return self.request_json("GET", f"{self.app_path}/history", query={"top": top, "continuationToken": token})
 
     def get_routing(self, *, wait_seconds: int, etag: str | None, router: str | None) -> tuple[Json, str] | None:
@@ -320,6 +325,7 @@ def _parse_problem(response: httpx.Response) -> Json:
 
 
 def _describe_unavailability(response: httpx.Response) -> str:
+    """Why the server could not answer, in its own words if it gave any."""
     detail = _parse_problem(response).get("detail")
     return str(detail) if detail else f"the server answered with status {response.status_code}"
 

@@ -31,6 +31,7 @@ class StagingRequest:
     reason: str | None = None
 
     def to_json(self) -> Json:
+        """The body of PostStaging."""
         return {
             "taskHub": self.task_hub,
             "version": self.version,
@@ -100,6 +101,7 @@ class Deployment:
             return self._deploy_and_swap()
 
     def _read_recorded_slots(self, app: Json) -> RecordedSlots:
+        """What the server has recorded of production and of the slot that is staged."""
         return RecordedSlots.from_app(app, self.staging.slot, self.server.url)
 
     def _is_own_swap_of_another_hub_pending(self, recorded: RecordedSlots) -> bool:

@@ -35,6 +35,7 @@ class SwapOutcome(StrEnum):
 
 
 def environment_variable(name: str) -> str:
+    """The environment variable from which an option is read that the command line leaves out."""
     return f"SAFE_DEPLOY_{name}"
 
 

@@ -3,7 +3,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich import box
@@ -34,6 +34,11 @@ def format_age(timestamp: str | None, now: datetime) -> str:
     age_seconds = max(0, int((now - _parse_timestamp(timestamp)).total_seconds()))
     unit_seconds, unit = next((unit for unit in _AGE_UNITS if age_seconds >= unit[0]), _AGE_UNITS[-1])
     return f"{age_seconds // unit_seconds} {unit}"
+
+
+def is_older(timestamp: str, now: datetime, age: timedelta) -> bool:
+    """Whether `timestamp` is longer ago than this age."""
+    return now - _parse_timestamp(timestamp) > age
 
 
 def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -69,6 +74,7 @@ def format_verdict(verdict: Json) -> str:
 
 
 def _describe_content(verdict: Json) -> str:
+    """What the slot of a verdict holds, for a table."""
     return f"task hub {verdict['taskHub']}" if verdict["taskHub"] else "empty"
 
 
@@ -123,6 +129,7 @@ SLOT_COLUMNS = ("Slot", "Task hub", "Version", "Since")
 
 
 def build_slot_rows(app: Json) -> Rows:
+    """A row for each slot: name, task hub, version, since when. An empty slot has only its name."""
     return [
         [name, slot["taskHub"], slot["version"] or "", slot["since"]] if slot else [name, "", "", ""]
         for name, slot in app["slots"].items()
@@ -146,6 +153,7 @@ CLEANUP_COLUMNS = ("Task hub", "Version", "Outcome", "Why")
 
 
 def build_cleanup_rows(response: Json) -> Rows:
+    """A row for each retired task hub: name, version, outcome, and why."""
     return [
         [task_hub["taskHub"], task_hub["version"] or "", task_hub["outcome"], _describe_cleanup(task_hub)]
         for task_hub in response["taskHubs"]
@@ -153,11 +161,13 @@ def build_cleanup_rows(response: Json) -> Rows:
 
 
 def _describe_cleanup(task_hub: Json) -> str:
+    """Why a retired task hub was kept, or what is left of it."""
     messages = [reason["message"] for reason in task_hub["reasons"]]
     return "; ".join([*messages, *([task_hub["message"]] if task_hub["message"] else [])])
 
 
 def cleanup_outputs(response: Json) -> dict[str, str]:
+    """The outputs of a cleanup for later steps of a pipeline: the task hubs that were removed, and the others."""
     removed = [task_hub["taskHub"] for task_hub in response["taskHubs"] if task_hub["outcome"] == "Removed"]
     kept = [task_hub["taskHub"] for task_hub in response["taskHubs"] if task_hub["outcome"] != "Removed"]
     return {"removed": ",".join(removed), "kept": ",".join(kept)}
@@ -200,6 +210,7 @@ def build_history_rows(response: Json) -> Rows:
 
 
 def _format_details(details: Json, reason: str | None) -> str:
+    """The details of an audit record in one line of a table, with the reason at the end."""
     texts = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in details.items()]
     return ", ".join([*texts, *([f"reason: {reason}"] if reason else [])])
 
@@ -208,6 +219,7 @@ WAIVER_COLUMNS = ("Task hub", "For", "Until", "By", "Reason")
 
 
 def build_waiver_rows(app: Json) -> Rows:
+    """A row for each waiver: task hub, what is waived, until when, by whom, and why."""
     return [
         [waiver["taskHub"], describe_waived(waiver), waiver["expiresAt"], waiver["by"], waiver["reason"]]
         for waiver in app["waivers"]

@@ -55,6 +55,7 @@ def neutralize_ci_commands(text: str) -> str:
 
 
 def truncate(text: str, max_length: int) -> str:
+    """The text, cut to `max_length` characters. A cut text says how long it was."""
     return text if len(text) <= max_length else f"{text[:max_length]}... ({len(text)} characters)"
 
 
@@ -74,6 +75,7 @@ def escape_markdown(text: str) -> str:
 
 
 def _escape_if_unprintable(character: str) -> str:
+    """The character itself if it is printable, otherwise its escape, such as `\\x1b`."""
     return character if character.isprintable() else _escape_character(character)
 
 

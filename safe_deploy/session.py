@@ -128,6 +128,7 @@ def _make_console(ci: CiSystem, *, stderr: bool) -> Console:
 
 
 def _print_line(console: Console, line: str) -> None:
+    """Print a line without the characters that would act on a terminal or start a CI command."""
     console.print(sanitize_line(line), soft_wrap=True)
 
 
@@ -175,6 +176,7 @@ def _split_words(command: Command | None) -> list[str]:
 
 
 def _is_same_function_app(first: FunctionAppTarget, second: FunctionAppTarget) -> bool:
+    """Whether both are the same Function App. Azure ignores the case of its names."""
     return (first.resource_group.lower(), first.function_app.lower()) == (
         second.resource_group.lower(),
         second.function_app.lower(),
@@ -209,6 +211,7 @@ def make_poll_reporter(session: Session, live: Live | None = None) -> Callable[[
 
 
 def make_poll_options(waiting: WaitingOptions, session: Session, live: Live | None = None) -> PollOptions:
+    """How a command polls the server while it waits, by the options of the command line."""
     return PollOptions(
         interval_seconds=waiting.interval, verify=waiting.verify, on_poll=make_poll_reporter(session, live)
     )

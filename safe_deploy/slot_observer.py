@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 
-from safe_deploy.azure_slots import PRODUCTION, AzureUnavailable, DeploymentSlots
+from safe_deploy.azure_cli import AzureUnavailable
+from safe_deploy.azure_slots import PRODUCTION, DeploymentSlots
 from safe_deploy.slot_task_hubs import ObservedSlots, is_same_task_hub
 from safe_deploy.subprocesses import SignalGuard
 
@@ -66,6 +67,7 @@ class SlotObserver:
         return self._watch(task_hub, swapped_out, seconds=seconds, interval_seconds=_WATCH_INTERVAL_SECONDS)
 
     def _read_slots(self, deployment_slots: DeploymentSlots) -> ObservedSlots:
+        """Ask Azure which task hubs production and the slot have now."""
         return ObservedSlots(deployment_slots.get_task_hub(PRODUCTION), deployment_slots.get_task_hub(self._slot))
 
     def _watch(

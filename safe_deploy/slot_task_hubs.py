@@ -29,6 +29,7 @@ class PendingSwap:
 
     @classmethod
     def from_json(cls, pending_swap: Mapping[str, Any]) -> "PendingSwap":
+        """The pending swap in a response or in the problem document SwapPending."""
         return cls(
             task_hub=pending_swap["taskHub"],
             swapped_out=pending_swap["swappedOut"],

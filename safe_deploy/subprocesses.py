@@ -49,6 +49,7 @@ class CommandResult:
 
     @property
     def succeeded(self) -> bool:
+        """Whether the command ended with exit code 0."""
         return self.code == 0
 
     def __str__(self) -> str:

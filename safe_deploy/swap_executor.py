@@ -190,6 +190,7 @@ class SwapExecutor:
         )
 
     def _read_recorded_slots(self, app: Mapping[str, Any]) -> RecordedSlots:
+        """What the server has recorded of production and of the slot that is swapped."""
         return RecordedSlots.from_app(app, self._slot, self._server.url)
 
     def _confirm_without_command(
@@ -310,6 +311,7 @@ class SwapExecutor:
             ) from error
 
     def _outcome_command(self, task_hub: str, outcome: str) -> str:
+        """The command line by which a person reports the outcome of the swap, for a message."""
         return format_outcome_command(
             server_url=self._server.url,
             app=self._server.app,

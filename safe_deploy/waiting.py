@@ -116,5 +116,6 @@ def _comparison_key(verdict: Json | None) -> object:
 
 
 def _describe_timeout(slot: str, timeout_seconds: float, verdict: Json | None, failure: str | None) -> str:
+    """The message when the time is up: why the slot was not ready at the last poll."""
     last_result = failure or "; ".join(reason["message"] for reason in (verdict or {}).get("reasons", []))
     return f"slot {slot} was not ready within {timeout_seconds:.10g} s: {last_result}"

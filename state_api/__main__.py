@@ -86,6 +86,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End the requests that wait, then shut down as uvicorn does."""
         self._state.stopping.set()
         super().handle_exit(sig, frame)
 

@@ -148,6 +148,9 @@ class StateServer:
 
 
 def _create_api(settings: Settings, server: StateServer) -> FastAPI:
+    """The ASGI application with all routes, whose lifespan runs the background prober and closes the server at the
+    end."""
+
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         # Azure Functions sends no lifespan events: a timer trigger probes there.

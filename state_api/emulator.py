@@ -69,7 +69,7 @@ def storage_emulator(ports: EmulatorPorts, folder: Path | None, host: str = "127
         _wait_until_listening(process, host, port_by_service)
         yield process.pid
     finally:
-        _stop(process)
+        _stop_process(process)
 
 
 def _check_ports_are_free(host: str, port_by_service: Mapping[str, int]) -> None:
@@ -83,6 +83,7 @@ def _check_ports_are_free(host: str, port_by_service: Mapping[str, int]) -> None
 
 
 def _azurite_command(host: str, port_by_service: Mapping[str, int], folder: Path | None) -> list[str]:
+    """The command line of Azurite with its services at these ports. Without a folder, it keeps its data in memory."""
     addresses = [
         option
         for service, port in port_by_service.items()
@@ -94,6 +95,7 @@ def _azurite_command(host: str, port_by_service: Mapping[str, int], folder: Path
 
 
 def _azurite_path() -> str:
+    """The Azurite of this project's node_modules, or the installed one. Raises EmulatorError if there is none."""
     local_path = Path(__file__).parent.parent / "node_modules" / ".bin" / "azurite"
     path = str(local_path) if local_path.exists() else shutil.which("azurite")
     if path is None:
@@ -102,6 +104,7 @@ def _azurite_path() -> str:
 
 
 def _wait_until_listening(process: subprocess.Popen[bytes], host: str, port_by_service: Mapping[str, int]) -> None:
+    """Wait until each service accepts connections. Raises EmulatorError if Azurite ends or takes too long."""
     deadline = time.monotonic() + _START_TIMEOUT_SECONDS
     for port in port_by_service.values():
         while not is_listening(host, port):
@@ -114,7 +117,8 @@ def _wait_until_listening(process: subprocess.Popen[bytes], host: str, port_by_s
             time.sleep(_POLL_INTERVAL_SECONDS)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop_process(process: subprocess.Popen[bytes]) -> None:
+    """End the process with SIGTERM, or with SIGKILL if it does not end in time."""
     if process.poll() is not None:
         return
     os.kill(process.pid, signal.SIGTERM)

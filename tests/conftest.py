@@ -10,7 +10,7 @@ import pytest
 from harness.processes import free_ports
 from state_api.app import StateServer
 from state_api.domain.instants import Instant, seconds
-from state_api.emulator import EmulatorPorts, storage_emulator
+from state_api.emulator import EmulatorPorts, is_listening, storage_emulator
 from state_api.services.ports import EventLease
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from state_api.storage.tables import StorageClock
@@ -39,6 +39,8 @@ def storage() -> Iterator[StorageSettings]:
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
         yield StorageSettings.model_validate({"connection_string": ports.connection_string()})
+        ended = [service for service, port in ports.by_service().items() if not is_listening("127.0.0.1", port)]
+        assert not ended, f"the storage emulator's services {ended} ended during the tests"
 
 
 class ShiftedClock:

@@ -25,6 +25,7 @@ def run_all_demos() -> dict[str, DemoResult]:
 
 
 def main() -> int:
+    """Run the demo. Returns the exit code: 0 if every step went as expected."""
     parser = argparse.ArgumentParser(prog="python -m dev.demo")
     parser.add_argument("--unguarded", action="store_true", help="also deploy without the guard, and compare")
     options = parser.parse_args()

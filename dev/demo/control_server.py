@@ -18,6 +18,7 @@ def run_control_server(app: FunctionApp) -> Iterator[dict[str, str]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            """Deploy into a slot or swap the slots, as the body says, and answer with what the slots hold then."""
             command = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             try:
                 if self.path == "/swap":
@@ -30,6 +31,7 @@ def run_control_server(app: FunctionApp) -> Iterator[dict[str, str]]:
                 self._send_response(200, ", ".join(f"{slot} {hub}" for slot, hub in app.get_slot_task_hubs().items()))
 
         def _send_response(self, status: int, text: str) -> None:
+            """Answer with a status and a text, which the command prints."""
             body = text.encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -37,7 +39,7 @@ def run_control_server(app: FunctionApp) -> Iterator[dict[str, str]]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            pass
+            """Write no access log, because it would be part of the demo's output."""
 
     with ThreadingHTTPServer((HOST, 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))

@@ -27,6 +27,7 @@ def place_orders(platform: DemoPlatform, number: int) -> None:
     task_hub = platform.app.get_slot_task_hubs()["production"]
 
     def has_settled() -> bool:
+        """Whether the unattended orders have ended, and the others have ended or wait for their approval."""
         orders_by_id = {order.order_id: order for order in platform.orders.list_orders(task_hub)}
         unattended, waiting = (
             [orders_by_id[order_id] for order_id in orders[number]]

@@ -33,6 +33,7 @@ class DemoPlatform:
     variables: dict[str, str]
 
     def count_orders(self) -> OrderCounts:
+        """The orders by what became of them, over all task hubs that the app has had."""
         return self.orders.count_orders(self.app.task_hubs, self.app.get_slot_task_hubs().values())
 
 

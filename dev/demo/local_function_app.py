@@ -138,6 +138,7 @@ class FunctionApp:
         return self._engines[task_hub]
 
     def _is_healthy(self, deployed: DeployedSlot) -> bool:
+        """Whether the process in a slot answers with the code and the task hub that were deployed."""
         try:
             about = self._client.get(f"{deployed.url}/api/about")
         except httpx.TransportError:

@@ -11,6 +11,7 @@ class UnexpectedResult(Exception):
 
 
 def report(text: str = "") -> None:
+    """Print a line at once, also when the output is not a terminal."""
     print(text, flush=True)
 
 
@@ -19,6 +20,7 @@ def report_heading(text: str) -> None:
 
 
 def indent(text: str) -> str:
+    """The text under the line of a command: indented, without empty lines."""
     return "\n".join(f"      {line.rstrip()}" for line in text.splitlines() if line.strip())
 
 

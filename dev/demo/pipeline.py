@@ -16,6 +16,7 @@ _SWAP_COMMAND = f"{shlex.quote(sys.executable)} -m dev.demo.slot_command swap"
 
 
 def _build_deploy_command(code: str) -> str:
+    """The command by which the pipeline deploys code into the staging slot."""
     return f"{shlex.quote(sys.executable)} -m dev.demo.slot_command deploy staging {code}"
 
 
@@ -33,6 +34,7 @@ class Release:
 
     @property
     def release_options(self) -> tuple[str, ...]:
+        """The options by which `safe-deploy` names this version and its task hub."""
         return "--task-hub", self.task_hub, "--version", self.version
 
 

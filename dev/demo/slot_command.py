@@ -16,6 +16,7 @@ _TIMEOUT_SECONDS = 120
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command line that stands for `az` in the demo's pipelines."""
     parser = argparse.ArgumentParser(
         prog="python -m dev.demo.slot_command", description="Deploy into a slot, or swap the slots."
     )
@@ -31,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
+    """Send the command to the demo, which deploys and swaps, and print its answer. Returns the exit code."""
     options = build_parser().parse_args()
     body = {}
     if options.command == "deploy":

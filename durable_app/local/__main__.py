@@ -40,6 +40,7 @@ def build_application(engine: str, task_hub: str) -> Starlette:
 
     @asynccontextmanager
     async def run_worker(_: Starlette) -> AsyncIterator[None]:
+        """Run the worker that executes the app's functions for as long as the HTTP functions are served."""
         worker = TaskHubGrpcWorker(host_address=engine, metadata=metadata, logger=log, emit_trace_spans=False)
         register_functions(worker, functions)
         worker.start()
@@ -68,6 +69,7 @@ def check_engine(engine: str, task_hub: str) -> str | None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command line of a slot."""
     parser = argparse.ArgumentParser(
         prog="python -m durable_app.local", description="Run the sample app as a slot does. For development only."
     )
@@ -79,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one slot of the sample app until the process is stopped. Returns the exit code."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # App settings are environment variables in Azure. function_app.py and the HTTP functions read them.

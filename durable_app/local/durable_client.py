@@ -40,6 +40,7 @@ class DurableClient:
         self._grpc_client = grpc_client
 
     async def start_new(self, name: str, instance_id: str | None = None, client_input: Any = None) -> str:
+        """Start an orchestration, as the client of the library does. Returns its instance id."""
         return await self._grpc_client.schedule_new_orchestration(
             name, input=client_input, instance_id=instance_id, reuse_id_policy=_REUSE_ID_POLICY
         )
@@ -50,10 +51,12 @@ class DurableClient:
         return DurableOrchestrationStatus() if state is None else to_durable_status(state)
 
     async def raise_event(self, instance_id: str, event_name: str, event_data: Any = None) -> None:
+        """Send an external event to an instance."""
         # As with the library, the data is encoded as JSON twice, because the host encodes it again.
         await self._grpc_client.raise_orchestration_event(instance_id, event_name, data=json.dumps(event_data))
 
     async def read_entity_state(self, entity_id: EntityId) -> EntityStateResponse:
+        """The state of an entity, and whether it exists."""
         metadata = await self._grpc_client.get_entity(to_entity_instance_id(entity_id))
         state = None if metadata is None else metadata.get_typed_state()
         return EntityStateResponse(state is not None, state)

@@ -21,6 +21,7 @@ HOST_JSON_FILE = Path(__file__).parent.parent / "host.json"
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The command line of the engine."""
     parser = argparse.ArgumentParser(
         prog="python -m durable_app.local.engine",
         description="Keep one task hub, publish its lifecycle events, write its rows. For development only.",
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Keep one task hub until SIGINT or SIGTERM. Returns the exit code."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

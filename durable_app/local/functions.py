@@ -48,6 +48,7 @@ def wrap_orchestrator(code: Callable[[Any], Generator[Any, Any, Any]]) -> Callab
     """Return an orchestrator for `durabletask` that runs `code`, which is written for `azure-functions-durable`."""
 
     def run_orchestrator(inner_context: OrchestrationContext, input_value: Any) -> Generator[Any, Any, Any]:
+        """Run the orchestrator of the app with a context that has the library's methods."""
         return (yield from code(DurableContext(inner_context, input_value)))
 
     return run_orchestrator
@@ -57,6 +58,7 @@ def wrap_activity(code: Callable[[Any], Any]) -> Callable[[ActivityContext, Any]
     """Return an activity for `durabletask` that runs `code`."""
 
     def run_activity(_: ActivityContext, input_value: Any) -> Any:
+        """Run the activity of the app, which takes no context."""
         return code(input_value)
 
     return run_activity
@@ -68,6 +70,7 @@ def wrap_entity(code: Callable[[str], str]) -> Callable[[EntityContext, Any], An
     The handler receives a batch of operations as JSON, here always of one operation."""
 
     def run_operation(context: EntityContext, input_value: Any) -> Any:
+        """Run one operation of an entity, in the form in which the extension calls the library: a batch, as JSON."""
         state = context.get_state()
         batch = {
             "self": {"name": context.entity_id.entity, "key": context.entity_id.key},
@@ -108,6 +111,7 @@ def wrap_http_function(code: Any, request_parameter: str, client: DurableClient)
     user_function = code.client_function if durable else code
 
     async def handle_request(request: Request) -> Response:
+        """Call an HTTP function of the app as the Functions host does, and return its response."""
         functions_request = func.HttpRequest(
             request.method,
             str(request.url),

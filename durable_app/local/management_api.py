@@ -24,6 +24,7 @@ def build_management_routes(task_hub: str, grpc_client: AsyncTaskHubGrpcClient) 
     client = DurableClient(grpc_client)
 
     async def get_instance(request: Request) -> Response:
+        """Answer with the status of an instance, with the status codes of the extension."""
         status = await client.get_status(request.path_params["id"])
         if not status:
             return JSONResponse({"Message": "there is no such instance"}, 404)
@@ -32,6 +33,7 @@ def build_management_routes(task_hub: str, grpc_client: AsyncTaskHubGrpcClient) 
         return JSONResponse(body, 200 if body["runtimeStatus"] in _ENDED_STATUSES else 202)
 
     async def raise_event(request: Request) -> Response:
+        """Send an external event to an instance. The answer is 410 if the instance has ended."""
         instance_id = request.path_params["id"]
         status = await client.get_status(instance_id)
         if not status:
@@ -45,6 +47,8 @@ def build_management_routes(task_hub: str, grpc_client: AsyncTaskHubGrpcClient) 
         return Response(status_code=202)
 
     def for_task_hub(handler: _Handler) -> _Handler:
+        """Refuse requests that name another task hub than this slot's."""
+
         async def handle(request: Request) -> Response:
             requested_task_hub = request.query_params.get("taskHub", task_hub)
             if requested_task_hub.lower() != task_hub.lower():

@@ -79,4 +79,5 @@ class DurableContext:
 
 
 def to_entity_instance_id(entity_id: df.EntityId) -> EntityInstanceId:
+    """The entity id in the type of the durabletask library."""
     return EntityInstanceId(entity_id.name, entity_id.key)

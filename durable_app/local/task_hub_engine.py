@@ -167,10 +167,12 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         return response
 
     def SuspendInstance(self, request: pb.SuspendRequest, context: grpc.ServicerContext) -> pb.SuspendResponse:
+        """Suspend an instance. One that has ended stays as it is, as in Azure."""
         with self._lock:
             return pb.SuspendResponse() if self._is_ended(request) else super().SuspendInstance(request, context)
 
     def ResumeInstance(self, request: pb.ResumeRequest, context: grpc.ServicerContext) -> pb.ResumeResponse:
+        """Resume an instance. One that has ended stays as it is, as in Azure."""
         with self._lock:
             return pb.ResumeResponse() if self._is_ended(request) else super().ResumeInstance(request, context)
 
@@ -272,6 +274,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
         return None if instance is None or str(instance.completion_token) != request.completionToken else instance
 
     def _is_ended(self, request: pb.SuspendRequest | pb.ResumeRequest) -> bool:
+        """Whether the instance has ended; false for one that does not exist."""
         instance = self._instances.get(request.instanceId)
         return instance is not None and self._is_terminal_status(instance.status)
 
@@ -320,6 +323,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
                 self._enqueue_entity(entity.instance_id)
 
     def _next_token(self) -> int:
+        """A number by which a worker returns the result of the work that it was given."""
         self._next_completion_token += 1
         return self._next_completion_token - 1
 
@@ -357,6 +361,7 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
 
 
 def _activity_key(work_item: pb.WorkItem) -> tuple[str, int]:
+    """What identifies a scheduled activity: its instance, and the number of the task in it."""
     request = work_item.activityRequest
     return request.orchestrationInstance.instanceId, request.taskId
 

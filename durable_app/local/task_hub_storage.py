@@ -110,10 +110,12 @@ class TaskHubStorageWriter:
 
     @staticmethod
     def _create_if_missing(create: Any, name: str) -> None:
+        """Create a table, queue or container, unless an engine has created it before."""
         with suppress(ResourceExistsError):
             create(name)
 
     def upsert(self, instance: InstanceRow) -> None:
+        """Write the row of an instance, as the Azure Storage provider keeps it."""
         self._instances.upsert_entity(build_row(self._task_hub, instance), mode=UpdateMode.REPLACE)
 
     def delete(self, instance_id: str) -> None:

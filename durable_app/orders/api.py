@@ -75,6 +75,7 @@ async def raise_instance_event(
 
 
 async def get_instance(client: df.DurableOrchestrationClient, instance_id: str) -> func.HttpResponse:
+    """The response with the status of an instance; 404 if there is none."""
     status = await client.get_status(instance_id)
     return (
         build_json_response(200, **build_status_body(status))
@@ -87,6 +88,8 @@ async def get_instance(client: df.DurableOrchestrationClient, instance_id: str) 
 @blueprint.route(route="orders", methods=["POST"])
 @blueprint.durable_client_input(client_name="client")
 async def start_order(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """Start the orchestration of an order. The order's id is the instance id, so a repeated request starts no second
+    one."""
     try:
         order = parse_order(read_json_body(req), os.environ)
     except InvalidOrder as error:
@@ -105,6 +108,7 @@ async def get_order(req: func.HttpRequest, client: df.DurableOrchestrationClient
 @blueprint.route(route="orders/{id}/approve", methods=["POST"])
 @blueprint.durable_client_input(client_name="client")
 async def approve_order(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """Approve an order that waits for a decision."""
     return await raise_instance_event(client, req.route_params["id"], approval.APPROVAL_EVENT, data=True)
 
 
@@ -112,6 +116,7 @@ async def approve_order(req: func.HttpRequest, client: df.DurableOrchestrationCl
 @blueprint.route(route="orders/{id}/reject", methods=["POST"])
 @blueprint.durable_client_input(client_name="client")
 async def reject_order(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """Reject an order that waits for a decision."""
     return await raise_instance_event(client, req.route_params["id"], approval.APPROVAL_EVENT, data=False)
 
 
@@ -145,6 +150,7 @@ async def stop_monitor(req: func.HttpRequest, client: df.DurableOrchestrationCli
 @blueprint.route(route="stock/{item}", methods=["GET"])
 @blueprint.durable_client_input(client_name="client")
 async def get_stock(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """The pieces of an item in stock, which an entity counts."""
     item = req.route_params["item"]
     state = await client.read_entity_state(stock.entity_id(item))
     return build_json_response(

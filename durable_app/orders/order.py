@@ -31,6 +31,7 @@ def parse_order(request_body: Any, settings: Mapping[str, str]) -> dict[str, Any
         raise InvalidOrder("card must be a text")
 
     def of(setting: str) -> str | int:
+        """The duration in this setting, or its default."""
         return settings.get(setting) or DEFAULT_DURATIONS[setting]
 
     return {

@@ -20,10 +20,12 @@ def ship_order(context: df.DurableOrchestrationContext) -> Generator[Any, Any, s
 @blueprint.function_name("PackParcel")
 @blueprint.activity_trigger(input_name="order")
 def pack_parcel(order: dict) -> str:
+    """Pack the items of an order. Returns the number of the parcel."""
     return f"{order['orderId']}/{len(order['items'])}"
 
 
 @blueprint.function_name("BookCarrier")
 @blueprint.activity_trigger(input_name="parcel")
 def book_carrier(parcel: str) -> str:
+    """Book a carrier for the parcel. Returns the tracking number."""
     return f"TRACK-{parcel.replace('/', '-')}"

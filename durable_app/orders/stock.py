@@ -31,4 +31,5 @@ def stock(context: df.DurableEntityContext) -> None:
 
 
 def entity_id(item: str) -> df.EntityId:
+    """The entity that counts the pieces of an item."""
     return df.EntityId(FUNCTION_NAME, item)

@@ -51,6 +51,7 @@ class RoutedRelease:
 
     @property
     def port(self) -> int:
+        """The port of the address, or the default of its scheme."""
         return urlsplit(self.address).port or (443 if self.is_encrypted else 80)
 
     @property
@@ -105,12 +106,13 @@ def parse_routing_document(body: Mapping[str, Any]) -> RoutingDocument:
     try:
         document = _parse_document(body)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _invalid(f"{type(error).__name__}: {error}") from None
+        raise _invalid_document(f"{type(error).__name__}: {error}") from None
     _check_routing(document)
     return document
 
 
 def _parse_document(body: Mapping[str, Any]) -> RoutingDocument:
+    """The routing document in a response of the server. Raises ValueError, KeyError or TypeError if it is not one."""
     sticky, override = body["sticky"], body["override"]
     return RoutingDocument(
         app=_match(_APP_NAME, body["app"], "app"),
@@ -126,6 +128,7 @@ def _parse_document(body: Mapping[str, Any]) -> RoutingDocument:
 
 
 def _parse_release(version: str, body: Mapping[str, Any]) -> RoutedRelease:
+    """One release of the document. Each value is checked, because it becomes part of a router's configuration."""
     if body["state"] not in _STATES:
         raise ValueError(f"state of release {version!r}")
     return RoutedRelease(
@@ -140,6 +143,7 @@ def _parse_release(version: str, body: Mapping[str, Any]) -> RoutedRelease:
 
 
 def _parse_split(body: Mapping[str, Any]) -> dict[str, int]:
+    """The share of each version in a split, in percent."""
     return {_match(_VERSION, version, "split"): _parse_whole_number(share, "split") for version, share in body.items()}
 
 
@@ -147,7 +151,7 @@ def _check_routing(document: RoutingDocument) -> None:
     """Raises InvalidRoutingDocument for members that contradict each other."""
     releases, split = document.releases, document.split
     if document.active is not None and document.active not in releases:
-        raise _invalid("the active release is not among the releases")
+        raise _invalid_document("the active release is not among the releases")
     if split is not None and (
         len(split) != 2
         or document.active not in split
@@ -155,12 +159,12 @@ def _check_routing(document: RoutingDocument) -> None:
         or sum(split.values()) != 100
         or min(split.values()) < 1
     ):
-        raise _invalid("the split is not between the active release and one other, or does not sum to 100")
+        raise _invalid_document("the split is not between the active release and one other, or does not sum to 100")
     tokens = [token for release in releases.values() for token in (release.sticky_token, release.override_token)]
     if len({release.task_hub.lower() for release in releases.values()}) != len(releases):
-        raise _invalid("two releases have the same task hub")
+        raise _invalid_document("two releases have the same task hub")
     if len(set(tokens)) != len(tokens):
-        raise _invalid("two tokens are the same")
+        raise _invalid_document("two tokens are the same")
 
 
 def _match(pattern: re.Pattern[str], value: Any, member: str) -> str:
@@ -171,12 +175,14 @@ def _match(pattern: re.Pattern[str], value: Any, member: str) -> str:
 
 
 def _parse_whole_number(value: Any, member: str) -> int:
+    """The number, if it is an integer of at least 0. Raises ValueError with the name of the member."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(member)
     return value
 
 
 def _parse_origin(value: Any) -> str:
+    """The address of a release, if it is an origin: scheme, host and port only. Raises ValueError."""
     parts = urlsplit(value)
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or not re.fullmatch(r"[A-Za-z0-9.-]+|[0-9a-f:]+", host):
@@ -192,7 +198,8 @@ def _parse_time(value: Any) -> datetime | None:
     return None if value is None else datetime.fromisoformat(value).astimezone(UTC)
 
 
-def _invalid(problem: str) -> InvalidRoutingDocument:
+def _invalid_document(problem: str) -> InvalidRoutingDocument:
+    """The error for a document that this version of safe-deploy does not understand."""
     return InvalidRoutingDocument(
         f"the server's routing document cannot be used ({problem}). Update safe-deploy to the version of the server"
     )

@@ -64,6 +64,8 @@ def render_configuration(document: RoutingDocument) -> EnvoyConfiguration:
 
 
 def render_routes_file(configuration: EnvoyConfiguration) -> Json:
+    """The content of the file from which Envoy reads its routes. `version_info` lets Envoy's admin page show which it
+    has."""
     return {"version_info": configuration.routes_version, "resources": [configuration.routes]}
 
 
@@ -73,6 +75,7 @@ def render_clusters_file(clusters: dict[str, Json]) -> Json:
 
 
 def _digest(value: Any) -> str:
+    """A short text that identifies a part of the configuration, as its version."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -80,16 +83,16 @@ def _render_routes(document: RoutingDocument) -> Iterable[Json]:
     """The routes, in the order of the rules. Envoy takes the first one that matches."""
     for release in document.releases.values():
         yield _route(_match_management(release.task_hub), release)
-    yield _respond(_match_management(None), GONE, "No release has this task hub.\n")
+    yield _render_response(_match_management(None), GONE, "No release has this task hub.\n")
     overridable = list_overridable_releases(document)
     for release in overridable:
-        yield _route({"headers": [_header(document.override_header, {"exact": release.override_token})]}, release)
+        yield _route({"headers": [_match_header(document.override_header, {"exact": release.override_token})]}, release)
     for release in overridable:
-        yield _route(_cookie(document.override_cookie, {"exact": release.override_token}), release)
+        yield _route(_match_cookie(document.override_cookie, {"exact": release.override_token}), release)
     for release in list_sticky_releases(document):
-        yield _route(_cookie(document.sticky_cookie, _visits(release, range(BUCKETS))), release)
+        yield _route(_match_cookie(document.sticky_cookie, _visits(release, range(BUCKETS))), release)
     if document.active is None:
-        yield _respond({}, UNAVAILABLE, "No release is active.\n")
+        yield _render_response({}, UNAVAILABLE, "No release is active.\n")
     elif document.split is None:
         yield _route({}, document.releases[document.active])
     else:
@@ -102,7 +105,7 @@ def _render_split(document: RoutingDocument) -> Iterable[Json]:
     releases = [document.releases[version] for version in document.split or {}]
     for release in releases:
         own = [bucket for bucket, owner in buckets.items() if owner == release]
-        yield _route(_cookie(document.sticky_cookie, _visits(release, own)), release)
+        yield _route(_match_cookie(document.sticky_cookie, _visits(release, own)), release)
     tokens = "|".join(release.sticky_token for release in releases)
     known = {"safe_regex": {"regex": f"(?:{tokens})\\.[0-9]{{2}}"}}
     entries = [
@@ -116,12 +119,12 @@ def _render_split(document: RoutingDocument) -> Iterable[Json]:
         for bucket, release in buckets.items()
     ]
     yield {
-        "match": {"prefix": "/", "cookies": [_matcher(document.sticky_cookie, known) | {"invert_match": True}]},
+        "match": {"prefix": "/", "cookies": [_match_string(document.sticky_cookie, known) | {"invert_match": True}]},
         "route": {"weighted_clusters": {"clusters": entries}, **_ROUTE_OPTIONS},
     }
     for bucket, release in buckets.items():
         (left,) = (other for other in releases if other != release)
-        match = _cookie(document.sticky_cookie, {"exact": format_visit(left, bucket)})
+        match = _match_cookie(document.sticky_cookie, {"exact": format_visit(left, bucket)})
         yield _route(match, release) | {"response_headers_to_add": [_set_cookie(document, release, bucket)]}
 
 
@@ -151,7 +154,8 @@ def _route(match: Json, release: RoutedRelease) -> Json:
     }
 
 
-def _respond(match: Json, status: int, text: str) -> Json:
+def _render_response(match: Json, status: int, text: str) -> Json:
+    """A route on which Envoy itself answers with this status and text."""
     return {
         "match": {"prefix": "/", **match},
         "direct_response": {"status": status, "body": {"inline_string": text}},
@@ -161,8 +165,8 @@ def _respond(match: Json, status: int, text: str) -> Json:
 def _match_management(task_hub: str | None) -> Json:
     """Match calls to the management API with this task hub, or with any."""
     paths = [build_management_path_pattern(), build_task_hub_pattern(task_hub)]
-    starts = _header(":path", {"safe_regex": {"regex": build_starts_pattern()}}) | {"invert_match": True}
-    return {"headers": [*(_header(":path", {"safe_regex": {"regex": path}}) for path in paths), starts]}
+    starts = _match_header(":path", {"safe_regex": {"regex": build_starts_pattern()}}) | {"invert_match": True}
+    return {"headers": [*(_match_header(":path", {"safe_regex": {"regex": path}}) for path in paths), starts]}
 
 
 def _visits(release: RoutedRelease, buckets: Iterable[int]) -> Json:
@@ -170,19 +174,23 @@ def _visits(release: RoutedRelease, buckets: Iterable[int]) -> Json:
     return {"safe_regex": {"regex": f"{release.sticky_token}\\.(?:{'|'.join(f'{bucket:02}' for bucket in buckets)})"}}
 
 
-def _cookie(name: str, string_match: Json) -> Json:
-    return {"cookies": [_matcher(name, string_match)]}
+def _match_cookie(name: str, string_match: Json) -> Json:
+    """The condition of a route on the value of a cookie."""
+    return {"cookies": [_match_string(name, string_match)]}
 
 
-def _header(name: str, string_match: Json) -> Json:
-    return _matcher(name, string_match)
+def _match_header(name: str, string_match: Json) -> Json:
+    """The condition of a route on the value of a header."""
+    return _match_string(name, string_match)
 
 
-def _matcher(name: str, string_match: Json) -> Json:
+def _match_string(name: str, string_match: Json) -> Json:
+    """A condition on the value with this name, in the form that headers and cookies share."""
     return {"name": name, "string_match": string_match}
 
 
 def _set_cookie(document: RoutingDocument, release: RoutedRelease, bucket: int) -> Json:
+    """Add the Set-Cookie header that keeps the visitor at this release and in this bucket."""
     value = format_sticky_cookie(document, release, bucket)
     return {"header": {"key": "Set-Cookie", "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"}
 
@@ -196,6 +204,7 @@ _PROTOCOL_OPTIONS: Json = {
 
 
 def _render_cluster(release: RoutedRelease) -> Json:
+    """The cluster of a release: its host, reached by TLS with a checked certificate if the address has https."""
     cluster: Json = {
         "@type": _CLUSTER_TYPE,
         "name": release.version,
@@ -252,6 +261,7 @@ ADMIN_SOCKET = "admin.sock"
 
 
 def _watched_file(folder: str, name: str) -> Json:
+    """A file from which Envoy reads a part of its configuration, again after each rename in its folder."""
     return {
         "resource_api_version": "V3",
         "path_config_source": {"path": f"{folder}/{name}", "watched_directory": {"path": folder}},
@@ -259,6 +269,7 @@ def _watched_file(folder: str, name: str) -> Json:
 
 
 def _render_listener(listen: tuple[str, int], folder: str) -> Json:
+    """The listener for requests, whose routes come from a file that changes while Envoy runs."""
     router = {
         "name": "envoy.filters.http.router",
         "typed_config": {

@@ -29,7 +29,9 @@ def read_loaded_configuration(admin_socket: Path) -> LoadedConfiguration | None:
         ) as admin:
             versions = _read_versions(admin)
             warming = _list_warming_clusters(admin)
-            names = {status["name"] for status in _get(admin, "/clusters", format="json").get("cluster_statuses", [])}
+            names = {
+                status["name"] for status in _get_json(admin, "/clusters", format="json").get("cluster_statuses", [])
+            }
     except (httpx.HTTPError, ValueError, KeyError) as error:
         raise EnvoyUnclear(f"Envoy does not say what it has loaded: {type(error).__name__} {error}") from None
     return LoadedConfiguration(
@@ -54,15 +56,17 @@ def _is_listening(admin_socket: Path) -> bool:
 
 
 def _read_versions(admin: httpx.Client) -> dict[str, str]:
-    response = _get(admin, "/stats", format="json", type="TextReadouts", filter="version_text")
+    """The versions of the routes and clusters that Envoy has, by the name of the statistic."""
+    response = _get_json(admin, "/stats", format="json", type="TextReadouts", filter="version_text")
     return {stat["name"]: stat["value"] for stat in response["stats"] if "name" in stat}
 
 
 def _list_warming_clusters(admin: httpx.Client) -> set[str]:
     """Clusters whose new configuration is not ready. The previous one, if any, is still in use."""
-    response = _get(admin, "/config_dump", resource="dynamic_warming_clusters")
+    response = _get_json(admin, "/config_dump", resource="dynamic_warming_clusters")
     return {entry["cluster"]["name"] for entry in response.get("configs", [])}
 
 
-def _get(admin: httpx.Client, path: str, **query: str) -> Any:
+def _get_json(admin: httpx.Client, path: str, **query: str) -> Any:
+    """The JSON that Envoy's admin interface answers. Raises httpx.HTTPError."""
     return admin.get(path, params=query).raise_for_status().json()

@@ -59,7 +59,8 @@ class EnvoyFolder:
         return self.path / ADMIN_SOCKET
 
     def read_files(self) -> EnvoyFiles:
-        routes, clusters = self._read(ROUTES_FILE), self._read(CLUSTERS_FILE)
+        """What Envoy's files contain at the moment; empty parts for files that do not exist."""
+        routes, clusters = self._read_file(ROUTES_FILE), self._read_file(CLUSTERS_FILE)
         return EnvoyFiles(
             routes_version=routes.get("version_info", ""),
             clusters_version=clusters.get("version_info", ""),
@@ -68,7 +69,7 @@ class EnvoyFolder:
 
     def read_document(self) -> KeptDocument | None:
         """The last document of the app; None without one that this version of safe-deploy can use."""
-        kept = self._read(_DOCUMENT_FILE)
+        kept = self._read_file(_DOCUMENT_FILE)
         try:
             document = parse_routing_document(kept["document"])
             etag = str(kept["etag"])
@@ -78,20 +79,21 @@ class EnvoyFolder:
         return KeptDocument(etag, kept["document"]) if document.app.lower() == self._app.lower() else None
 
     def keep_document(self, document: KeptDocument) -> None:
-        self._replace(_DOCUMENT_FILE, {"etag": document.etag, "document": document.body}, _PRIVATE)
+        """Keep a document, so that the next start of the follower has one while the server is down."""
+        self._replace_file(_DOCUMENT_FILE, {"etag": document.etag, "document": document.body}, _PRIVATE)
 
     def write_bootstrap(self) -> None:
         """Write the file that Envoy is started with. Envoy needs the other files then, so this comes after them."""
         bootstrap = render_bootstrap(app=self._app, listen=self._listen, folder=str(self.path))
-        self._replace(BOOTSTRAP_FILE, bootstrap, _READABLE)
+        self._replace_file(BOOTSTRAP_FILE, bootstrap, _READABLE)
 
     def write_clusters(self, clusters: dict[str, Json]) -> None:
-        self._replace(CLUSTERS_FILE, render_clusters_file(clusters), _READABLE)
+        self._replace_file(CLUSTERS_FILE, render_clusters_file(clusters), _READABLE)
 
     def write_routes(self, configuration: EnvoyConfiguration) -> None:
-        self._replace(ROUTES_FILE, render_routes_file(configuration), _READABLE)
+        self._replace_file(ROUTES_FILE, render_routes_file(configuration), _READABLE)
 
-    def _read(self, name: str) -> Json:
+    def _read_file(self, name: str) -> Json:
         """The JSON object in a file; empty without a file that can be used, which is then written anew."""
         try:
             body = json.loads((self.path / name).read_text(encoding="utf-8"))
@@ -99,7 +101,8 @@ class EnvoyFolder:
             return {}
         return body if isinstance(body, dict) else {}
 
-    def _replace(self, name: str, body: Json, mode: int) -> None:
+    def _replace_file(self, name: str, body: Json, mode: int) -> None:
+        """Replace a file by rename, so that no reader sees half of it. Raises CommandError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)

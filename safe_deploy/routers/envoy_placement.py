@@ -48,7 +48,9 @@ PlacementStep = WriteClusters | WriteRoutes | AwaitEnvoy | Placed
 
 def plan_placement(wanted: EnvoyConfiguration, files: EnvoyFiles, loaded: LoadedConfiguration | None) -> PlacementStep:
     """The next step. `loaded` is None if no Envoy is running: then the files only have to fit together."""
-    if any(files.clusters.get(name) != cluster for name, cluster in wanted.clusters.items()):
+    # Envoy does not start without the file, also while the app has no release.
+    is_missing = not files.clusters_version
+    if is_missing or any(files.clusters.get(name) != cluster for name, cluster in wanted.clusters.items()):
         # The present routes can still lead to the other clusters in the file.
         return WriteClusters(files.clusters | wanted.clusters)
     if files.routes_version != wanted.routes_version:

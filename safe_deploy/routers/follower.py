@@ -150,6 +150,7 @@ class EnvoyFollower:
     def _report_placed(
         self, configuration: EnvoyConfiguration, document: RoutingDocument, *, is_confirmed: bool
     ) -> None:
+        """Report once that Envoy has confirmed a revision of the routing."""
         if is_confirmed and self._reported_revision != configuration.revision:
             self._reported_revision = configuration.revision
             self._report(f"Envoy routes by revision {configuration.revision}: {_describe_shares(document)}")
@@ -162,6 +163,7 @@ class EnvoyFollower:
 
 
 def _describe_shares(document: RoutingDocument) -> str:
+    """The share of the traffic that each release gets, for a message."""
     if document.active is None:
         return "no release is active"
     shares = document.split or {document.active: 100}

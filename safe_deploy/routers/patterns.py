@@ -42,6 +42,7 @@ def _hex_pattern(character: str) -> str:
 
 
 def _digit_class(*digits: str) -> str:
+    """The character class of a regular expression that matches these hexadecimal digits in either case."""
     return f"[{''.join(sorted({case for digit in digits for case in (digit.lower(), digit.upper())}))}]"
 
 

@@ -111,6 +111,7 @@ def read_cookie(request: RoutedRequest, name: str) -> str | None:
 
 
 def _find_owner(document: RoutingDocument, task_hub: str) -> RoutedRelease | None:
+    """The release with this task hub, in any case of its name; None if there is none."""
     return next(
         (release for release in document.releases.values() if release.task_hub.lower() == task_hub.lower()), None
     )

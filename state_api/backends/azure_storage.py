@@ -220,9 +220,11 @@ class AzureStorageBackend:
             return None
 
     def _tracking_table(self) -> TableClient | None:
+        """The Instances table of a separate tracking store; None if the task hub keeps its rows in its own account."""
         return None if self._table_prefix is None else self._instances_table(self._table_prefix)
 
     def _instances_table(self, task_hub: str) -> TableClient:
+        """The table with a row for each instance: the task hub's own, or the one that a tracking store shares."""
         return self._tables.client(f"{self._table_prefix or task_hub}Instances")
 
     @asynccontextmanager
@@ -281,9 +283,11 @@ def _parse_row(task_hub: str, row: TableEntity) -> ObservedInstance | None:
 
 
 def _encode_cursor(range_number: int | None, continuation: Mapping[str, Any] | None) -> str:
+    """The cursor of a page as text: the range that is being read, and the continuation of the storage within it."""
     return json.dumps([range_number, continuation])
 
 
 def _decode_cursor(cursor: str) -> tuple[int | None, Any]:
+    """The range and the continuation that `_encode_cursor` has encoded."""
     range_number, continuation = json.loads(cursor)
     return range_number, continuation

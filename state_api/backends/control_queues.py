@@ -90,11 +90,13 @@ class ControlQueues:
         )
 
     def _remember_queues(self, key: HubKey, queue_names: list[str]) -> None:
+        """Keep the names of a task hub's queues for the next read. All names are forgotten when there are too many."""
         if len(self._queue_names) >= _MAX_REMEMBERED_TASK_HUBS:
             self._queue_names.clear()
         self._queue_names[key] = queue_names
 
     async def _read_queues(self, task_hub: str, queue_names: Sequence[str]) -> list[QueueSnapshot]:
+        """Read all control queues of the task hub at the same time."""
         return await asyncio.gather(*(self._read_queue(task_hub, name) for name in queue_names))
 
     async def _read_partitions(self, task_hub: str) -> tuple[list[str], str]:

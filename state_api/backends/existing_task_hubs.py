@@ -106,8 +106,10 @@ def _case_insensitive_ranges(task_hub: str) -> list[tuple[str, str]]:
 
 
 def _known_addresses(*addresses: str | None) -> tuple[str, ...]:
+    """The addresses without those that are None."""
     return tuple(address for address in addresses if address is not None)
 
 
 def _tracking_table_address(tracking_table: TableClient | None) -> str | None:
+    """The URL of the tracking table; None if there is no tracking store."""
     return None if tracking_table is None else normalize_address(tracking_table.url) + f"/{tracking_table.table_name}"

@@ -236,4 +236,5 @@ def _parse_instance(instance: Any) -> ObservedInstance:
 
 
 def _encode_cursor(scan_pass: str, token: str | None) -> str:
+    """The cursor of a page as text: the pass of the scan, and the continuation token of the management API."""
     return json.dumps([scan_pass, token])

@@ -217,6 +217,7 @@ class ManagementApiClient:
         return self.response_error(f"sent an incomplete or unexpected response ({type(error).__name__})")
 
     def _unexpected_status_error(self, status: int) -> BackendError:
+        """The error for a status that the management API does not document."""
         return self.response_error(f"answers {status}: see the app's own log")
 
 

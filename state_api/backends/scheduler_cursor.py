@@ -40,6 +40,7 @@ class SchedulerCursor:
 
     @property
     def upper_bound(self) -> Instant | None:
+        """The end of the range that is being read; None if the range is open."""
         return self.upper_bounds[-1] if self.upper_bounds else None
 
     def next_cursor(
@@ -68,9 +69,11 @@ class SchedulerCursor:
         return None if split is None or (self.upper_bound is not None and split >= self.upper_bound) else split
 
     def encode(self) -> str:
+        """The cursor as text, as a scan stores it between two requests."""
         return json.dumps([self.is_recent_pass, self.lower_bound, self.upper_bounds, self.token])
 
     @classmethod
     def decode(cls, cursor: str) -> "SchedulerCursor":
+        """The cursor that `encode` returned as text."""
         is_recent_pass, lower_bound, upper_bounds, token = json.loads(cursor)
         return cls(is_recent_pass, lower_bound, tuple(upper_bounds), token)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from state_api.backends.protocols import ArtifactKind, BackendError, ReadFailure
 from state_api.backends.storage_errors import SERVICE_NAMES, DataRole, translate_account_errors
 from state_api.domain.task_hubs.ownership import normalize_address
+from state_api.proxies import environment_proxy_option
 from state_api.settings import StorageSettings
 
 # Only for annotations: each library is slow to import, and is imported when it is first needed.
@@ -106,7 +107,7 @@ class StorageAccount:
         """The client of one service of the account, created at its first use: with the connection string, or with an
         identity. Raises BackendError."""
         if kind not in self._clients:
-            options = {**_CLIENT_OPTIONS, **client_options}
+            options = {**_CLIENT_OPTIONS, **environment_proxy_option(), **client_options}
             if self._settings.connection_string is None:
                 address = self._service_uri(kind)
                 self._clients[kind] = client_type(address, credential=self._get_credential(), **options)

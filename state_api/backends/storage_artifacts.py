@@ -132,6 +132,7 @@ class StorageArtifactStore:
 
 
 def _has_suffix(table: Artifact, suffix: str) -> bool:
+    """Whether the name of the table ends like this. Azure ignores the case of table names."""
     return table.name.lower().endswith(suffix.lower())
 
 

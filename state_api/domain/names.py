@@ -69,6 +69,7 @@ def hub_key(task_hub: str) -> HubKey:
 
 
 def same_hub(left: str, right: str) -> bool:
+    """Whether both names are of one task hub. Azure ignores the case of task hub names."""
     return hub_key(left) == hub_key(right)
 
 
@@ -84,6 +85,7 @@ def matches_address_pattern(address: str, patterns: str) -> bool:
 
 
 def app_key(app: str) -> AppKey:
+    """What identifies an app in dictionaries and in storage: its name in lower case."""
     return AppKey(app.lower())
 
 

@@ -161,4 +161,5 @@ CallerDependency = Annotated[Caller, Depends(caller_of)]
 
 
 def _strip_control_characters(text: str) -> str:
+    """The text of a header without characters that would break a line of the log."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "", text).strip()

@@ -40,6 +40,7 @@ BODY_TIMEOUT_SECONDS = 20
 """How long a body may take to arrive. It occupies capacity meanwhile."""
 BODY_STALL_TIMEOUT_SECONDS = 5
 """How long a body may pause between two parts."""
+_MAX_LOGGED_PATH_CHARACTERS = 200
 REFUSAL_DELAY_SECONDS = 2
 """How long a delivery waits before it is refused for lack of capacity. Event Grid waits 30 s for a
 response (docs/platform.md)."""
@@ -76,6 +77,7 @@ class RequestMiddleware:
         send_secured = _with_security_headers(scope, send)
 
         async def send_and_record_status(message: Message) -> None:
+            """Send a message of the response, and keep the status for the log."""
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -105,7 +107,7 @@ class RequestMiddleware:
         finally:
             # The log shows no query, because it can contain a key.
             duration_milliseconds = 1000 * (time.perf_counter() - began_at)
-            path = ascii(scope["path"])[1:-1][:200]
+            path = ascii(scope["path"])[1:-1][:_MAX_LOGGED_PATH_CHARACTERS]
             log.info(
                 "%s %s %d %.0f ms",
                 scope["method"],
@@ -147,6 +149,7 @@ def _with_security_headers(scope: Scope, send: Send) -> Send:
     headers = _HTTPS_HEADERS if scope.get("scheme") == "https" else _HTTP_HEADERS
 
     async def send_secured(message: Message) -> None:
+        """Send a message of the response, and add the headers that the response does not set itself."""
         if message["type"] == "http.response.start":
             present = {name.lower() for name, _ in message["headers"]}
             message["headers"] = [
@@ -159,6 +162,7 @@ def _with_security_headers(scope: Scope, send: Send) -> Send:
 
 
 def _encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers in the form of ASGI: names in lower case, both parts as bytes."""
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
@@ -166,6 +170,7 @@ _HTTP_HEADERS, _HTTPS_HEADERS = _encode_headers(security_headers("http")), _enco
 
 
 def _is_loopback_address(address: str) -> bool:
+    """Whether the URL leads to this machine. One that cannot be parsed does not."""
     try:
         return is_loopback(urlsplit(address).hostname or "")
     except ValueError:
@@ -173,6 +178,7 @@ def _is_loopback_address(address: str) -> bool:
 
 
 def _is_delivery(scope: Scope) -> bool:
+    """Whether the request delivers events, whose bytes count towards the limit of deliveries in progress."""
     return bool(scope["path"] == EVENTS_PATH and scope["method"] == "POST")
 
 
@@ -247,6 +253,7 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
     replayed = False
 
     async def receive_replayed() -> Message:
+        """Return the whole body once, as if it arrived now, and then only what follows it, such as a disconnect."""
         nonlocal replayed
         if replayed:
             # The body has been sent in full, so later parts from the client are dropped.

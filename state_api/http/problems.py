@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 
+_MAX_FIELD_ERRORS = 50
+"""Field errors in one response. A body with more of them must not make the response long."""
+_MAX_SUMMARIZED_FIELD_ERRORS = 5
+"""Field errors that `detail` repeats in one line, for people who see nothing else of the response."""
+
 
 class Unauthorized(errors.StateError):
     """The request has no key, or one that the server does not know."""
@@ -184,20 +189,24 @@ def install_error_handlers(api: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     @api.exception_handler(errors.StateError)
     async def on_state_error(request: Request, error: errors.StateError) -> JSONResponse:
+        """The problem document for an error of this server's own, such as a refusal."""
         return problem_from_error(_redact_other_apps(error, request))
 
     @api.exception_handler(Exception)
     async def on_unhandled_error(request: Request, error: Exception) -> JSONResponse:
+        """The problem document for a mistake in the server's code."""
         return internal_error(error)
 
     @api.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+        """The problem document for a request that does not match the API's schema."""
         field_errors = [
-            {"field": ".".join(str(part) for part in detail["loc"]), "message": _validation_message(detail)}
-            for detail in error.errors()
+            {"field": ".".join(str(part) for part in field_error["loc"]), "message": _validation_message(field_error)}
+            for field_error in error.errors()
         ]
-        summary = "; ".join(f"{field_error['field']}: {field_error['message']}" for field_error in field_errors[:5])
-        return problem_response(400, "InvalidRequest", summary, errors=field_errors[:50])
+        summarized = field_errors[:_MAX_SUMMARIZED_FIELD_ERRORS]
+        detail = "; ".join(f"{field_error['field']}: {field_error['message']}" for field_error in summarized)
+        return problem_response(400, "InvalidRequest", detail, errors=field_errors[:_MAX_FIELD_ERRORS])
 
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:

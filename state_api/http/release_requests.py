@@ -22,6 +22,7 @@ class NewReleaseRequest(RequestModel):
     reason: ReasonText | None = None
 
     def to_command(self, caller: Caller) -> RegisterReleaseCommand:
+        """The command of PostRelease, with the address in its normal form."""
         return RegisterReleaseCommand(
             caller=caller,
             reason=self.reason,
@@ -41,6 +42,7 @@ class RoutingRequest(RequestModel):
     reason: ReasonText | None = None
 
     def to_command(self, caller: Caller) -> RouteCommand:
+        """The command of PutRouting."""
         return RouteCommand(caller=caller, reason=self.reason, active=self.active, split=self.split)
 
 

@@ -63,6 +63,7 @@ class StagingRequest(RequestModel):
     reason: ReasonText | None = None
 
     def to_command(self, caller: Caller) -> StageCommand:
+        """The command of PostStaging, for this caller."""
         return StageCommand(
             caller=caller,
             reason=self.reason,
@@ -95,6 +96,8 @@ class SwapRequest(RequestModel):
     )
 
     def to_command(self, caller: Caller) -> SwapCommand:
+        """The command of PostSwap. Without `outcome` in the request, its outcome is None: the swap is recorded in one
+        step."""
         outcome = SwapOutcome(self.outcome) if "outcome" in self.model_fields_set else None
         return SwapCommand(
             caller=caller, task_hub=self.task_hub, slot=self.slot, outcome=outcome, rollback=self.rollback
@@ -108,6 +111,7 @@ class CleanupRequest(RequestModel):
     )
 
     def to_command(self, caller: Caller) -> CleanupCommand:
+        """The command of Cleanup, for this caller."""
         return CleanupCommand(caller=caller, dry_run=self.dry_run, delete_task_hubs=self.delete_task_hubs)
 
 
@@ -127,7 +131,8 @@ class WaiverRequest(RequestModel):
     )
 
     def to_command(self, caller: Caller) -> WaiveCommand:
-        """Raises InvalidRequest unless the waiver is for either one instance or messages, and its time is valid."""
+        """The command of PostWaiver. Raises InvalidRequest unless the waiver is for either one instance or messages,
+        and its time is valid."""
         try:
             expires_at = parse_instant(self.expires_at)
         except ValueError:
@@ -207,6 +212,7 @@ class PolicyRequest(RequestModel):
         """The policy with the members of the request replaced."""
 
         def requested_or_current(name: str) -> Any:
+            """The member of the request. If it is omitted or null, that of the present policy."""
             requested = getattr(self, name)
             return getattr(policy, name) if requested is None else requested
 
@@ -303,7 +309,8 @@ class AppRequest(RequestModel):
         return slots
 
     def to_command(self, caller: Caller) -> RegisterCommand:
-        """Raises InvalidRequest if a tracking store is incomplete or not possible with the provider."""
+        """The command of PutApp. Raises InvalidRequest if a tracking store is incomplete or not possible with the
+        provider."""
         provider_config = self.task_hubs
         return RegisterCommand(
             caller=caller,

@@ -114,6 +114,8 @@ class AdmissionController:
         self._recording_since[reservation] = self._monotonic()
 
     def _fits(self, reservation: Reservation, size: int) -> bool:
+        """Whether `size` more bytes fit: into the capacity of all deliveries, and, for one that is still arriving, into
+        the half that unfinished deliveries share. Its first SMALL_DELIVERY_BYTES do not count for the half."""
         if self._held_bytes > reservation.held_bytes and self._held_bytes + size > self._capacity_bytes:
             return False
         if reservation not in self._unfinished or reservation.held_bytes + size <= SMALL_DELIVERY_BYTES:
@@ -136,6 +138,8 @@ class AdmissionController:
             revoked.on_revoked()
 
     def _release(self, reservation: Reservation) -> None:
+        """Give back the bytes of a delivery that is recorded, refused or revoked. Calling it again has no further
+        effect."""
         self._held_bytes -= reservation.held_bytes
         reservation.held_bytes = 0
         self._unfinished.pop(reservation, None)
@@ -154,6 +158,7 @@ class AdmissionController:
 
 
 def _too_many_events() -> TooManyEvents:
+    """The error with which Event Grid, or another publisher, sends the delivery again."""
     return TooManyEvents(
         "the server has reached its limit for deliveries in progress: send this delivery again",
         retry_after=_RETRY_AFTER_SECONDS,

@@ -299,6 +299,7 @@ class AppWatch:
     # The app
 
     def _note_app(self, app: App) -> None:
+        """Note the revision of an app that this process has written."""
         self._note_revision(app.revision)
 
     def _note_revision(self, revision: int) -> None:

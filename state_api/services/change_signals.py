@@ -65,6 +65,7 @@ class ChangeSignals:
 
 @contextmanager
 def _listen(listeners: MutableMapping[_Key, list[_Listener]], key: _Key, listener: _Listener) -> Iterator[None]:
+    """Call the listener for changes under this key while the block runs."""
     listeners[key].append(listener)
     try:
         yield

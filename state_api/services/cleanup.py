@@ -329,6 +329,7 @@ class Cleanup:
         return ()
 
     async def _delete_records(self, target: _Target) -> None:
+        """Close the task hub to events, and delete the records of its instances."""
         if target.record is not None:
             # Closed first: from now on an event goes to quarantine and cannot create the table again. Neither can a
             # worker that still reads the task hub: it stores its result only in a table that exists.
@@ -349,6 +350,7 @@ class Cleanup:
 
 
 def _select_task_hubs(results: Iterable[CleanupResult], outcome: CleanupOutcome) -> tuple[str, ...]:
+    """The names of the task hubs with this outcome."""
     return tuple(result.retired_hub.task_hub for result in results if result.outcome is outcome)
 
 
@@ -363,10 +365,13 @@ async def _require_unshared(artifact_store: ArtifactStore, task_hub: str, artifa
 
 
 def _unfinished(retired: RetiredHub, message: str, deleted: Iterable[str] = ()) -> CleanupResult:
+    """The result for a task hub whose deletion began and must be repeated; `deleted` are the artifacts that are
+    gone."""
     return CleanupResult(retired, CleanupOutcome.UNFINISHED, artifacts=tuple(deleted), message=message)
 
 
 def _describe_ignored(ignored_count: int) -> str | None:
+    """The note that instances of ignored functions are deleted with the task hub; None if there are none."""
     if not ignored_count:
         return None
     return f"{ignored_count} active instances of functions that the policy ignores are deleted with it"

@@ -22,6 +22,8 @@ _STATUSES = frozenset(RuntimeStatus)
 _MAX_INTEGER_DIGITS = 1000
 """Digits from which on an integer stays text. Python refuses to parse integers of more than 4,300 digits."""
 _MAX_FUNCTION_NAME_LENGTH = 256
+_MAX_DESCRIBED_CHARACTERS = 80
+"""Characters of an invalid value that a message shows."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -58,6 +60,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _parse_integer(digits: str) -> int | str:
+    """The integer in a JSON document. One with too many digits for Python stays text."""
     return int(digits) if len(digits) < _MAX_INTEGER_DIGITS else digits
 
 
@@ -149,6 +152,7 @@ def _parse_time(value: Any, now: Instant) -> Instant:
 
 
 def _parse_reason(value: Any) -> str:
+    """The reason of an event, short enough to be stored; empty if it is no text."""
     return _clean_text(shorten_reason(value), MAX_REASON_LENGTH) if isinstance(value, str) else ""
 
 
@@ -165,4 +169,4 @@ def _describe_value(value: Any) -> str:
         return "missing"
     if isinstance(value, Mapping):
         return "an object"
-    return "an array" if isinstance(value, list) else ascii(value)[:80]
+    return "an array" if isinstance(value, list) else ascii(value)[:_MAX_DESCRIBED_CHARACTERS]

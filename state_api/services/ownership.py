@@ -137,4 +137,5 @@ def is_claimed_by(record: TaskHubRecord, app: App, caller: Caller) -> bool:
 
 
 def _is_claimed_by_app(record: TaskHubRecord, app: App) -> bool:
+    """Whether this app has claimed the task hub. Case of app names does not count."""
     return record.app is not None and app_key(record.app) == app_key(app.name)

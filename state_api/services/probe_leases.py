@@ -42,6 +42,7 @@ class ProbeSession:
 
     @property
     def has_lease(self) -> bool:
+        """Whether this worker is the one that may scan the task hub."""
         return self._lease is not None
 
     async def acquire_lease(self) -> bool:
@@ -117,4 +118,5 @@ def is_leased(record: ProbeRecord, now: Instant) -> bool:
 
 
 def _expiry(now: Instant) -> Instant:
+    """When a lease that is taken or renewed now expires."""
     return Instant(now + seconds(LEASE_DURATION_SECONDS))

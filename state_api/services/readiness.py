@@ -225,6 +225,7 @@ class Readiness:
         return await self._verifier.probe_completely(self._start_probe_request(app, task_hub, mode))
 
     def _start_probe_request(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeRequest:
+        """The request to probe the task hub now, with the exemptions of the app's policy and waivers."""
         assert app.provider_config is not None, "the caller has checked that the app has a provider"
         verification = self.start_verification(mode)
         exemptions = Exemptions.for_task_hub(

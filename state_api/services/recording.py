@@ -175,6 +175,7 @@ class Recorder:
         message: str,
         endpoint_type: str,
     ) -> None:
+        """Have events of one task hub wait in quarantine, for the reason `code`, until the task hub takes events."""
         outcome.waiting_task_hubs.append(events[0].parsed.task_hub)
         outcome.rejected += [self._to_waiting(event, code, message, endpoint_type) for event in events]
 
@@ -234,6 +235,7 @@ class Recorder:
         lookup_slots = asyncio.Semaphore(_LOOKUP_CONCURRENCY)
 
         async def replay_if_open(task_hub: str) -> None:
+            """Record the waiting events of the task hub if it takes events."""
             async with lookup_slots:
                 hub = await self._task_hubs.get(task_hub)
                 if hub is not None and not hub.closed:
@@ -263,6 +265,7 @@ class Recorder:
         return by_hub, rejected
 
     def _to_quarantined(self, code: str, message: str, endpoint_type: str, event: Any) -> QuarantinedEvent:
+        """The event as quarantine keeps it, received now."""
         return QuarantinedEvent(self._clock.now(), code, message, endpoint_type, _to_json_text(event))
 
     def _to_waiting(self, event: _DeliveredEvent, code: str, message: str, endpoint_type: str) -> QuarantinedEvent:
@@ -306,6 +309,7 @@ class Recorder:
 
 
 def _to_json_text(event: Any) -> str:
+    """The event as JSON text, or a placeholder if it is nested too deeply."""
     try:
         return json.dumps(event, default=str)
     except RecursionError:

@@ -71,6 +71,8 @@ class ReleaseQuestion:
 
     @property
     def key(self) -> Hashable:
+        """Equal for questions with the same answer. A run is not blocked by its own deployment, so the caller is part
+        of it."""
         return "release", self.version, self.mode, self.caller
 
 
@@ -112,6 +114,7 @@ class ReleaseStatuses:
         acknowledgements = await self._routers.list_acknowledgements(app.name)
 
         async def get_status(release: Release) -> ReleaseStatus:
+            """The state of one release. Only a release that drains needs a verdict on its task hub."""
             state = find_assessed_state(app, release, None)
             if state is not ReleaseState.DRAINING:
                 return ReleaseStatus(app, release, state, None)

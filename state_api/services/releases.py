@@ -393,6 +393,7 @@ class Releases:
         return after
 
     async def _claim(self, app: App, task_hub: str, caller: Caller, proof: OwnershipProof | None) -> None:
+        """Reserve the task hub for the app and for the run of this caller."""
         await self._task_hubs.claim(task_hub, TaskHubClaim(app.name, caller.run_id(task_hub), proof))
 
 

@@ -31,6 +31,7 @@ def failed_result(request: ProbeRequest, error: BackendError, now: Instant) -> P
 
 
 def _empty_result(request: ProbeRequest, status: ProbeStatus, message: str, now: Instant) -> ProbeResult:
+    """A probe that ended at once, without having read any instance."""
     return ProbeResult(
         status, request.provider_config.provider, now, message=message, ended_at=now, request_key=request.key
     )

@@ -45,9 +45,11 @@ class _RoutingWatch:
             self._changed = asyncio.Event()
 
     async def wait_for_change(self) -> None:
+        """Return once the routing revision has changed, or the app was created or deleted."""
         await self._changed.wait()
 
     async def close(self) -> None:
+        """End the polling and the listening, when no request waits any more."""
         self._listening.close()
         self._task.cancel()
         with suppress(asyncio.CancelledError):

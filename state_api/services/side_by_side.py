@@ -57,6 +57,9 @@ class SideBySideReleases:
         self._ownership = Ownership(task_hubs, backends)
 
     async def register_release(self, name: str, command: RegisterReleaseCommand, precondition: Precondition) -> App:
+        """Register a release, for PostRelease: claim its task hub, which must be new, and open the deployment of the
+        run."""
+
         async def decide(app: App, now: Instant) -> Transition | Refusal:
             if refusal := check_model(app, Model.SIDE_BY_SIDE):
                 return refusal
@@ -89,6 +92,8 @@ class SideBySideReleases:
         return await self._releases.update_app(name, command, precondition, decide)
 
     async def forget_router(self, name: str, command: ForgetRouterCommand, precondition: Precondition) -> App:
+        """Forget a router that is gone, so that nothing waits for its acknowledgement."""
+
         async def decide(app: App, now: Instant) -> Transition | Refusal:
             return forget_router(app, command, await self._routers.list_acknowledgements(app.name))
 

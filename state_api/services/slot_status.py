@@ -55,6 +55,8 @@ class StatusQuestion:
 
     @property
     def key(self) -> Hashable:
+        """Equal for questions with the same answer. A run is not blocked by its own deployment, so the run is part of
+        it."""
         return "slot", self.slot_name.lower(), self.mode, self.caller.run_url
 
 
@@ -69,6 +71,7 @@ class SlotStatus:
 
     @property
     def task_hubs(self) -> tuple[str, ...]:
+        """All task hubs that the slot may hold. During a swap these can be several."""
         return tuple(hub.task_hub for hub in self.slot.possible_hubs()) if self.slot is not None else ()
 
     @property

@@ -111,4 +111,5 @@ class TaskHubDeletion:
             raise refusals.task_hub_not_drained(task_hub, verdict).to_error()
 
     def _assess(self, task_hub: str, activity: InstanceActivity) -> Verdict:
+        """The verdict on a task hub without an app: no policy exempts an instance, and only records count."""
         return assess_readiness(Evidence(task_hub, activity), Policy(), self._clock.now())

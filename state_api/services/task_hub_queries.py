@@ -90,6 +90,7 @@ class TaskHubQueries:
         await self._task_hubs.ping()
 
     async def _get_task_hub(self, name: str) -> TaskHubRecord:
+        """The record of the task hub. Raises TaskHubNotFound."""
         record = await self._task_hubs.get(name)
         if record is None:
             raise refusals.task_hub_not_found(name).to_error()

@@ -119,6 +119,7 @@ class TaskHubReader:
                 raise AssertionError(f"{step} is no step before a scan")
 
     async def _read_records(self, state: ReadState) -> ReadState:
+        """Read what is recorded of the task hub, and return the state of the plan that knows it."""
         instances, request = self._context.instances, self._request
         self._records = await instances.read_records(request.task_hub, request.exemptions)
         return state.after_records(self._records.state)
@@ -298,6 +299,7 @@ class TaskHubReader:
         return await self._take_snapshot(timers)
 
     async def _read_timers(self) -> KnownTimers:
+        """Read the pending timers of the task hub, page by page, to the end."""
         while True:
             timers = await self._get_backend().read_timers(self._request.task_hub, self._message_state.timers)
             # Remembered at once, so that the next request continues a read that is interrupted.
@@ -307,6 +309,7 @@ class TaskHubReader:
             await self._require_lease()
 
     async def _take_snapshot(self, timers: KnownTimers) -> ObservedQueues | None:
+        """Look at the control queues once; None if the provider has none."""
         began_at = self._clock.now()
         snapshot = await self._get_backend().read_queue_snapshot(self._request.task_hub)
         return None if snapshot is None else ObservedQueues.from_snapshot(snapshot, timers, began_at, self._clock.now())
@@ -365,9 +368,12 @@ class TaskHubReader:
         return self._get_backend().shows_messages and not self._request.policy.ignore_messages
 
     def _remaining_seconds(self) -> float:
+        """The seconds until the deadline of the request, by the clock of the event loop. Negative once it has
+        passed."""
         return self._request.deadline - asyncio.get_running_loop().time()
 
 
 def _activity(state: ReadState) -> InstanceActivity:
+    """What the records show of the task hub's instances. A scan begins after they were read."""
     assert state.records is not None, "a scan begins after the records were read"
     return state.records.activity

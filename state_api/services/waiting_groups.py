@@ -204,8 +204,10 @@ class WaitingGroup:
 
     @property
     def _version(self) -> int:
+        """A number that grows with every change of what is known of these task hubs."""
         return sum(known.version for known in self.known_activities)
 
     @property
     def _recorded_count(self) -> int:
+        """How many changes of these task hubs this process has recorded."""
         return sum(known.recorded_count for known in self.known_activities)

@@ -53,6 +53,7 @@ class WaitingReads:
             known = self._known[key] = KnownActivity()
 
             def add_changes(changes: RecordedChanges) -> None:
+                """Note what this process has recorded, and wake the watch."""
                 known.add_changes(changes)
                 self._listener.on_change()
 
@@ -112,6 +113,7 @@ class WaitingReads:
         return outcome
 
     async def _count(self, read: Callable[[], Awaitable[_Value]], *, is_counted: bool) -> _Value:
+        """Run the read. With `is_counted`, report how many requests to the state storage it took."""
         with count_storage_requests() as requests:
             try:
                 return await read()

@@ -109,6 +109,7 @@ class ConnectionLimiter:
         self._open.add(connection)
 
     def remove(self, connection: "LimitedConnection") -> None:
+        """Forget a connection that is closed."""
         self._open.discard(connection)
         self._idle.pop(connection, None)
 
@@ -199,6 +200,7 @@ class LimitedConnection(H11Protocol):
         return True
 
     def _start_head_timer(self) -> None:
+        """Give the client the head timeout, from now on, to send the head of a request."""
         if self._head_timer is not None:
             self._head_timer.cancel()
         self._head_timer = self.loop.call_later(self._limiter.limits.head_timeout_seconds, self._on_head_timeout)
@@ -242,6 +244,7 @@ class LimitedConnection(H11Protocol):
             self._start_head_timer()
 
     def _stop_timers(self) -> None:
+        """Cancel the timeouts of a connection that is closed."""
         for timer in (self._head_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()

@@ -79,6 +79,7 @@ def _read_state_storage(environment: Mapping[str, str]) -> StorageSettings:
 
 
 def _parse_shards(text: str) -> int:
+    """The number of partitions of a new task hub's records. Raises SettingsError."""
     if not text:
         return _DEFAULT_SHARDS
     if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= _MAX_SHARDS:
@@ -87,6 +88,7 @@ def _parse_shards(text: str) -> int:
 
 
 def _parse_max_unclaimed_task_hubs(text: str) -> int:
+    """How many task hubs may have records without an app. Raises SettingsError."""
     if not text:
         return DEFAULT_UNCLAIMED_TASK_HUBS
     if not re.fullmatch(r"[0-9]{1,6}", text):

@@ -109,6 +109,7 @@ def is_emulator(connection_string: str) -> bool:
 
 
 def _is_development_storage(connection_string: str) -> bool:
+    """Whether the connection string is the short form for the local emulator."""
     return connection_string.strip().rstrip(";").lower() == DEVELOPMENT_STORAGE.lower()
 
 
@@ -133,6 +134,7 @@ def _reject_remote_emulator(name: str, connection_string: str) -> None:
 
 
 def _is_on_loopback(endpoint: str) -> bool:
+    """Whether the endpoint is on this machine. One that cannot be parsed is not."""
     try:
         return is_loopback(urlsplit(endpoint).hostname or "")
     except ValueError:

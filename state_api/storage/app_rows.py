@@ -43,6 +43,7 @@ def app_index_row(app_name: str) -> dict[str, Any]:
 
 
 def version_row_key(version: str) -> str:
+    """The key of the row that keeps the version of a release from being used again."""
     return f"version|{version}"
 
 

@@ -53,10 +53,12 @@ class AppStore:
         storage refuses it if the row has changed since."""
 
     async def get(self, name: str) -> App | None:
+        """The app; None also if it was deleted."""
         app = await self.get_including_deleted(name)
         return None if app is None or app.deleted else app
 
     async def get_including_deleted(self, name: str) -> App | None:
+        """The app, also if it was deleted: its name and its revisions go on when it is created again."""
         stored = await self._read_with_etag(name)
         return stored[0] if stored else None
 
@@ -112,6 +114,7 @@ class AppStore:
         return Page(tuple(audit_record_from_row(row) for row in rows.items), rows.continuation_token)
 
     async def _read_with_etag(self, name: str) -> tuple[App, str] | None:
+        """The stored app, also a deleted one, and the ETag that a conditional write needs. None if there is no row."""
         async with translate_storage_errors():
             try:
                 row = await self._table.get_entity(app_key(name), APP_ROW_KEY)

@@ -94,11 +94,13 @@ class _QueuedUpdate:
     future: asyncio.Future[UpdateOutcome]
 
     def resolve(self, outcome: UpdateOutcome) -> None:
+        """Give the waiting caller the outcome."""
         # The future is done already if the caller has given up.
         if not self.future.done():
             self.future.set_result(outcome)
 
     def fail(self, error: BaseException) -> None:
+        """Raise the error in the waiting caller, unless it has given up."""
         if not self.future.done():
             self.future.set_exception(error)
 
@@ -155,6 +157,7 @@ class GroupCommit:
         self._queues.clear()
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` in the background. `close` waits for it."""
         # In an empty context, because the task outlives the request that starts it.
         task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
@@ -245,6 +248,7 @@ class GroupCommit:
                 raise
 
     def _fail_batch(self, shard_key: ShardKey, batch: Iterable[_QueuedUpdate], error: BaseException) -> None:
+        """Raise the error in all callers whose updates are in the batch."""
         if isinstance(error, TableMissing):
             # A table that is created again under this name has none of the cached rows.
             self.invalidate_cache(shard_key[0])
@@ -366,6 +370,7 @@ def _fail_all(queued: Iterable[_QueuedUpdate], error: BaseException) -> None:
 
 
 def _stopping_error() -> StorageUnavailable:
+    """The error for updates that are not written because the server shuts down."""
     return StorageUnavailable("the server is stopping: send the request again")
 
 

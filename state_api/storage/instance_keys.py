@@ -19,6 +19,7 @@ _LINE_SEPARATORS = re.compile("[\u2028\u2029]")
 
 
 def escape_instance_id(instance_id: str) -> str:
+    """The id in a form that Azure Tables allows in a key, with the escapes of the Azure Storage provider."""
     return _SPECIAL.sub(lambda match: _ESCAPES.get(match[0]) or "^" + chr(_CONTROL_OFFSET + ord(match[0])), instance_id)
 
 
@@ -55,6 +56,7 @@ FIRST_SHARD = shard_name(0)
 
 
 def utf16_length(text: str) -> int:
+    """The length as Azure Tables count it, in UTF-16 code units."""
     return len(text.encode("utf-16-le")) // 2
 
 

@@ -46,6 +46,7 @@ def instance_row_key(instance_id: str) -> str:
 
 
 def active_row_key(instance: Instance) -> str:
+    """The key of the row that exists only while the instance is active. Active rows are in order of their start."""
     assert instance.started is not None, "only a started instance is active"
     return f"{ACTIVE_FROM}{format_instant(instance.started.at)}|{instance_key(instance.instance_id)}"
 
@@ -56,6 +57,7 @@ def check_schema(row: Mapping[str, Any]) -> None:
 
 
 def _table_row(schema: RowSchema, partition: str, key: str, **properties: Any) -> dict[str, Any]:
+    """A row with its keys, its schema number, and the properties that are not None."""
     present = {name: value for name, value in properties.items() if value is not None}
     return {"PartitionKey": partition, "RowKey": key, **schema.schema_property, **present}
 

@@ -112,6 +112,7 @@ class InstanceStore:
             )
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None:
+        """The record of one instance; None if nothing is recorded of it."""
         table = self._tables.client(instance_table_name(hub.name))
         async with translate_storage_errors():
             try:

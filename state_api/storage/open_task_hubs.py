@@ -45,10 +45,12 @@ class OpenTaskHubs:
         return ReadStart(self._monotonic(), self._clock.now())
 
     def get(self, task_hub: str) -> TaskHubRecord | None:
+        """The cached record of the task hub; None if it must be read."""
         cached = self._open.get(hub_key(task_hub))
         return cached.record if cached is not None else None
 
     def add(self, record: TaskHubRecord, read_start: ReadStart) -> None:
+        """Keep a record that was just read. The oldest record is dropped when there are too many."""
         key = hub_key(record.name)
         self._open.pop(key, None)
         if len(self._open) >= MAX_CACHED_RECORDS:

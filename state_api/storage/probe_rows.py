@@ -53,6 +53,8 @@ def held_lease_row(lease_owner: str, until: Instant, scan: Scan | None) -> dict[
 
 
 def released_lease_row(scan: Scan | None) -> dict[str, Any]:
+    """A lease row that any worker can take at once. It keeps an unfinished scan, so that the next worker continues
+    it."""
     return _probe_row(ProbeRowKind.LEASE, **_scan_columns(scan))
 
 
@@ -94,10 +96,13 @@ def probe_record_from_rows(rows: Mapping[str, Mapping[str, Any]]) -> ProbeRecord
 
 
 def _scan_columns(scan: Scan | None) -> dict[str, str]:
+    """The columns that hold a scan, as JSON in parts that fit into a property; none without a scan."""
     return split_property("Scan", StoredScan.from_domain(scan).to_json()) if scan is not None else {}
 
 
 def _parse_result(text: str) -> ProbeResult | None:
+    """The stored result of a probe. None if there is none, or none that this version can read: the task hub is read
+    again."""
     try:
         return StoredProbeResult.from_json(text).to_domain() if text else None
     except ValueError as error:
@@ -106,6 +111,7 @@ def _parse_result(text: str) -> ProbeResult | None:
 
 
 def _parse_scan(text: str) -> Scan | None:
+    """The stored scan. None if there is none, or none that this version can read: the scan begins anew."""
     try:
         return StoredScan.from_json(text).to_domain() if text else None
     except ValueError as error:
@@ -114,6 +120,7 @@ def _parse_scan(text: str) -> Scan | None:
 
 
 def _parse_message_state(text: str) -> MessageState:
+    """What is remembered of the messages. Empty if nothing is stored that this version can read."""
     try:
         return StoredMessageState.from_json(text).to_domain() if text else MessageState()
     except ValueError as error:
@@ -122,5 +129,6 @@ def _parse_message_state(text: str) -> MessageState:
 
 
 def _log_unreadable(stored_object: str, error: ValueError) -> None:
+    """Log that a stored object was ignored, which another version of the server has written."""
     # The error's own text is left out, because it shows the stored values.
     log.warning("a stored %s cannot be read: %s", stored_object, type(error).__name__)

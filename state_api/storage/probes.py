@@ -51,6 +51,7 @@ class ProbeStore:
         self._tables = tables
 
     async def get(self, task_hub: str) -> ProbeRecord:
+        """What is stored of the probes of this task hub."""
         return (await self._read_with_etag(task_hub))[0]
 
     async def acquire_lease(
@@ -156,4 +157,5 @@ def _conditional_write(row: Mapping[str, Any], etag: str | None) -> TableOperati
 
 
 def _overwrite(row: Mapping[str, Any]) -> TableOperation:
+    """The operation that writes the row and replaces the row that is there."""
     return ("upsert", row, {"mode": UpdateMode.REPLACE})

@@ -25,6 +25,7 @@ MAX_EVENT_CHARACTERS = 300_000
 
 
 def quarantine_partition(task_hub: str | None) -> str:
+    """The partition of events that wait for this task hub, or, for None, of those that could not be parsed."""
     return QUARANTINE_PARTITION if task_hub is None else f"{_TASK_HUB_PARTITION_PREFIX}{hub_key(task_hub)}"
 
 

@@ -77,6 +77,7 @@ class RecordsReader:
         return await _combine_shards(table, first, state, exemptions)
 
     async def _read_registry(self, task_hub: str) -> TaskHubRecord | None:
+        """The registered task hub; None if no event and no app has named it."""
         registry = self._tables.client(TASK_HUBS_TABLE)
         try:
             row = await registry.get_entity(TASK_HUB_PARTITION, hub_key(task_hub))

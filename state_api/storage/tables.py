@@ -26,6 +26,7 @@ from azure.data.tables.aio import TableClient, TableServiceClient
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, parse_instant
 from state_api.domain.names import hub_key
+from state_api.proxies import environment_proxy_option
 from state_api.services.ports import Page
 from state_api.settings import SettingsError, StorageSettings
 from state_api.storage.transactions import TableOperation, send_transaction
@@ -49,6 +50,8 @@ INVALID_CONTINUATION = "continuationToken was not returned by this list: call th
 _MAX_CACHED_CLIENTS = 64
 """Cached table clients, about 60 kB each. Publishers determine how many task hubs there are. Creating a client again
 takes a millisecond and no request."""
+
+_MAX_LOGGED_ERROR_CHARACTERS = 300
 
 _MAX_PROPERTY_CHARACTERS = 15_000
 """Characters in one property. The service allows 32 Ki UTF-16 units, and a character can take two."""
@@ -153,6 +156,7 @@ class Tables:
             "read_timeout": 6,
             # Following a redirect would send the credentials to another server.
             "permit_redirects": False,
+            **environment_proxy_option(),
             **client_options,
         }
         if settings.connection_string is not None:
@@ -174,10 +178,12 @@ class Tables:
         logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
 
     def _begin_request(self, request: PipelineRequest[Any]) -> None:
+        """Note when the request is sent, and count it."""
         request.context["sent_at"] = time.monotonic()
         self._on_request()
 
     def _observe_response_date(self, response: PipelineResponse[Any, Any]) -> None:
+        """Set the storage clock by the Date header of a response."""
         date = response.http_response.headers.get("Date")
         if date:
             self.clock.observe_date(date, response.context["sent_at"])
@@ -248,6 +254,7 @@ def is_write_conflict(error: HttpResponseError) -> bool:
 
 
 def is_table_missing(error: HttpResponseError) -> bool:
+    """Whether the error says that the table does not exist, or is being deleted."""
     return error_code(error) in ("TableNotFound", "TableBeingDeleted")
 
 
@@ -268,10 +275,12 @@ async def translate_storage_errors() -> AsyncIterator[None]:
 
 
 def _first_line(error: AzureError) -> str:
-    return str(error.message if hasattr(error, "message") else error).split("\n", 1)[0][:300]
+    """The first line of the error's message, shortened for the log. The lines after it repeat the whole response."""
+    return str(error.message if hasattr(error, "message") else error).split("\n", 1)[0][:_MAX_LOGGED_ERROR_CHARACTERS]
 
 
 def etag_of(entity: TableEntity) -> str:
+    """The ETag of a row that was read. A write on the condition of this ETag fails if the row has changed since."""
     return str(entity.metadata["etag"])
 
 

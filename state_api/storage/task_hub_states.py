@@ -77,6 +77,8 @@ class TaskHubStateStore:
         )
 
     async def _read_with_etag(self, table: TableClient) -> tuple[TaskHubState, str] | None:
+        """The state in the task hub's own table, and the ETag that a conditional write needs. None if there is no
+        row."""
         async with translate_storage_errors():
             try:
                 row = await table.get_entity(FIRST_SHARD, STATE_ROW_KEY)

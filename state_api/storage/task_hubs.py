@@ -72,10 +72,12 @@ class TaskHubStore:
         self._unclaimed = UnclaimedTaskHubLimit(self._table, unclaimed_limit)
 
     async def ping(self) -> None:
+        """Send the storage a cheap request, which also synchronizes the clock."""
         # The name of a task hub begins with a letter, so this row never exists.
         await self._read_with_etag("-")
 
     async def get(self, task_hub: str) -> TaskHubRecord | None:
+        """The record of the task hub; None if no event and no app has named it."""
         stored = await self._read_with_etag(task_hub)
         return stored[0] if stored else None
 
@@ -120,7 +122,7 @@ class TaskHubStore:
         hub in the end, the claim stays. Otherwise another app could take a name that a slower writer is about to use. A
         claim without a proof keeps the proof on record. Raises TaskHubAlreadyUsed and TaskHubInUse."""
 
-        def claimed(record: TaskHubRecord) -> TaskHubRecord:
+        def add_claim(record: TaskHubRecord) -> TaskHubRecord:
             if record.closed:
                 raise refusals.task_hub_already_used(task_hub).to_error()
             if record.app is not None and app_key(record.app) != app_key(claim.app):
@@ -129,7 +131,7 @@ class TaskHubStore:
                 record, app=claim.app, run_id=claim.run_id, proof=record.proof if claim.proof is None else claim.proof
             )
 
-        record = await self._update_record(task_hub, claimed)
+        record = await self._update_record(task_hub, add_claim)
         self._unclaimed.invalidate_cache()
         if not record.recording:
             # Create the state also at a repeated claim, because the worker of the first one may have died before this.
@@ -153,37 +155,38 @@ class TaskHubStore:
         same time. The record's `deletion_id` identifies this closing, which concurrent calls share. It is empty if
         the deletion was decided before. Raises TaskHubClaimed."""
 
-        def closed(record: TaskHubRecord) -> TaskHubRecord:
+        def close_unclaimed(record: TaskHubRecord) -> TaskHubRecord:
             if record.app is not None:
                 raise refusals.task_hub_claimed(record.name, record.app).to_error()
             if record.closed:
                 return record
             return replace(record, closed=True, deletion_id=secrets.token_hex(8))
 
-        return await self._update_unclaimed(task_hub, closed)
+        return await self._update_unclaimed(task_hub, close_unclaimed)
 
     async def decide_deletion(self, closing: TaskHubRecord) -> TaskHubRecord:
         """Keep the task hub closed for ever: from now on it cannot be reopened, so its table can be deleted. `closing`
         comes from `close_for_deletion`. Raises TaskHubReopened if another call has reopened it since."""
 
-        def decided(record: TaskHubRecord) -> TaskHubRecord:
+        def remove_deletion_id(record: TaskHubRecord) -> TaskHubRecord:
             if not record.closed or record.deletion_id not in (closing.deletion_id, ""):
                 raise TaskHubReopened
             return replace(record, deletion_id="")
 
-        return await self._update_unclaimed(closing.name, decided)
+        return await self._update_unclaimed(closing.name, remove_deletion_id)
 
     async def reopen(self, closing: TaskHubRecord) -> TaskHubRecord:
         """Undo `close_for_deletion`, unless another call has decided the deletion or has closed the task hub again.
         Returns the record as it is then."""
 
-        def reopened(record: TaskHubRecord) -> TaskHubRecord:
+        def undo_closing(record: TaskHubRecord) -> TaskHubRecord:
             is_same_closing = record.closed and record.deletion_id == closing.deletion_id
             return replace(record, closed=False, deletion_id="") if is_same_closing else record
 
-        return await self._update_unclaimed(closing.name, reopened)
+        return await self._update_unclaimed(closing.name, undo_closing)
 
     async def _update_unclaimed(self, task_hub: str, update: RecordUpdate) -> TaskHubRecord:
+        """Update the record of a task hub that no app has claimed. What is cached of it is forgotten."""
         record = await self._update_record(task_hub, update)
         self.invalidate_cache(task_hub)
         self._unclaimed.invalidate_cache()
@@ -219,6 +222,7 @@ class TaskHubStore:
             )
 
     async def _read_with_etag(self, task_hub: str) -> tuple[TaskHubRecord, str] | None:
+        """The registered task hub, and the ETag that a conditional write needs. None if there is no row."""
         async with translate_storage_errors():
             try:
                 row = await self._table.get_entity(TASK_HUB_PARTITION, hub_key(task_hub))

@@ -42,6 +42,7 @@ class InstanceUpdate:
 
     @property
     def only_starts(self) -> bool:
+        """Whether no change ends an instance."""
         return all(change.finished is None for change in self.changes)
 
 
@@ -93,6 +94,7 @@ class _InstanceWrite:
 
     @property
     def reason_length(self) -> int:
+        """The number of characters of the reason with which the instance ended."""
         return len(self.instance.finished.reason) if self.instance.finished is not None else 0
 
 

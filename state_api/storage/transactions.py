@@ -96,6 +96,7 @@ def request_lines(url: str, operation: TableOperation, *, cosmos: bool) -> list[
 
 
 def _quote_key(key: str) -> str:
+    """The key as it stands in a URL, inside single quotes."""
     return quote(key.replace("'", "''"), safe="")
 
 

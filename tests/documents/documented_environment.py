@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.documents.fake_azure_resources import build_principal_id, build_resou
 from tests.documents.fake_programs import ROOT
 from tests.documents.installed_programs import install_programs
 from tests.documents.local_server import serve_restarting
-from tests.documents.markdown_page import find_command_blocks
+from tests.documents.markdown_page import CommandBlock, find_command_blocks, find_section_blocks
 from tests.documents.shell_session import ShellSession, open_shell_session
 from tests.keys import key_entry
 from tests.pipelines.fake_cloud import FakeAzure
@@ -198,11 +198,18 @@ class DocumentedEnvironment:
         result = self.shell.run(commands)
         assert result.exit_code == 0, f"{result.stdout}\n{result.stderr}"
 
-    def run_page(self, page: Path) -> int:
-        """Run every `sh` block in order; returns how many. Raises AssertionError at the first that does something else
-        than the page says."""
+    def run_page(self, page: Path) -> None:
+        """Run every `sh` block in order. Raises AssertionError at the first that does something else than the page
+        says."""
+        self._run_blocks(page, find_command_blocks(page))
+
+    def run_section(self, page: Path, title: str) -> None:
+        """Run the `sh` blocks under one heading, as `run_page` does."""
+        self._run_blocks(page, find_section_blocks(page, title))
+
+    def _run_blocks(self, page: Path, blocks: Iterable[CommandBlock]) -> None:
         count = 0
-        for block in find_command_blocks(page):
+        for block in blocks:
             where = f"{page.relative_to(ROOT)}:{block.line}"
             commands = block.commands.replace(LOCAL_SERVER, self.server_url)
             result = self.shell.run(commands, may_fail=block.exit_code != 0)
@@ -211,7 +218,7 @@ class DocumentedEnvironment:
             wrong = find_mismatches(block.outputs, result.stdout, result.stderr)
             assert not wrong, f"{where} prints something else: {wrong}\n{printed}"
             count += 1
-        return count
+        assert count, f"{page.relative_to(ROOT)} has no commands to run"
 
 
 def _link_repository(folder: Path) -> None:

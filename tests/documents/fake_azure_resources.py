@@ -21,8 +21,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.pipelines.fake_az import main
-from tests.pipelines.fake_az_commands import COMMANDS, SUBSCRIPTION
+from tests.pipelines.fake_az_commands import COMMANDS
 from tests.pipelines.fake_az_options import AzError, ParsedOptions
+from tests.pipelines.fake_cloud import SUBSCRIPTION
 
 SIGNED_IN_USER = "operator"
 State = dict[str, Any]

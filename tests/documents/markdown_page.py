@@ -33,6 +33,15 @@ class CommandBlock:
         return int(codes[-1]) if codes else 0
 
 
+def find_section_blocks(page: Path, title: str) -> Iterator[CommandBlock]:
+    """The command blocks under a heading of the second level, up to the next one."""
+    lines = page.read_text().splitlines()
+    start = lines.index(f"## {title}") + 1
+    following = (number for number, line in enumerate(lines[start:], start + 1) if line.startswith("## "))
+    end = next(following, len(lines) + 1)
+    return (block for block in find_command_blocks(page) if start < block.line < end)
+
+
 def find_command_blocks(page: Path) -> Iterator[CommandBlock]:
     """Every `sh` block of the page, with its expected output."""
     text = page.read_text()

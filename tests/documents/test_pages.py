@@ -28,13 +28,28 @@ AZURE_PAGES_AFTER_SET_UP = {
 PAGES_NOT_RUN = {
     DOCS
     / "http-api.md": "requests by themselves, each checked against OpenAPI in tests/documents/test_http_api_page.py",
-    DOCS / "side-by-side.md": "routers run in tests/routers, on a real Envoy and on policies that are compiled",
+    DOCS / "side-by-side.md": "sections run below; routers run in tests/routers, on a real Envoy and compiled policies",
     DOCS / "settings.md": "keys are made in tests/safe_deploy/test_keys.py, the server is started in tests/server",
     DOCS / "performance.md": "make bench takes minutes",
     DOCS / "reliability.md": "make test-faults takes minutes",
     DOCS / "releasing.md": "commits, tags and publishes; the check of the wheel is tested in tests/test_release.py",
 }
 """Each page, with the reason."""
+
+SIDE_BY_SIDE_APP = """
+for release in 140 150; do
+  az functionapp create --resource-group "$DURABLE_RG" --name "shop-$release" --storage-account shopdurable4711 \\
+    --flexconsumption-location westeurope --runtime python --runtime-version 3.13 --output none
+done
+curl -sS -X PUT "https://$HOST/api/apps/shop" -H "x-functions-key: $OPERATOR_KEY" \\
+  -H "Content-Type: application/json" -d '{"model": "sideBySide", "releases": {
+  "1.4.0": {"taskHub": "shop140", "address": "https://shop-140.azurewebsites.net"},
+  "1.5.0": {"taskHub": "shop150", "address": "https://shop-150.azurewebsites.net"}}}' --fail --output /dev/null
+PIPELINE_KEY="$OPERATOR_KEY"
+"""
+"""An app with two releases, and their Function Apps."""
+
+SIDE_BY_SIDE_SECTIONS = ("Functions that start work by themselves", "Durable Task Scheduler")
 
 
 @pytest.mark.parametrize("page", LOCAL_PAGES, ids=lambda page: page.name)
@@ -54,6 +69,13 @@ def test_the_commands_of_a_guide_do_what_it_says_after_azure_is_set_up(page: Pat
     with open_azure_environment(tmp_path, with_state_server=True) as environment:
         environment.run_preparation(AZURE_PAGES_AFTER_SET_UP[page])
         environment.run_page(page)
+
+
+@pytest.mark.parametrize("title", SIDE_BY_SIDE_SECTIONS)
+def test_the_commands_of_a_section_about_releases_do_what_it_says(title: str, tmp_path: Path) -> None:
+    with open_azure_environment(tmp_path, with_state_server=True) as environment:
+        environment.run_preparation(SIDE_BY_SIDE_APP)
+        environment.run_section(DOCS / "side-by-side.md", title)
 
 
 def test_no_page_has_commands_that_no_test_runs() -> None:

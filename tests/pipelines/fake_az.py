@@ -32,6 +32,8 @@ def main(arguments: list[str], path: str) -> int:
     command = COMMANDS.get(" ".join(words))
     key = command[0] if command else ""
     fault = record_call(path, arguments, key)
+    if fault.get("warning"):
+        sys.stderr.write(f"WARNING: {fault['warning']}\n")
     try:
         if command is None:
             _raise_unrecognized(words)

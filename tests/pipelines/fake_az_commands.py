@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 
 from tests.pipelines.fake_az_options import AzError
-from tests.pipelines.fake_cloud import PRODUCTION
+from tests.pipelines.fake_az_schedulers import SCHEDULER_COMMANDS
+from tests.pipelines.fake_cloud import PRODUCTION, SUBSCRIPTION
 
 TYPE_CHECKING = False  # as in `typing`, which takes long to import
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from tests.pipelines.fake_az_options import ParsedOptions
 
     Effect = Callable[[dict[str, Any], ParsedOptions], Any]
-
-SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 
 
 def _not_found_error(kind: str, group: str) -> AzError:
@@ -69,11 +68,16 @@ def _list_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _set_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
-    """`az functionapp config appsettings set`: refuses a name that differs from an existing one only in case."""
+    """`az functionapp config appsettings set`: refuses a name that differs from an existing one only in case, and as
+    Azure does for apps on Linux, a name with a hyphen. The app restarts."""
     if not options.settings and not options.slot_settings:
         raise AzError("Please provide either --settings or --slot-settings parameter.")
     app = _find_app(state, options)
     slot, sticky = _find_slot(app, options, options.slot), _list_sticky_settings(app)
+    names = [text.partition("=")[0] for text in [*(options.settings or []), *(options.slot_settings or [])]]
+    if refused := next((name for name in names if "-" in name), None):  # on Linux
+        message = f"AppSetting with name '{refused}' is not allowed."
+        raise AzError(f"(BadRequest) {message}\nCode: BadRequest\nMessage: {message}")
     for text in [*(options.settings or []), *(options.slot_settings or [])]:
         name, separator, value = text.partition("=")
         if not separator:
@@ -83,6 +87,7 @@ def _set_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
         slot["settings"][name] = {"value": value, "slotSetting": False}
         if text in (options.slot_settings or []) and name not in sticky:
             sticky.append(name)
+    slot["restarts"] = slot.get("restarts", 0) + 1
     for any_slot in app["slots"].values():
         for name, setting in any_slot.get("settings", {}).items():
             setting["slotSetting"] = name in sticky
@@ -159,6 +164,27 @@ def _show_app(state: dict[str, Any], options: ParsedOptions) -> Any:
     }
 
 
+def _list_apps(state: dict[str, Any], options: ParsedOptions) -> Any:
+    """`az functionapp list`: the apps of a group, or of the subscription. An app's `hostNames` are a member of its
+    state, and `nested` apps are shown as Azure's API does, with their members in `properties`."""
+    group = options.resource_group
+    groups = {app.get("resourceGroup", "").lower() for app in state["apps"].values()}
+    if group and group.lower() not in groups | {name.lower() for name in state["groups"]}:
+        message = f"Resource group '{group}' could not be found."
+        raise AzError(f"(ResourceGroupNotFound) {message}\nCode: ResourceGroupNotFound\nMessage: {message}", 3)
+    listed = []
+    for name, app in state["apps"].items():
+        app_group = app.get("resourceGroup", group)
+        if group and app_group.lower() != group.lower():
+            continue
+        default = app.get("defaultHostName", f"{name}.azurewebsites.net".lower())
+        members = {"defaultHostName": default, "hostNames": [*app.get("hostNames", []), default]}
+        members = {"properties": members} if app.get("nested") else members
+        fixed = {"id": _site_id(app_group, name), "kind": "functionapp,linux", "name": name, "resourceGroup": app_group}
+        listed.append(fixed | members | {"type": "Microsoft.Web/sites"})
+    return listed
+
+
 def _show_account(state: dict[str, Any], options: ParsedOptions) -> Any:
     """`az account show`"""
     return {
@@ -184,11 +210,14 @@ _SITE = "--resource-group/-g! --name/-n!"
 _RESOURCE = "--resource-group/-g! --namespace! --parent --resource-type! --name/-n! --api-version"
 
 COMMANDS: dict[str, tuple[str, str, Effect]] = {
+    "functionapp list": ("functionapp list", "--resource-group/-g", _list_apps),
     "account show": ("account show", "", _show_account),
     "login": ("login", "--username/-u --password/-p --tenant/-t --service-principal? --identity?", _login),
     "resource show": ("resource show", _RESOURCE, _show_resource),
 }
 """The key of each command's faults, its options, and its effect."""
+
+COMMANDS |= SCHEDULER_COMMANDS
 
 for _kind in ("functionapp", "webapp"):
     _swap_options = f"{_SITE} --slot/-s! --target-slot --action --preserve-vnet"

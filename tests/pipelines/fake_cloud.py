@@ -5,9 +5,12 @@ The file:
     {"apps": {"shop": {"resourceGroup": "shop-rg", "sticky": ["NAME"], "slots": {
         "production": {"settings": {"TASK_HUB": {"value": "v41", "slotSetting": false}}, "package": "app.zip",
                        "state": "Running"}}}},
+     "groups": ["empty-rg"], "extensions": ["durabletask"],
+     "schedulers": {"shop-dts": {"resourceGroup": "shop-rg", "taskHubs": ["shop150"], "quota": 5}},
      "calls": [["functionapp", "show", ...]], "environments": [["SAFE_DEPLOY_SERVER"]], "faults": {"swap": {...}}}
 
-`sticky` is the app's list of slot settings, from which `slotSetting` is shown, as in Azure."""
+`sticky` is the app's list of slot settings, from which `slotSetting` is shown, as in Azure. `groups` are resource
+groups without apps, and `extensions` those of `az`."""
 
 # ruff: noqa: PTH100, PTH105, PTH120, PTH123  # importing pathlib takes longer than a whole call
 from __future__ import annotations
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PRODUCTION = "production"
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -34,8 +38,8 @@ class FakeAzure:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def reset(self, apps: dict[str, Any]) -> None:
-        """Replace the cloud by one with these apps, no calls and no faults.
+    def reset(self, apps: dict[str, Any], schedulers: dict[str, Any] | None = None) -> None:
+        """Replace the cloud by one with these apps and schedulers, no calls and no faults.
 
         A setting may be just its value, instead of `{"value": ..., "slotSetting": false}`."""
         for app in apps.values():
@@ -46,7 +50,7 @@ class FakeAzure:
                         settings[name] = {"value": setting, "slotSetting": False}
         with locked_cloud(self.path) as state:
             state.clear()
-            state.update(empty_cloud(), apps=apps)
+            state.update(empty_cloud(), apps=apps, schedulers=schedulers or {})
 
     def settings(self, app: str, slot: str = PRODUCTION) -> dict[str, str]:
         """The values of all settings of a slot."""
@@ -61,6 +65,21 @@ class FakeAzure:
     def is_running(self, app: str, slot: str = PRODUCTION) -> bool:
         """Whether the app runs in this slot, and is not stopped."""
         return bool(self._slot(app, slot).get("state", "Running") == "Running")
+
+    def count_restarts(self, app: str, slot: str = PRODUCTION) -> int:
+        """How often a change of settings has restarted the app in this slot."""
+        return int(self._slot(app, slot).get("restarts", 0))
+
+    def task_hubs(self, scheduler: str) -> list[str]:
+        """The task hubs of a scheduler."""
+        with locked_cloud(self.path) as state:
+            names: list[str] = state["schedulers"][scheduler]["taskHubs"]
+        return names
+
+    def set_extensions(self, *names: str) -> None:
+        """Let `az` have these extensions and no others."""
+        with locked_cloud(self.path) as state:
+            state["extensions"] = list(names)
 
     @property
     def calls(self) -> list[list[str]]:
@@ -93,6 +112,7 @@ class FakeAzure:
         delay_after_seconds: float = 0,
         output: str | None = None,
         wait_for_file: str | None = None,
+        warning: str | None = None,
     ) -> None:
         """Make the next calls of a command fail: its key in `COMMANDS`, or `all` commands except `login`.
 
@@ -102,6 +122,7 @@ class FakeAzure:
         - `delay_before_seconds`, `delay_after_seconds`: the delays before and after the effect.
         - `output` replaces the printed result, also of a failing call.
         - `wait_for_file`: the effect waits until this file exists.
+        - `warning` is printed to stderr, also by a call that succeeds.
         """
         fault: dict[str, Any] = {
             "exit_code": exit_code,
@@ -112,6 +133,7 @@ class FakeAzure:
             "delay_after_seconds": delay_after_seconds,
             "output": output,
             "wait_for_file": wait_for_file,
+            "warning": warning,
         }
         with locked_cloud(self.path) as state:
             state["faults"][command] = fault
@@ -162,8 +184,16 @@ def record_call(path: str, arguments: list[str], key: str) -> dict[str, Any]:
 
 
 def empty_cloud() -> dict[str, Any]:
-    """A cloud without apps, calls and faults."""
-    return {"apps": {}, "calls": [], "environments": [], "faults": {}}
+    """A cloud without resources, calls and faults."""
+    return {
+        "apps": {},
+        "groups": [],
+        "schedulers": {},
+        "extensions": ["durabletask"],
+        "calls": [],
+        "environments": [],
+        "faults": {},
+    }
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """The state server as a process that can be killed and started again, and the requests that tests send to it."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ storage's clock, which reports whole seconds."""
 MAX_SCAN_SECONDS = 30.0
 """How long a busy machine may take for one response."""
 
+_NO_STORAGE_RESPONSE = re.compile(r"state storage:  Service(Request|Response)(Timeout)?Error: ")
+"""What the server logs when the storage gave no response. An error that the storage answered has a status before the
+name."""
+
 
 @dataclass(frozen=True, slots=True)
 class StagingStatusResponse:
@@ -48,6 +54,10 @@ class StagingStatusResponse:
     @property
     def reason_codes(self) -> list[str]:
         return [reason["code"] for reason in self.verdict["reasons"]]
+
+
+class StorageSilent(Exception):
+    """The server answered that it got no response from the storage."""
 
 
 class StateServerProcess:
@@ -98,6 +108,18 @@ class StateServerProcess:
         await self._http.aclose()
         await asyncio.to_thread(self._stack.close)
 
+    def _find_storage_silence(self) -> bool:
+        """Whether the last failure of the storage in the server's log is a missing response."""
+        failures = [line for line in self._read_end_of_log().splitlines() if "state storage:" in line]
+        if failures:
+            print(failures[-1], flush=True)
+        return bool(failures) and _NO_STORAGE_RESPONSE.search(failures[-1]) is not None
+
+    def _read_end_of_log(self) -> str:
+        """The last 3,000 characters of the server's log, which say why it answered with an error."""
+        assert self._server_process is not None
+        return self._server_process.read_log()[-3000:]
+
     async def put_app(self, app: str, task_hub: str, provider: Mapping[str, str], **policy: Any) -> None:
         """Register an app whose staging slot holds this task hub."""
         body = {
@@ -109,11 +131,14 @@ class StateServerProcess:
         assert response.status_code == 200, response.text
 
     async def get_staging_status(self, app: str, *, wait: int = 0) -> StagingStatusResponse:
-        """Send GetStagingStatus with `verify=fresh`. Raises httpx.TransportError if the server is killed meanwhile."""
+        """Send GetStagingStatus with `verify=fresh`. Raises httpx.TransportError if the server is killed meanwhile, and
+        StorageSilent if the server got no response from the storage, which happens on a busy machine."""
         requested_at = time.monotonic()
         response = await self._http.get(f"{self.url}/api/apps/{app}/staging", params={"verify": "fresh", "wait": wait})
         responded_at = time.monotonic()
-        assert response.status_code == 200, response.text
+        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and self._find_storage_silence():
+            raise StorageSilent
+        assert response.status_code == 200, f"{response.text}\n{self._read_end_of_log()}"
         return StagingStatusResponse(requested_at, responded_at, response.json())
 
 

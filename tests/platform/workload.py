@@ -19,6 +19,7 @@ from tests.platform.state_server import (
     STORAGE_PROVIDER_CONFIG,
     StagingStatusResponse,
     StateServerProcess,
+    StorageSilent,
 )
 from tests.platform.storage_snapshots import (
     StorageSnapshot,
@@ -255,11 +256,11 @@ class RandomWorkload:
 
     async def _poll(self) -> AssessedResponse | None:
         """Request the verdict once, between two observations of the storage, and assess it. Return None if the server
-        was killed meanwhile."""
+        was killed meanwhile or could not read its storage."""
         before = self._last_observation or await self._observe()
         try:
             response = await self._server.get_staging_status(self.app)
-        except httpx.TransportError:
+        except (httpx.TransportError, StorageSilent):
             await asyncio.sleep(0.1)
             return None
         after = self._last_observation = await self._observe()

@@ -31,14 +31,15 @@ class RoutedApp:
         assert response.is_success, response.text
         return response.json()
 
-    def create(self) -> None:
-        """Create the app with all releases, and the first one active."""
+    def create(self, **members: Any) -> None:
+        """Create the app with all releases, and the first one active. `members` are further members of PutApp."""
         self.task_hubs = {version: new_hub_name() for version in self.addresses}
         releases = {
             version: {"taskHub": self.task_hubs[version], "address": address}
             for version, address in self.addresses.items()
         }
-        self.request("PUT", "", {"model": "sideBySide", "policy": {"settleSeconds": 0}, "releases": releases})
+        body = {"model": "sideBySide", "policy": {"settleSeconds": 0}, "releases": releases, **members}
+        self.request("PUT", "", body)
         self.promote(next(iter(self.addresses)))
 
     def promote(self, version: str, **members: Any) -> int:

@@ -83,8 +83,17 @@ def test_a_configuration_is_confirmed_when_envoy_routes_by_it() -> None:
 
 def test_without_envoy_the_files_are_written_and_not_confirmed() -> None:
     assert plan_placement(NEW, _NO_FILES, None) == WriteClusters(NEW.clusters)
-    assert plan_placement(NEW, replace(_NO_FILES, clusters=NEW.clusters), None) == WriteRoutes()
+    assert plan_placement(NEW, replace(_files(NEW), routes_version=""), None) == WriteRoutes()
     assert plan_placement(NEW, _files(NEW), None) == Placed(is_confirmed=False)
+
+
+def test_the_clusters_of_an_app_without_releases_are_written_too() -> None:
+    """Envoy does not start without that file."""
+    body = build_document(active=None)
+    body["releases"].clear()
+    empty = render_configuration(parse_routing_document(body))
+    assert plan_placement(empty, _NO_FILES, None) == WriteClusters({})
+    assert plan_placement(empty, _files(empty), _loaded(_files(empty))) == Placed(is_confirmed=True)
 
 
 def test_a_release_that_has_moved_gets_its_new_address() -> None:

@@ -51,6 +51,18 @@ def test_once_writes_files_with_which_envoy_starts(routed_app: RoutedApp) -> Non
     assert routed_app.acknowledged_revision() is None
 
 
+def test_envoy_starts_before_the_first_release_and_routes_to_it_later(
+    served: ServerProcess, addresses: dict[str, str], tmp_path: Path
+) -> None:
+    app = RoutedApp(f"shop-{uuid.uuid4().hex[:12]}", served.url, dict(addresses), tmp_path, free_port())
+    app.request("PUT", "", {"model": "sideBySide"})
+    app.write_once()
+    with run_envoy(app.folder, app.port), app.follow():
+        assert send(app.port, "/").status == 503
+        app.create()
+        _wait_until_routed(app, "1.4.0")
+
+
 def test_once_changes_a_running_envoy(routed_app: RoutedApp) -> None:
     routed_app.write_once()
     with run_envoy(routed_app.folder, routed_app.port):

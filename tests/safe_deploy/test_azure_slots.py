@@ -10,7 +10,8 @@ from types import FrameType
 
 import pytest
 
-from safe_deploy.azure_slots import AzureUnavailable, DeploymentSlots, FunctionAppTarget, parse_swap_command
+from safe_deploy.azure_cli import AzureUnavailable
+from safe_deploy.azure_slots import DeploymentSlots, FunctionAppTarget, parse_swap_command
 from safe_deploy.errors import UsageError
 from tests.pipelines.fake_cloud import FakeAzure
 from tests.safe_deploy.fake_function_app import SECRET, SWAP, az, create_fake_function_app, path_of

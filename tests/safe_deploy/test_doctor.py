@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from safe_deploy.client import PipelineCaller, StateServerClient
-from safe_deploy.diagnostics import RETRY_SECONDS, CheckStatus, KeyPurpose, run_checks
+from safe_deploy.diagnostics.checks import RETRY_SECONDS, CheckOptions, run_checks
+from safe_deploy.diagnostics.keys import KeyPurpose
+from safe_deploy.diagnostics.results import CheckStatus
 from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.builders import event, timestamp
@@ -93,9 +95,15 @@ def test_an_unreachable_server_ends_the_checks(app_client: AppClient) -> None:
         report=reported.append,
         retry_seconds=1.5,
     ) as server:
-        (check_result,) = run_checks(
-            server, slot="staging", deployment_slots=None, purpose=KeyPurpose.DEPLOY, now=datetime.now(UTC)
+        options = CheckOptions(
+            purpose=KeyPurpose.DEPLOY,
+            slot="staging",
+            deployment_slots=None,
+            function_apps=None,
+            task_hub_setting="TASK_HUB",
+            status_url=None,
         )
+        (check_result,) = run_checks(server, options, datetime.now(UTC))
     assert (check_result.check, check_result.status, check_result.exit_code) == (
         "server",
         CheckStatus.FAILED,

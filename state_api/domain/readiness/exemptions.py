@@ -79,9 +79,11 @@ class Exemptions:
         return _digest(self._exempted_names())
 
     def _exempted_names(self) -> tuple[list[str], list[str]]:
+        """The ignored functions and the waived instances, sorted, so that equal exemptions have equal keys."""
         waived = {waiver.instance_id for waiver in self.waivers if not waiver.is_for_messages}
         return sorted(set(self.ignore_functions)), sorted(waived)
 
 
 def _digest(*values: object) -> str:
+    """A short text that is equal for equal values, also in another process."""
     return hashlib.sha256(repr(values).encode("utf-8", "surrogatepass")).hexdigest()

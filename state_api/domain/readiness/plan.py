@@ -199,6 +199,7 @@ class ReadState:
         return replace(state, records=None, position=0, pending=(), unconfirmed_starts=pending)
 
     def _after_closing_unconfirmed_starts(self, *, all_recorded: bool) -> "ReadState":
+        """The state after the unconfirmed starts were recorded as ended, as far as the storage has recorded them."""
         if not all_recorded:
             return replace(self, unconfirmed_starts=())
         # What was read before these starts were closed proves nothing, so the task hub is scanned again.
@@ -307,6 +308,7 @@ def _usable_result(state: ReadState) -> ProbeResult | None:
 
 
 def _done(state: ReadState, result: ProbeResult | None, *, records: RecordedState | None = None) -> Done:
+    """The last step of a read: its outcome for this request."""
     return Done(ProbeOutcome(state.requirements.request_key, result, recorded_state=records))
 
 

@@ -103,6 +103,8 @@ class Scan:
         return blocking
 
     def _add_stamp(self, instance: ObservedInstance) -> None:
+        """Add an ended instance to the digest that shows whether a row changed between two passes. The order of rows
+        has no effect."""
         self.stamp_digest = (self.stamp_digest + _hash_stamp(instance)) % _DIGEST_MODULUS
         self.stamp_count += 1
 
@@ -131,6 +133,7 @@ class Scan:
         return False
 
     def _count_version(self, instance: ObservedInstance) -> None:
+        """Count an active instance under its orchestration version, and keep the earliest start of each version."""
         count, oldest = self.versions.get(instance.version or "", (0, instance.created_at))
         self.versions[instance.version or ""] = (count + 1, min(oldest, instance.created_at))
 
@@ -252,4 +255,5 @@ def _hash_stamp(observed: ObservedInstance) -> int:
 
 
 def _hash64(text: str) -> int:
+    """The first 64 bits of the text's SHA-256, as a number: a short stand-in for an id of any length."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

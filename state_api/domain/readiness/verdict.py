@@ -143,6 +143,7 @@ class _Assessment:
     # Reasons
 
     def _deployment_reasons(self) -> list[ReadinessReason]:
+        """The reasons by which the deployment or the swap of another run blocks."""
         reasons = []
         if self._evidence.deployment is not None:
             reasons.append(deployment_in_progress_reason(self._evidence.deployment, self._now))
@@ -213,11 +214,13 @@ class _Assessment:
         )
 
     def _is_verified(self) -> bool:
+        """Whether the task hub itself has shown the verdict: by a valid, complete probe, or by an active instance."""
         probe = self._evidence.probe
         is_read = self._probe_is_valid and probe is not None and probe.status is ProbeStatus.COMPLETE
         return self._evidence.task_hub is not None and (self._evidence.active_instance_seen or is_read)
 
     def _has_pending_starts(self) -> bool:
+        """Whether the probe found starts of orchestrations that are still messages."""
         return self._current_probe is not None and self._current_probe.starts_pending
 
     def _warnings(self) -> tuple[ReadinessWarning, ...]:
@@ -236,6 +239,7 @@ class _Assessment:
     # Instances
 
     def _exempts(self, instance: ActiveInstance) -> bool:
+        """Whether the instance does not block: the policy ignores its function, or it is waived."""
         return self._exemptions.exempts(instance.function_name, instance.instance_id)
 
     def _merge_active_instances(self) -> list[ActiveInstance]:
@@ -261,6 +265,7 @@ class _Assessment:
         return sorted(merged.values(), key=lambda instance: (instance.started_at, instance.instance_id))
 
     def _count_blocking_in_probe(self) -> int:
+        """The number of active instances that the probe saw and that block, with those that it only counted."""
         probe = self._current_probe
         if probe is None:
             return 0
@@ -274,9 +279,11 @@ class _Assessment:
         return max(in_records, in_probe)
 
     def _count_ignored_among(self, instances: tuple[ActiveInstance, ...]) -> int:
+        """How many of these instances are of functions that the policy ignores."""
         return sum(self._exemptions.ignores(instance.function_name) for instance in instances)
 
     def _list_waived(self) -> tuple[WaivedInstance, ...]:
+        """The active instances that only a waiver keeps from blocking, each with its waiver."""
         return tuple(
             WaivedInstance(instance, waiver)
             for instance in self._active_instances

@@ -13,6 +13,7 @@ MAX_DEPLOYMENT_RETRY_SECONDS = 60
 
 
 def deployment_in_progress(app: App, deployment: Deployment, now: Instant) -> Refusal:
+    """Refuses what another run's open deployment blocks, and says whose it is and when it expires."""
     expires_at = app.deployment_expires_at(deployment)
     if deployment.slot is None:
         place = f"as release {deployment.version}"
@@ -33,6 +34,7 @@ def deployment_in_progress(app: App, deployment: Deployment, now: Instant) -> Re
 
 
 def deployment_of_other_run(app: App, deployment: Deployment) -> Refusal:
+    """Refuses a request that only the run of the open deployment may make."""
     return Refusal(
         SwapMismatch,
         f"this run does not hold the open deployment of app {app.name}: {describe_owner(deployment)} has held it for "
@@ -43,6 +45,7 @@ def deployment_of_other_run(app: App, deployment: Deployment) -> Refusal:
 
 
 def swap_pending(app: App, pending: PendingSwap) -> Refusal:
+    """Refuses every change of the slots while it is unknown whether the platform has swapped them."""
     return Refusal(
         SwapPending,
         f"{describe_owner(pending)} began to swap task hub {pending.task_hub} of app {app.name} into production at "

@@ -122,6 +122,7 @@ def task_hub_already_used(task_hub: str) -> Refusal:
 
 
 def task_hub_exists(task_hub: str, existing: ExistingArtifacts) -> Refusal:
+    """Refuses a task hub name that is in use at the provider, although this server has no record of it."""
     named = list(existing.artifacts[:_MAX_NAMED_ARTIFACTS])
     if (unnamed := len(existing.artifacts) - len(named)) > 0:
         named.append(f"{unnamed} more")
@@ -210,6 +211,7 @@ def _reason_details(reasons: Iterable[ReadinessReason]) -> list[dict[str, str]]:
 
 
 def verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
+    """The members of a problem document that say why a task hub has not drained."""
     return {
         "taskHub": task_hub,
         "hasRunning": verdict.has_running,
@@ -220,6 +222,7 @@ def verdict_details(task_hub: str | None, verdict: Verdict) -> dict[str, Any]:
 
 
 def changed_concurrently(app_name: str, updated_by: str | None) -> Refusal:
+    """Refuses a change that has lost against other callers several times."""
     return Refusal(
         Conflict,
         f"{updated_by or 'another caller'} changed app {app_name} at the same time, several times. Retry",

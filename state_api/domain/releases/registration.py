@@ -76,7 +76,7 @@ def register_app(app: App, command: RegisterCommand, evidence: RegisterEvidence,
     )
     if refusal is not None:
         return refusal
-    changed = replace(
+    updated_app = replace(
         app,
         model=resulting_model(app, command),
         slots=slots,
@@ -88,20 +88,20 @@ def register_app(app: App, command: RegisterCommand, evidence: RegisterEvidence,
         policy=command.update_policy(app.policy),
         provider_config=command.resulting_provider_config(app),
     )
-    if refusal := _check_adoption(changed, command):
+    if refusal := _check_adoption(updated_app, command):
         return refusal
     new_hubs = _find_new_hubs(app, command)
-    adopted_hubs = _find_adopted_hubs(changed, command, new_hubs)
+    adopted_hubs = _find_adopted_hubs(updated_app, command, new_hubs)
     if adopted_hubs and evidence.proof is None:
         return refusals.adoption_needs_provider()
     return Transition(
-        changed,
+        updated_app,
         "PutApp",
-        _adoption_details((*new_hubs, *adopted_hubs), evidence.proof) | _change_details(app, changed),
+        _adoption_details((*new_hubs, *adopted_hubs), evidence.proof) | _change_details(app, updated_app),
         new_hubs,
         adopted_hubs,
         evidence.proof,
-        changed=changed != app or app.revision == 0 or bool(adopted_hubs),
+        changed=updated_app != app or app.revision == 0 or bool(adopted_hubs),
     )
 
 
@@ -120,6 +120,8 @@ def _check_pending_swap(app: App, command: RegisterCommand) -> Refusal | None:
 
 
 def _is_slot_unchanged(app: App, requested_name: str, assignment: SlotAssignment | None) -> bool:
+    """Whether the slot already holds what the command puts into it. An assignment without a version keeps the
+    version."""
     name = app.registered_slot_name(requested_name)
     slot = app.slots.get(name)
     if slot is None or assignment is None:
@@ -177,6 +179,7 @@ def _assign_slot(name: str, slot: Slot | None, assignment: SlotAssignment | None
 
 
 def _newly_retired(app: App, command: RegisterCommand, now: Instant) -> list[RetiredHub]:
+    """The task hubs that the command takes out of slots. They retire, so that Cleanup can remove their records."""
     slots = [app.slots.get(name) for name, _ in _reassigned_slots(app, command)]
     return [RetiredHub(slot.task_hub, slot.version, now) for slot in slots if slot is not None]
 
@@ -210,6 +213,7 @@ def _find_adopted_hubs(app: App, command: RegisterCommand, new_hubs: Sequence[st
 
 
 def _adoption_details(task_hubs: Sequence[str], proof: OwnershipProof | None) -> dict[str, Any]:
+    """What the audit log says of adopted task hubs: their names, and the addresses of the provider."""
     if proof is None or not task_hubs:
         return {}
     return {"adopted": {"taskHubs": list(task_hubs), "addresses": list(proof.addresses)}}
@@ -242,6 +246,7 @@ def _change_details(before: App, after: App) -> dict[str, Any]:
 
 
 def _policy_changes(before: Policy, after: Policy) -> dict[str, Any]:
+    """The members of the policy that differ, by their JSON names, with their new values, for the audit log."""
     old, new = _to_camel_case_members(asdict(before)), _to_camel_case_members(asdict(after))
     return {name: value for name, value in new.items() if value != old[name]}
 
@@ -255,5 +260,6 @@ def _to_camel_case_members(members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_camel_case(name: str) -> str:
+    """The JSON name of a member, such as `settleSeconds` for `settle_seconds`."""
     first, *rest = name.split("_")
     return first + "".join(word.title() for word in rest)

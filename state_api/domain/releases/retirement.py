@@ -27,9 +27,9 @@ def remove_retired_hubs(app: App, command: RemoveRetiredHubsCommand) -> Transiti
     details: dict[str, Any] = {"removed": forgotten}
     if not_owned := [task_hub for task_hub in forgotten if hub_key(task_hub) in not_owned_keys]:
         details["notOwned"] = not_owned
-    changed = replace(
+    updated_app = replace(
         app,
         retired=tuple(retired for retired in app.retired if hub_key(retired.task_hub) not in forgotten_keys),
         waivers=tuple(waiver for waiver in app.waivers if hub_key(waiver.task_hub) not in forgotten_keys),
     )
-    return Transition(changed, "Cleanup", details, changed=bool(forgotten))
+    return Transition(updated_app, "Cleanup", details, changed=bool(forgotten))

@@ -92,6 +92,7 @@ def stage_task_hub(app: App, command: StageCommand, evidence: StageEvidence, now
 
 
 def _check_command(command: StageCommand) -> Refusal | None:
+    """Refuse a command that is wrong for any state of the app: for production, or an override without a reason."""
     if command.slot.lower() == PRODUCTION:
         return slot_refusals.production_not_stageable()
     if (command.force or command.take_over) and not (command.reason or "").strip():

@@ -70,8 +70,8 @@ def _begin_swap(app: App, command: SwapCommand, now: Instant) -> Transition | Re
     if isinstance(slot, Refusal):
         return slot
     pending = _build_pending_swap(app, command, slot, now)
-    changed = replace(_exchange_slots(app, pending.slot, slot, now), pending_swap=pending)
-    return Transition(changed, "PostSwap", _pending_swap_details(pending, SwapOutcome.PENDING))
+    updated_app = replace(_exchange_slots(app, pending.slot, slot, now), pending_swap=pending)
+    return Transition(updated_app, "PostSwap", _pending_swap_details(pending, SwapOutcome.PENDING))
 
 
 def _repeat_begin(app: App, pending: PendingSwap, command: SwapCommand) -> Transition | Refusal:
@@ -158,6 +158,7 @@ def _swap_at_once(app: App, command: SwapCommand, now: Instant) -> Transition | 
 
 
 def _is_in_production(app: App, command: SwapCommand) -> bool:
+    """Whether the task hub that the command promotes is in production already."""
     production = app.slot(PRODUCTION)
     return production is not None and same_hub(production.task_hub, command.task_hub)
 
@@ -193,12 +194,12 @@ def _roll_back_to_prior_hub(app: App, name: str, rollback: _PriorHubRollback, no
     returning = next((retired for retired in app.retired if same_hub(retired.task_hub, prior_hub.task_hub)), None)
     retired = (*(hub for hub in app.retired if hub is not returning), RetiredHub(slot.task_hub, slot.version, now))
     restored = Slot(prior_hub.task_hub, returning.version if returning else None, now, promoted=True)
-    changed = _exchange_slots(replace(app, retired=retired), name, restored, now)
+    updated_app = _exchange_slots(replace(app, retired=retired), name, restored, now)
     possible_hubs = slot.possible_hubs()
     newer_hubs = possible_hubs[: possible_hubs.index(prior_hub)]
     swapped_out = replace(production, since=now, promoted=True, prior_hubs=newer_hubs)
     details = _swap_details(name, restored, production, rollback=True) | {"retired": slot.task_hub}
-    return Transition(replace(changed, slots={**changed.slots, name: swapped_out}), "PostSwap", details)
+    return Transition(replace(updated_app, slots={**updated_app.slots, name: swapped_out}), "PostSwap", details)
 
 
 def _exchange_slots(app: App, slot_name: str, promoted: Slot, now: Instant) -> App:
@@ -217,6 +218,7 @@ def _exchange_slots(app: App, slot_name: str, promoted: Slot, now: Instant) -> A
 
 
 def _pending_swap_details(pending: PendingSwap, outcome: SwapOutcome) -> dict[str, Any]:
+    """What the audit log says of the outcome of a swap that was begun: the slots as they were when it began."""
     promoted = pending.slots_before[pending.slot]
     assert promoted is not None, "a swap is begun with the task hub that the slot holds"
     details = _swap_details(pending.slot, promoted, pending.slots_before[PRODUCTION], rollback=pending.rollback)

@@ -167,4 +167,5 @@ _Evidence = TypeVar("_Evidence", Started, Finished)
 
 
 def _latest(evidence: Iterable[_Evidence | None]) -> _Evidence | None:
+    """The latest fact of one kind about an instance; None if there is none."""
     return max((item for item in evidence if item is not None), default=None)

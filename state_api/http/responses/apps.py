@@ -23,6 +23,7 @@ class SlotResponse(ResponseModel):
 
     @classmethod
     def of(cls, slot: Slot | None) -> "SlotResponse | None":
+        """What a slot holds; None if it is empty."""
         if slot is None:
             return None
         return cls(
@@ -57,6 +58,7 @@ class PolicyResponse(ResponseModel):
 
     @classmethod
     def of(cls, policy: Policy) -> "PolicyResponse":
+        """All members of the policy, also those with their defaults."""
         return cls(
             settle_seconds=policy.settle_seconds,
             freshness_seconds=policy.freshness_seconds,
@@ -87,6 +89,7 @@ class DeploymentResponse(ResponseModel):
 
     @classmethod
     def of(cls, deployment: Deployment | None) -> "DeploymentResponse | None":
+        """The open deployment of the app; None if there is none."""
         if deployment is None:
             return None
         return cls(
@@ -110,6 +113,7 @@ class PendingSwapResponse(ResponseModel):
 
     @classmethod
     def of(cls, pending: PendingSwap | None) -> "PendingSwapResponse | None":
+        """The swap whose outcome was not reported yet; None if there is none."""
         if pending is None:
             return None
         return cls(
@@ -130,6 +134,7 @@ class RetiredTaskHubResponse(ResponseModel):
 
     @classmethod
     def of(cls, retired: RetiredHub) -> "RetiredTaskHubResponse":
+        """A task hub that no slot or release has any more."""
         return cls(task_hub=retired.task_hub, version=retired.version, retired_at=format_instant(retired.retired_at))
 
 
@@ -141,6 +146,7 @@ class ProviderConfigResponse(ResponseModel):
 
     @classmethod
     def of(cls, config: ProviderConfig | None) -> "ProviderConfigResponse | None":
+        """Where the app's task hubs live; None if the app does not say."""
         if config is None:
             return None
         return cls(
@@ -162,6 +168,7 @@ class WaiverResponse(ResponseModel):
 
     @classmethod
     def of(cls, waiver: Waiver) -> "WaiverResponse":
+        """A waiver, which is either for one instance or for a number of messages."""
         return cls(
             task_hub=waiver.task_hub,
             instance_id=None if waiver.is_for_messages else waiver.instance_id,
@@ -191,6 +198,7 @@ class AppResponse(ResponseModel):
 
     @classmethod
     def of(cls, app: App, now: Instant) -> "AppResponse":
+        """The app as GetApp shows it, without waivers and deployments that have expired."""
         has_slots = app.model is Model.SLOTS
         return cls(
             app=app.name,
@@ -225,4 +233,5 @@ class DeletedAppResponse(ResponseModel):
 
     @classmethod
     def of(cls, app: App) -> "DeletedAppResponse":
+        """Who deleted the app, and when: deletion is its last change."""
         return cls(app=app.name, deleted_at=format_instant(app.updated_at), deleted_by=app.updated_by)

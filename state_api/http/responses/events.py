@@ -17,6 +17,7 @@ class DeliveryResponse(ResponseModel):
 
     @classmethod
     def of(cls, result: RecordingResult) -> "DeliveryResponse":
+        """How many events of a delivery were recorded, changed nothing, or went to quarantine."""
         return cls(recorded=result.recorded, unchanged=result.unchanged, quarantined=result.quarantined)
 
 
@@ -30,6 +31,7 @@ class QuarantinedEventResponse(ResponseModel):
 
     @classmethod
     def of(cls, quarantined: QuarantinedEvent) -> "QuarantinedEventResponse":
+        """An event that was not recorded, and why."""
         return cls(
             received_at=format_instant(quarantined.received_at),
             code=quarantined.code,
@@ -51,4 +53,5 @@ class PurgeResponse(ResponseModel):
 
     @classmethod
     def of(cls, result: PurgeResult) -> "PurgeResponse":
+        """How many events were removed from quarantine, and whether older ones are left."""
         return cls(removed=result.removed, has_more=result.has_more)

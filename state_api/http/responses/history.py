@@ -24,6 +24,7 @@ class TaskHubCleanupResponse(ResponseModel):
 
     @classmethod
     def of(cls, result: CleanupResult) -> "TaskHubCleanupResponse":
+        """What Cleanup did with one retired task hub."""
         return cls(
             task_hub=result.retired_hub.task_hub,
             version=result.retired_hub.version,
@@ -54,6 +55,7 @@ class AuditRecordResponse(ResponseModel):
 
     @classmethod
     def of(cls, record: AuditRecord) -> "AuditRecordResponse":
+        """One change of the app in its audit log."""
         return cls(
             revision=record.revision,
             at=format_instant(record.at),

@@ -31,6 +31,7 @@ class PendingRemovalResponse(ResponseModel):
 
     @classmethod
     def of(cls, removal: PendingRemoval | None) -> "PendingRemovalResponse | None":
+        """Who began to remove the release, and when; None if no run did."""
         if removal is None:
             return None
         return cls(started_at=format_instant(removal.change.at), by=removal.started_by, run_url=removal.run_url)
@@ -50,6 +51,8 @@ class ReleaseResponse(ResponseModel):
 
     @classmethod
     def of(cls, release: Release, routing: Routing, state: ReleaseState) -> "ReleaseResponse":
+        """A release with its share of the traffic. Its state is passed in, because `Drained` is known only by a
+        verdict."""
         return cls(
             task_hub=release.task_hub,
             address=release.address,
@@ -69,6 +72,7 @@ class ListedReleaseResponse(ReleaseResponse):
 
     @classmethod
     def of_status(cls, status: ReleaseStatus) -> "ListedReleaseResponse":
+        """A release with its version, as ListReleases shows it."""
         release = ReleaseResponse.of(status.release, status.app.routing, status.state)
         return cls(**dict(release), version=status.release.version)
 
@@ -85,6 +89,7 @@ class RemovedReleaseResponse(ResponseModel):
 
     @classmethod
     def of(cls, removed: RemovedRelease) -> "RemovedReleaseResponse":
+        """A release that was removed, with the times between which it had traffic."""
         return cls(
             version=removed.version,
             task_hub=removed.task_hub,
@@ -105,6 +110,7 @@ class RouterResponse(ResponseModel):
 
     @classmethod
     def of(cls, acknowledgement: RouterAcknowledgement) -> "RouterResponse":
+        """The routing revision that a router has put into effect."""
         return cls(
             router=acknowledgement.router,
             revision=acknowledgement.revision,
@@ -121,6 +127,7 @@ class RoutingResponse(ResponseModel):
 
     @classmethod
     def of(cls, routing: Routing) -> "RoutingResponse":
+        """The active release, and the split of the traffic if there is one."""
         return cls(
             revision=routing.revision,
             updated_at=format_instant(routing.updated_at),
@@ -138,6 +145,7 @@ class ReleasesResponse(ResponseModel):
 
     @classmethod
     def of(cls, listed: ReleaseList) -> "ReleasesResponse":
+        """The releases of the app, and how far its routers are with their routing."""
         return cls(
             app=listed.app.name,
             routing=RoutingResponse.of(listed.app.routing),
@@ -167,6 +175,7 @@ class RoutedReleaseResponse(ResponseModel):
 
     @classmethod
     def of(cls, release: RoutedRelease) -> "RoutedReleaseResponse":
+        """What a router needs of a release: its address, and the tokens that send a visitor to it."""
         return cls(
             address=release.address,
             task_hub=release.task_hub,
@@ -185,6 +194,7 @@ class RoutingDocumentResponse(RoutingResponse):
 
     @classmethod
     def of_app(cls, app: App) -> "RoutingDocumentResponse":
+        """The whole routing document of the app, which a router puts into effect."""
         document = build_document(app)
         return cls(
             **dict(RoutingResponse.of(app.routing)),

@@ -22,6 +22,7 @@ class OwnershipProofResponse(ResponseModel):
 
     @classmethod
     def of(cls, proof: OwnershipProof | None) -> "OwnershipProofResponse | None":
+        """How it is known that the task hub belongs to its app; None if it is not proven."""
         if proof is None:
             return None
         return cls(basis=proof.basis, addresses=list(proof.addresses), at=format_instant(proof.at))
@@ -51,6 +52,7 @@ class TaskHubResponse(ResponseModel):
 
     @classmethod
     def of(cls, status: TaskHubStatus) -> "TaskHubResponse":
+        """The task hub, who has it, and the first of its active instances."""
         activity = status.activity
         return cls(
             task_hub=status.record.name,
@@ -84,6 +86,7 @@ class VersionsResponse(ResponseModel):
 
     @classmethod
     def of(cls, task_hub: str, probe: ProbeResult) -> "VersionsResponse":
+        """The active instances that a probe counted for each orchestration version."""
         probe_response = ProbeResponse.of(probe)
         assert probe_response is not None, "ProbeResponse.of returns None for None only"
         return cls(
@@ -118,6 +121,7 @@ class InstanceResponse(ResponseModel):
 
     @classmethod
     def of(cls, instance: Instance, *, with_reason: bool) -> "InstanceResponse":
+        """One instance. `with_reason`: show the reason of its end, which can contain data of the app."""
         started, finished = instance.started, instance.finished
         return cls(
             instance_id=instance.instance_id,

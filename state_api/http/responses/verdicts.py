@@ -41,6 +41,7 @@ class ActiveInstanceResponse(ResponseModel):
 
     @classmethod
     def of(cls, active: ActiveInstance) -> "ActiveInstanceResponse":
+        """An instance that has started and not ended."""
         return cls(
             instance_id=active.instance_id,
             function_name=active.function_name,
@@ -59,6 +60,7 @@ class WaivedInstanceResponse(ActiveInstanceResponse):
 
     @classmethod
     def of_waived(cls, waived: WaivedInstance) -> "WaivedInstanceResponse":
+        """An active instance that does not block, with the waiver that says so."""
         waiver = waived.waiver
         return cls(
             **ActiveInstanceResponse.of(waived.active).model_dump(),
@@ -82,6 +84,7 @@ class MessagesResponse(ResponseModel):
 
     @classmethod
     def of(cls, messages: MessageEvidence | None) -> "MessagesResponse | None":
+        """What a probe saw in the control queues; None if it did not look."""
         if messages is None:
             return None
         return cls(
@@ -112,6 +115,7 @@ class ProbeResponse(ResponseModel):
 
     @classmethod
     def of(cls, probe: ProbeResult | None) -> "ProbeResponse | None":
+        """The read of the task hub that the verdict rests on; None if there was none."""
         if probe is None:
             return None
         return cls(
@@ -171,6 +175,7 @@ class _AssessmentResponse(ResponseModel):
 
     @classmethod
     def of_verdict(cls, verdict: Verdict) -> "_AssessmentResponse":
+        """The members that the verdicts on slots and on releases have in common."""
         evidence = verdict.evidence
         return _AssessmentResponse(
             status="Ready" if verdict.ready else "NotReady",
@@ -199,6 +204,7 @@ class VerdictResponse(_AssessmentResponse, _SlotResponse):
 
     @classmethod
     def of(cls, status: SlotStatus) -> "VerdictResponse":
+        """The verdict on a slot: may it be overwritten?"""
         return cls(
             **dict(_AssessmentResponse.of_verdict(status.verdict)),
             app=status.app.name,
@@ -213,6 +219,7 @@ class ReleaseVerdictResponse(_AssessmentResponse, _ReleaseResponse):
 
     @classmethod
     def of(cls, status: AssessedRelease) -> "ReleaseVerdictResponse":
+        """The verdict on a release: may it be removed?"""
         return cls(
             **dict(_AssessmentResponse.of_verdict(status.verdict)),
             app=status.app.name,

@@ -28,6 +28,16 @@ def health(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse("ok")
 
 
+@app.function_name("StartInstance")
+@app.route(route="start/{name}/{id}", methods=["POST"])
+@app.durable_client_input(client_name="client")
+async def start_instance(req: func.HttpRequest, client: df.DurableOrchestrationClient) -> func.HttpResponse:
+    """Starts an instance, and returns its management URLs as the SDK builds them from the request."""
+    instance_id = await client.start_new(req.route_params["name"], req.route_params["id"])
+    response: func.HttpResponse = client.create_check_status_response(req, instance_id)
+    return response
+
+
 @app.activity_trigger(input_name="word")
 def Echo(word: str) -> str:
     """Returns its input, and fails for `bad`."""

@@ -74,6 +74,7 @@ def check_releases(
 
 
 def _check_slots_empty(app: App, slots: Mapping[str, Slot | None]) -> Refusal | None:
+    """Refuse slots with a task hub in an app with releases side by side."""
     filled = [f"{name} ({slot.task_hub})" for name, slot in slots.items() if slot is not None]
     if not filled:
         return None
@@ -83,6 +84,7 @@ def _check_slots_empty(app: App, slots: Mapping[str, Slot | None]) -> Refusal | 
 
 
 def _check_provider(app: App, command: RegisterCommand) -> Refusal | None:
+    """Refuse the provider that reads all task hubs through one Function App: releases side by side are several."""
     provider_config = command.resulting_provider_config(app)
     if provider_config is None or provider_config.provider != _MANAGEMENT_API:
         return None
@@ -163,6 +165,7 @@ def assign_releases(app: App, command: RegisterCommand, evidence: AdoptionEviden
 def _iterate_assigned(
     app: App, command: RegisterCommand, evidence: AdoptionEvidence, now: Instant
 ) -> Iterator[tuple[str, Release]]:
+    """Each release that the command names, with its version, as it is after the command."""
     for version, assignment in command.releases.items():
         present = app.releases.get(version)
         if present is not None:

@@ -166,6 +166,7 @@ def release_named_twice(name: str) -> Refusal:
 
 
 def _exists_details(app: App, version: str, task_hub: str) -> dict[str, Any]:
+    """The members of a problem document about a release that exists already, or existed before."""
     return {"app": app.name, "version": version, "taskHub": task_hub}
 
 

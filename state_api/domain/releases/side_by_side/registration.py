@@ -76,11 +76,13 @@ def register_release(
 
 
 def _check_reason(command: RegisterReleaseCommand) -> Refusal | None:
+    """Refuse to take over another run's deployment without a reason for the audit log."""
     is_missing = command.take_over and not (command.reason or "").strip()
     return refusals.reason_required("takeOver") if is_missing else None
 
 
 def _check_other_runs(app: App, command: RegisterReleaseCommand, now: Instant) -> Refusal | None:
+    """Refuse while another run deploys into the app, unless the command takes over."""
     deployment = find_blocking_deployment(app, command.caller.run_id(command.task_hub), now)
     if deployment is None or command.take_over:
         return None
@@ -115,6 +117,7 @@ def check_capacity(app: App, new_count: int) -> Refusal | None:
 def _check_version_is_new(
     app: App, command: RegisterReleaseCommand, evidence: RegisterReleaseEvidence
 ) -> Refusal | None:
+    """Refuse a version that a release has, or that a removed one had."""
     release = app.releases.get(command.version)
     if release is not None:
         return release_refusals.release_exists(app, release)
@@ -126,6 +129,7 @@ def _check_version_is_new(
 def _check_task_hub_is_new(
     app: App, command: RegisterReleaseCommand, evidence: RegisterReleaseEvidence
 ) -> Refusal | None:
+    """Refuse a task hub that the server has seen before, or that exists at its provider."""
     if refusal := check_name_is_new(app, command.task_hub, used_before=evidence.used_before):
         return refusal
     existing = evidence.existing
@@ -135,6 +139,7 @@ def _check_task_hub_is_new(
 
 
 def _check_provider_answered(command: RegisterReleaseCommand, evidence: RegisterReleaseEvidence) -> Refusal | None:
+    """Refuse while it is unknown whether the task hub exists at its provider."""
     if isinstance(evidence.existing, ProviderUnavailable):
         return refusals.provider_unavailable(command.task_hub, evidence.existing)
     return None
@@ -152,6 +157,7 @@ def _register_again(app: App, staged: Release, command: RegisterReleaseCommand, 
 
 
 def _register(app: App, command: RegisterReleaseCommand, evidence: RegisterReleaseEvidence, now: Instant) -> Transition:
+    """The transition that adds the release, opens the run's deployment, and claims the task hub."""
     release = Release(command.version, command.task_hub, command.address, evidence.tokens, now)
     proof = None
     if isinstance(evidence.existing, ExistingArtifacts):
@@ -177,5 +183,5 @@ def _open_deployment(app: App, release: Release, command: RegisterReleaseCommand
     taken_over = find_blocking_deployment(app, run_id, now)
     if taken_over is not None:
         details["takenOverFrom"] = other_run_refusals.deployment_details(taken_over)
-    changed = replace(app, releases={**app.releases, release.version: release}, deployment=deployment)
-    return Transition(changed, "PostRelease", details)
+    updated_app = replace(app, releases={**app.releases, release.version: release}, deployment=deployment)
+    return Transition(updated_app, "PostRelease", details)

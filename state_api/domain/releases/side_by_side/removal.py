@@ -98,6 +98,7 @@ def _repeat(app: App, command: RemoveReleaseCommand) -> Transition | Refusal:
 def _check_removable(
     app: App, release: Release, command: RemoveReleaseCommand, evidence: RemovalEvidence, now: Instant
 ) -> Refusal | None:
+    """Refuse to remove a release that is in use, or whose task hub has not drained."""
     if refusal := _check_unused(app, release, command, now):
         return refusal
     assert evidence.verdict is not None, "a verdict is needed to remove a release"
@@ -150,8 +151,8 @@ def _revert(app: App, release: Release) -> Transition:
 
 def _replace_release(app: App, release: Release, outcome: RemovalOutcome) -> Transition:
     """Put the release into the app in its new state, as a step of its removal."""
-    changed = replace(app, releases={**app.releases, release.version: release})
-    return Transition(changed, "DeleteRelease", _removal_details(release, outcome))
+    updated_app = replace(app, releases={**app.releases, release.version: release})
+    return Transition(updated_app, "DeleteRelease", _removal_details(release, outcome))
 
 
 def _finish(app: App, release: Release, now: Instant) -> Transition:
@@ -167,15 +168,16 @@ def _finish(app: App, release: Release, now: Instant) -> Transition:
     )
     deployment = app.get_open_deployment(now)
     is_closed = deployment is not None and same_hub(deployment.task_hub, release.task_hub)
-    changed = replace(
+    updated_app = replace(
         app,
         releases={version: other for version, other in app.releases.items() if version != release.version},
         removed_releases=(removed, *app.removed_releases)[:MAX_REMOVED_RELEASES],
         retired=(*app.retired, RetiredHub(release.task_hub, release.version, now)),
         deployment=None if is_closed else deployment,
     )
-    return Transition(changed, "DeleteRelease", _removal_details(release, RemovalOutcome.DONE))
+    return Transition(updated_app, "DeleteRelease", _removal_details(release, RemovalOutcome.DONE))
 
 
 def _removal_details(release: Release, outcome: RemovalOutcome) -> dict[str, str]:
+    """What the audit log says of a step of a removal."""
     return {"outcome": outcome.value, "version": release.version, "taskHub": release.task_hub}

@@ -71,8 +71,10 @@ def change_routing(app: App, command: RouteCommand, evidence: RoutingEvidence, n
         for release in releases.values()
     ):
         deployment = None
-    changed = replace(app, routing=routing, releases=releases, deployment=deployment)
-    return Transition(changed, "PutRouting", {"from": _routing_details(app.routing), "to": _routing_details(routing)})
+    updated_app = replace(app, routing=routing, releases=releases, deployment=deployment)
+    return Transition(
+        updated_app, "PutRouting", {"from": _routing_details(app.routing), "to": _routing_details(routing)}
+    )
 
 
 def _new_routing(app: App, command: RouteCommand) -> Routing:

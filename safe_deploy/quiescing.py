@@ -1,0 +1,136 @@
+"""Functions that start work by themselves, such as those with a timer or a queue: only the active release may run them.
+
+Decides when a promotion disables and enables them, and does it in the Function App of a release. Each change restarts
+that app, and each can be repeated without a further effect.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from safe_deploy.azure_function_apps import (
+    FunctionAppNotFound,
+    FunctionApps,
+    find_functions_in_state,
+    require_function_name,
+)
+from safe_deploy.errors import NotReady
+
+
+class PromotionAction(Enum):
+    """A step of a promotion or of a rollback."""
+
+    QUIESCE = auto()
+    """Disable the functions in the releases that are not to be active."""
+    ROUTE = auto()
+    """Give all requests to the release that is to be active."""
+    UNQUIESCE = auto()
+    """Enable the functions in the release that is to be active."""
+
+
+_PROMOTION_ORDERS = {
+    "gap": (PromotionAction.QUIESCE, PromotionAction.ROUTE, PromotionAction.UNQUIESCE),
+    "overlap": (PromotionAction.UNQUIESCE, PromotionAction.ROUTE, PromotionAction.QUIESCE),
+}
+
+_ROLLBACK_ORDERS = {
+    "gap": (PromotionAction.ROUTE, PromotionAction.QUIESCE, PromotionAction.UNQUIESCE),
+    "overlap": (PromotionAction.ROUTE, PromotionAction.UNQUIESCE, PromotionAction.QUIESCE),
+}
+
+
+def order_actions(quiesce_order: str, *, rollback: bool) -> tuple[PromotionAction, ...]:
+    """The order of a promotion's or a rollback's steps, by the policy `quiesceOrder`.
+
+    - `gap`: no two releases run the functions at once. From the first step to the last one, none runs them. The release
+      before loses them while it still has traffic, so it never takes a message that the next release has sent.
+    - `overlap`: always some release runs the functions, and for a while two do. Each app restarts without traffic.
+
+    A rollback routes first. Visitors must leave a bad release within seconds, also if Azure does not answer.
+    """
+    return (_ROLLBACK_ORDERS if rollback else _PROMOTION_ORDERS)[quiesce_order]
+
+
+class DeployedRelease(Protocol):
+    """A release, found in Azure by its address."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class QuiesceResult:
+    """What was done in the Function App of a release. `changed` is empty if all functions were as wanted."""
+
+    function_app: str
+    changed: tuple[str, ...]
+
+
+class ReleaseFunctions:
+    """The functions of an app that start work by themselves, in its releases in one resource group."""
+
+    def __init__(self, function_apps: FunctionApps, functions: Sequence[str], *, report: Callable[[str], None]) -> None:
+        """Raises UsageError for a function that cannot be disabled."""
+        names_by_key: dict[str, str] = {}
+        for function in functions:
+            require_function_name(function)
+            names_by_key.setdefault(function.lower(), function)
+        self._function_apps = function_apps
+        self._functions = tuple(names_by_key.values())
+        self._report = report
+
+    def quiesce(self, release: DeployedRelease) -> None:
+        """Disable the functions in a release. Raises FunctionAppNotFound and AzureUnavailable."""
+        self.set_disabled(release, disabled=True)
+
+    def unquiesce(self, release: DeployedRelease) -> None:
+        """Enable the functions in a release. Raises FunctionAppNotFound and AzureUnavailable."""
+        self.set_disabled(release, disabled=False)
+
+    def set_disabled(self, release: DeployedRelease, *, disabled: bool) -> QuiesceResult:
+        """Disable or enable the functions in a release, and report what that does before it is done."""
+        function_app = self._find_function_app(release)
+        changed = self._list_in_state(function_app, is_disabled=not disabled)
+        state = "disabled" if disabled else "enabled"
+        if not changed:
+            self._report(
+                f"{', '.join(self._functions)} of release {release.version}: {state} already, so Function App "
+                f"{function_app} is not restarted"
+            )
+            return QuiesceResult(function_app, ())
+        self._report(
+            f"{', '.join(changed)} of release {release.version} will be {state}: Function App {function_app} restarts. "
+            "Activities that are running there may run again"
+        )
+        self._function_apps.set_disabled(function_app, changed, disabled=disabled)
+        self._report(f"{', '.join(changed)} of release {release.version}: {state}")
+        return QuiesceResult(function_app, tuple(changed))
+
+    def require_quiesced(self, release: DeployedRelease) -> None:
+        """Raises NotReady if a function is enabled in the release, which could then start work at any time.
+
+        Raises FunctionAppNotFound without a Function App. A deleted app starts nothing, but an app that `az` does not
+        see may run.
+        """
+        function_app = self._find_function_app(release)
+        enabled = self._list_in_state(function_app, is_disabled=False)
+        if enabled:
+            raise NotReady(
+                f"release {release.version} can start work by itself: {', '.join(enabled)} in Function App "
+                f"{function_app} can run. Run safe-deploy quiesce --version {release.version} --functions "
+                f"{','.join(enabled)} --resource-group {self._function_apps.resource_group}"
+            )
+
+    def _list_in_state(self, function_app: str, *, is_disabled: bool) -> list[str]:
+        disabled = self._function_apps.list_disabled(function_app)
+        return find_functions_in_state(disabled, self._functions, is_disabled=is_disabled)
+
+    def _find_function_app(self, release: DeployedRelease) -> str:
+        try:
+            return self._function_apps.find_by_address(release.address)
+        except FunctionAppNotFound as error:
+            raise FunctionAppNotFound(f"release {release.version}: {error.message}") from None

@@ -1,0 +1,144 @@
+"""The command line of `safe-deploy quiesce` and `unquiesce`, with a real server and the fake `az`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safe_deploy.errors import ExitCode
+from tests.conftest import new_hub_name
+from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
+from tests.safe_deploy.app_client import AppClient
+from tests.safe_deploy.fake_function_app import SECRET, path_of
+from tests.safe_deploy.processes import CliResult
+
+
+class QuiescedApp:
+    """An app with the releases 1.4.0, which is active, and 1.5.0, each with a Function App in Azure."""
+
+    def __init__(self, app_client: AppClient, folder: Path) -> None:
+        install_fake_az(folder / "bin", folder / "cloud.json")
+        self.fake_azure = FakeAzure(folder / "cloud.json")
+        self.fake_azure.reset({name: _make_function_app() for name in ("shop-140", "shop-150")})
+        self.client = app_client
+        releases = {
+            version: {"taskHub": new_hub_name(), "address": f"https://{name}.azurewebsites.net"}
+            for version, name in (("1.4.0", "shop-140"), ("1.5.0", "shop-150"))
+        }
+        body = {"model": "sideBySide", "policy": {"quiesceFunctions": ["Nightly"]}, "releases": releases}
+        app_client.request_json("PUT", "", body)
+        app_client.request_json("PUT", "/routing", {"active": "1.4.0"})
+
+    def run(self, *arguments: str, group: str = "shop-rg", **variables: str) -> CliResult:
+        variables = {"PATH": path_of(self.fake_azure), "SAFE_DEPLOY_RESOURCE_GROUP": group, **variables}
+        return self.client.run_cli(*arguments, role="deployer", **variables)
+
+
+def _make_function_app() -> dict[str, Any]:
+    return {"resourceGroup": "shop-rg", "slots": {"production": {"settings": {"AzureWebJobsStorage": SECRET}}}}
+
+
+@pytest.fixture
+def quiesced_app(app_client: AppClient, tmp_path: Path) -> QuiescedApp:
+    return QuiescedApp(app_client, tmp_path)
+
+
+def test_the_functions_of_the_policy_are_disabled(quiesced_app: QuiescedApp) -> None:
+    result = quiesced_app.run("quiesce", "--version", "1.5.0", "--output", "json")
+    assert result.code == ExitCode.DONE, result.stderr
+    assert result.json() == {
+        "app": quiesced_app.client.app,
+        "version": "1.5.0",
+        "functionApp": "shop-150",
+        "functions": ["Nightly"],
+        "disabled": True,
+        "changed": ["Nightly"],
+    }
+    assert quiesced_app.fake_azure.settings("shop-150")["AzureWebJobs.Nightly.Disabled"] == "true"
+    assert "Function App shop-150 restarts" in result.stderr
+    assert "AccountKey" not in result.stdout + result.stderr
+
+
+def test_the_named_functions_are_disabled_and_enabled(quiesced_app: QuiescedApp) -> None:
+    options = ("--version", "1.5.0", "--functions", "Send_Invoices, Bill")
+    assert quiesced_app.run("quiesce", *options).code == ExitCode.DONE
+    settings = quiesced_app.fake_azure.settings("shop-150")
+    assert settings["AzureWebJobs.Send_Invoices.Disabled"] == settings["AzureWebJobs.Bill.Disabled"] == "true"
+    assert "AzureWebJobs.Nightly.Disabled" not in settings
+    result = quiesced_app.run("unquiesce", *options)
+    assert "enabled in Function App shop-150" in result.stdout
+    assert quiesced_app.fake_azure.settings("shop-150")["AzureWebJobs.Bill.Disabled"] == "false"
+
+
+def test_repeating_the_command_restarts_nothing(quiesced_app: QuiescedApp) -> None:
+    quiesced_app.run("quiesce", "--version", "1.5.0")
+    result = quiesced_app.run("quiesce", "--version", "1.5.0")
+    assert "is not restarted" in result.stderr
+    assert quiesced_app.fake_azure.count_restarts("shop-150") == 1
+
+
+def test_a_warning_says_that_no_release_runs_the_functions(quiesced_app: QuiescedApp) -> None:
+    assert "release 1.4.0 is active: no release runs" in quiesced_app.run("quiesce", "--version", "1.4.0").stderr
+    assert "warning" not in quiesced_app.run("unquiesce", "--version", "1.4.0").stderr.lower()
+
+
+def test_a_warning_says_that_two_releases_run_the_functions(quiesced_app: QuiescedApp) -> None:
+    result = quiesced_app.run("unquiesce", "--version", "1.5.0")
+    assert "release 1.5.0 is not active" in result.stderr
+    assert "compete with those of release 1.4.0" in result.stderr
+
+
+def test_functions_of_a_release_that_is_being_removed_stay_disabled(quiesced_app: QuiescedApp) -> None:
+    quiesced_app.client.request_json("PUT", "", {"policy": {"settleSeconds": 0}})
+    quiesced_app.client.request_json("DELETE", "/releases/1.5.0?outcome=Pending")
+    result = quiesced_app.run("unquiesce", "--version", "1.5.0")
+    assert (result.code, quiesced_app.fake_azure.calls) == (ExitCode.CONFLICT, [])
+    assert "release 1.5.0 is being removed" in result.stderr
+    assert quiesced_app.run("quiesce", "--version", "1.5.0").code == ExitCode.DONE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        pytest.param(("--version", "1.6.0"), ExitCode.FAILURE, "Its releases: 1.4.0, 1.5.0", id="unknown release"),
+        pytest.param((), ExitCode.USAGE, "--version and --resource-group are required", id="no version"),
+        pytest.param(("--version", "1.5.0", "--functions", "Send-All"), ExitCode.USAGE, "on Linux", id="hyphen"),
+        pytest.param(
+            ("--version", "1.5.0", "--resource-group", "a;b"), ExitCode.USAGE, "Check --resource-group", id="group"
+        ),
+    ],
+)
+def test_a_wrong_command_line_changes_nothing(
+    quiesced_app: QuiescedApp, arguments: tuple[str, ...], code: ExitCode, message: str
+) -> None:
+    result = quiesced_app.run("quiesce", *arguments)
+    assert result.code == code
+    assert message in result.stderr
+    assert quiesced_app.fake_azure.calls == []
+
+
+def test_the_resource_group_is_required(quiesced_app: QuiescedApp) -> None:
+    assert quiesced_app.run("quiesce", "--version", "1.5.0", group="").code == ExitCode.USAGE
+
+
+def test_without_a_policy_the_functions_must_be_named(quiesced_app: QuiescedApp) -> None:
+    quiesced_app.client.request_json("PUT", "", {"policy": {"quiesceFunctions": []}})
+    result = quiesced_app.run("quiesce", "--version", "1.5.0")
+    assert result.code == ExitCode.USAGE
+    assert "Name the functions in --functions" in result.stderr
+
+
+def test_an_app_with_slots_is_refused(app_client: AppClient) -> None:
+    app_client.register()
+    options = ("--version", "1.5.0", "--resource-group", "shop-rg", "--functions", "Nightly")
+    result = app_client.run_cli("quiesce", *options)
+    assert result.code == ExitCode.CONFLICT
+    assert "has slots" in result.stderr
+
+
+def test_a_failure_of_az_is_one_line_without_its_output(quiesced_app: QuiescedApp) -> None:
+    quiesced_app.fake_azure.set_fault("appsettings set", message=f"(Conflict) {SECRET}", output=SECRET)
+    result = quiesced_app.run("quiesce", "--version", "1.5.0")
+    assert result.code == ExitCode.FAILURE
+    assert "az failed with exit code 1 Conflict about function app 'shop-150'" in result.stderr
+    assert "AccountKey" not in result.stdout + result.stderr
