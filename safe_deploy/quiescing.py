@@ -41,13 +41,15 @@ _ROLLBACK_ORDERS = {
 
 
 def order_actions(quiesce_order: str, *, rollback: bool) -> tuple[PromotionAction, ...]:
-    """The order of a promotion's or a rollback's steps, by the policy `quiesceOrder`.
+    """The order of the steps of a promotion or of a rollback, by the policy `quiesceOrder`.
 
-    - `gap`: no two releases run the functions at once. From the first step to the last one, none runs them. The release
-      before loses them while it still has traffic, so it never takes a message that the next release has sent.
-    - `overlap`: always some release runs the functions, and for a while two do. Each app restarts without traffic.
+    - `gap`: no two releases run the functions at once. From the first step to the last one, none runs them. The old
+      release loses them while it still has traffic, so it never takes a message that the new release has sent.
+    - `overlap`: always some release runs the functions, and for a while two do. Neither app restarts with traffic: the
+      new one restarts before it gets some, the old one after it has lost its traffic.
 
-    A rollback routes first. Visitors must leave a bad release within seconds, also if Azure does not answer.
+    A rollback routes first. Visitors must leave a bad release within seconds, also if Azure does not answer. The server
+    refuses to route to a release that is being removed, so its functions are not enabled while it is being deleted.
     """
     return (_ROLLBACK_ORDERS if rollback else _PROMOTION_ORDERS)[quiesce_order]
 

@@ -146,6 +146,7 @@ def large_control_message(blob_name: str) -> str:
 
 
 def control_queue_names(hub: str, queue_count: int = CONTROL_QUEUE_COUNT) -> list[str]:
+    """The names that the provider gives to the control queues of a task hub."""
     return [f"{hub.lower()}-control-{number:02d}" for number in range(queue_count)]
 
 

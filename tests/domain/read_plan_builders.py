@@ -57,6 +57,7 @@ def build_result(
 
 
 def build_result_with_messages(messages: MessageEvidence, began: float = -10) -> ProbeResult:
+    """The result of a complete probe that has seen these messages."""
     return replace(build_result(began=began), messages=messages)
 
 
@@ -74,6 +75,7 @@ def build_scan(*cursors: str, began: float = -10, queues_read: int = 0, pass_num
 
 
 def build_records(*active: ActiveInstance, last_recorded: float | None = None) -> RecordedState:
+    """Records that show these instances as active. The last event was recorded `last_recorded` seconds after noon."""
     recorded_at = None if last_recorded is None else noon_plus(last_recorded)
     return RecordedState(InstanceActivity(active=active, last_recorded_at=recorded_at), seen_before=True)
 

@@ -46,10 +46,12 @@ APP_REVISION = 3
 
 
 def address_of(version: str) -> str:
+    """The address of the release with this version."""
     return f"https://shop-{version.replace('.', '')}.example"
 
 
 def hub_of(version: str) -> str:
+    """The task hub of the release with this version."""
     return f"v{version.replace('.', '')}"
 
 
@@ -80,6 +82,7 @@ def build_side_by_side_app(
     provider_config: ProviderConfig | None = None,
     deployment: Deployment | None = None,
 ) -> App:
+    """An app with these releases, whose routing was set ten minutes before noon."""
     return App(
         "shop",
         model=Model.SIDE_BY_SIDE,
@@ -100,6 +103,7 @@ def build_shop_app() -> App:
 
 
 def build_acknowledgement(router: str = "envoy-1", revision: int = 2, since: float = -590) -> RouterAcknowledgement:
+    """A router that has routed by this revision since `since` seconds after noon."""
     return RouterAcknowledgement(router, revision, noon_plus(since), noon_plus(since))
 
 

@@ -57,6 +57,7 @@ class ReleaseSequences(RuleBasedStateMachine):
 
     @rule(duration=st.sampled_from([1, 30, 60, 3600]))
     def wait(self, duration: int) -> None:
+        """Let time pass, so that sticky visits and deployments can expire."""
         self.now = Instant(self.now + seconds(duration))
 
     @rule(router=ROUTERS)
@@ -66,10 +67,12 @@ class ReleaseSequences(RuleBasedStateMachine):
 
     @rule(sticky=st.booleans())
     def change_policy(self, *, sticky: bool) -> None:
+        """Change whether visitors stay at a release after a promotion."""
         self.app = replace(self.app, policy=Policy(sticky_after_promotion=sticky))
 
     @rule(version=VERSIONS, caller=CALLERS, take_over=st.booleans())
     def post_release(self, version: str, caller: Caller, *, take_over: bool) -> None:
+        """Register a release. If the app accepts it, its version is new, and the traffic is as before."""
         before = self.app
         earlier = None if version in before.releases else self.used.get(version)
         try:
@@ -104,6 +107,7 @@ class ReleaseSequences(RuleBasedStateMachine):
 
     @rule(active=VERSIONS, candidate=VERSIONS, percent=st.integers(-1, 101), is_split=st.booleans())
     def put_routing(self, active: str, candidate: str, percent: int, *, is_split: bool) -> None:
+        """Promote a release or split the traffic, unless the app refuses."""
         split = {active: 100 - percent, candidate: percent} if is_split else None
         try:
             after = put_routing(self.app, active, split, now=self.now).app
@@ -114,6 +118,8 @@ class ReleaseSequences(RuleBasedStateMachine):
 
     @rule(version=VERSIONS, caller=CALLERS, verdict=VERDICTS, outcome=st.sampled_from(RemovalOutcome))
     def delete_release(self, version: str, caller: Caller, verdict: Verdict, outcome: RemovalOutcome) -> None:
+        """Take a step of the removal of a release. Only one without traffic, which every router has acknowledged, may
+        be removed."""
         before = self.app
         release = before.releases.get(version)
         try:

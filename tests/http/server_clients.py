@@ -58,6 +58,7 @@ def fail_from_request(proxy: StorageProxy, method: str, number: int) -> None:
     request_count = 0
 
     def failure_status(sent_method: str, path: str) -> int | None:
+        """Fail every request of this method from the given number on. Of POST requests only transactions count."""
         nonlocal request_count
         request_count += sent_method == method and (method != "POST" or path.endswith("$batch"))
         return 500 if request_count >= number else None

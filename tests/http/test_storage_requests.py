@@ -167,6 +167,7 @@ async def count_for_get_task_hub(server: CountedServer) -> int:
 
 
 async def count_for_cleanup(server: CountedServer) -> int:
+    """The requests of a Cleanup of an app with two retired task hubs."""
     app, hub = await server.register_and_ask(verified=True)
     for next_hub in (new_hub_name(), new_hub_name()):
         assert (await post_swap(server.http, app, hub)).status_code == 200
@@ -234,6 +235,7 @@ async def add_finished_instances(server: CountedServer, hub: str, count: int) ->
 
 
 async def post_swap_outcome(server: CountedServer, app: str, hub: str, outcome: str) -> httpx.Response:
+    """Report an outcome of a swap."""
     return await server.http.post(
         f"/api/apps/{app}/swap", json={"taskHub": hub, "outcome": outcome}, headers=run_headers(1)
     )
@@ -243,6 +245,7 @@ async def post_swap_outcome(server: CountedServer, app: str, hub: str, outcome: 
 
 
 def documented_requests() -> dict[str, str]:
+    """The number of requests that the page states for each operation, as a formula."""
     rows = read_table_rows(_PAGE, "Storage requests per operation", "Operation")
     return {remove_markup(cells[0]): cells[1] for cells in rows}
 

@@ -59,6 +59,7 @@ def build_document(
 
 
 def _state(version: str, traffic: set[str | None]) -> str:
+    """The state of a release: served, drained from, or not yet promoted."""
     if version in traffic:
         return "Serving"
     return "Draining" if version == "1.4.0" else "Staged"
@@ -124,6 +125,7 @@ def _row(
     header_name: str = "X-Release-Override",
     set_cookie: str | None = None,
 ) -> Example:
+    """An example: a request, and the release that it goes to, or the status that the router answers itself."""
     cookies = (cookie,) if isinstance(cookie, str) else cookie
     headers = (header,) if isinstance(header, str) else header
     return Example(
@@ -145,18 +147,22 @@ _INSTANCE = f"{_MANAGEMENT}/instances/4f2c"
 
 
 def _management(name: str, to: str | int, target: str, **others: Any) -> Example:
+    """An example of a request to the management API, whose query names a task hub."""
     return _row(f"management: {name}", others.pop("document", "active"), to, target=target, **others)
 
 
 def _override(name: str, to: str | int, **others: Any) -> Example:
+    """An example of a request with an override token."""
     return _row(f"override: {name}", others.pop("document", "at 10"), to, **others)
 
 
 def _sticky(name: str, document: str, to: str | int, **others: Any) -> Example:
+    """An example of a request with the cookie of an earlier visit."""
     return _row(f"sticky: {name}", document, to, **others)
 
 
 def _override_cookie(version: str) -> str:
+    """The cookie by which a visitor looks at a release before its promotion."""
     return f"release-override={override_token(version)}"
 
 

@@ -29,15 +29,18 @@ _OTHER_ACTIVE = build_document(active="1.6.0")
 
 
 def _policy(document: Json = ACTIVE) -> str:
+    """The policy for this routing document."""
     return render_policy(parse_routing_document(document), server_url=SERVER)
 
 
 def _address(version: str) -> str:
+    """The address of the release with this version."""
     address: str = ACTIVE["releases"][version]["address"]
     return address
 
 
 def _respond(document: Json) -> Json:
+    """The state server's response with this routing document."""
     return {"status": 200, "body": document}
 
 

@@ -33,6 +33,7 @@ from tests.routers.upstreams import Reply, run_release, run_releases, send, with
 
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[dict[str, str]]:
+    """The addresses of running upstreams, one for each release."""
     with run_releases(list(NAMES)) as running:
         yield running
 
@@ -130,6 +131,7 @@ def test_the_certificates_of_the_system_are_trusted() -> None:
 
 
 def _validation_of(cluster: Json) -> Json:
+    """How the cluster checks the certificate of its release."""
     validation: Json = cluster["transport_socket"]["typed_config"]["common_tls_context"]["validation_context"]
     return validation
 

@@ -28,6 +28,7 @@ class TwoReleases:
     """The releases in which the functions are enabled."""
 
     def carry_out(self, action: PromotionAction) -> None:
+        """Take one step of a promotion."""
         if action is PromotionAction.ROUTE:
             self.active = "new"
         elif action is PromotionAction.QUIESCE:
@@ -95,6 +96,7 @@ GONE = Release("1.3.0", "https://shop-130.azurewebsites.net")
 
 @pytest.fixture
 def fake_azure(tmp_path: Path) -> FakeAzure:
+    """A fake `az` with the Function App of one release."""
     install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
     fake_azure = FakeAzure(tmp_path / "cloud.json")
     fake_azure.reset({"shop-140": {"resourceGroup": "shop-rg", "slots": {"production": {}}}})
@@ -113,12 +115,14 @@ class QuiescedRelease:
         )
 
     def take_reports(self) -> str:
+        """The lines that were reported since the last call."""
         reported, self.reported[:] = "\n".join(self.reported), []
         return reported
 
 
 @pytest.fixture
 def quiescing(fake_azure: FakeAzure) -> QuiescedRelease:
+    """A release whose functions the test disables and enables."""
     return QuiescedRelease(path_of(fake_azure))
 
 

@@ -26,6 +26,7 @@ START = parse_instant("2026-11-20T09:00:00Z")
 
 
 def build_event(hub: str, status: str, tick: int = 0, instance_id: str = "order-1") -> LifecycleEvent:
+    """An event of an order, `tick` ticks after the start of all of them."""
     return LifecycleEvent(hub, instance_id, "ProcessOrder", RuntimeStatus(status), "", Instant(START + tick))
 
 

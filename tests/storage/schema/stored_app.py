@@ -40,6 +40,7 @@ class StoredApp:
     production: str = field(default_factory=new_hub_name)
 
     async def list_rows(self, table: str, matches: Callable[[Row], bool]) -> list[TableEntity]:
+        """The rows of a table that match."""
         all_rows = self.server.tables.client(table).list_entities()
         return [row async for row in all_rows if matches(row)]
 
