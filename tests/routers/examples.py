@@ -77,8 +77,12 @@ ABORTED = build_document(active="1.5.0")
 ABORTED["releases"]["1.6.0"]["state"] = "Draining"
 NEXT_CANDIDATE = build_document(split={"1.5.0": 90, "1.7.0": 10})
 NEXT_CANDIDATE["releases"]["1.6.0"]["state"] = "Draining"
+ADOPTED = build_document(active=None)
+ADOPTED["releases"]["1.4.0"]["state"] = "Serving"
 REMOVING = build_document()
 REMOVING["releases"]["1.4.0"]["state"] = "Removing"
+ROLLED_BACK = build_document(active="1.4.0")
+ROLLED_BACK["releases"]["1.5.0"]["state"] = "Draining"
 DOCUMENTS = {
     "active": ACTIVE,
     "at 10": AT_10,
@@ -91,6 +95,8 @@ DOCUMENTS = {
     "aborted": ABORTED,
     "next candidate": NEXT_CANDIDATE,
     "removing": REMOVING,
+    "adopted": ADOPTED,
+    "rolled back": ROLLED_BACK,
 }
 
 
@@ -219,6 +225,8 @@ EXAMPLES: list[Example] = [
     _override("the active release", "1.5.0", cookie=_override_cookie("1.5.0")),
     _override("the header in another case", "1.7.0", header=override_token("1.7.0"), header_name="x-RELEASE-override"),
     _override("no active release", "1.7.0", header=override_token("1.7.0"), document="none active"),
+    _override("an adopted release by header", "1.4.0", header=override_token("1.4.0"), document="adopted"),
+    _override("an adopted release by cookie", "1.4.0", cookie=_override_cookie("1.4.0"), document="adopted"),
     _override("before the sticky cookie", "1.7.0", cookie=f"{visit('1.5.0', '50')}; {_override_cookie('1.7.0')}"),
     _override("header before cookie", "1.7.0", header=override_token("1.7.0"), cookie=_override_cookie("1.6.0")),
     _override("an unknown header, a known cookie", "1.7.0", header="unknown", cookie=_override_cookie("1.7.0")),
@@ -263,6 +271,8 @@ EXAMPLES: list[Example] = [
     _sticky("after an abort", "aborted", "1.5.0", cookie=visit("1.6.0", "05")),
     _sticky("no active release", "none active", 503),
     _sticky("no active release, a cookie", "none active", 503, cookie=visit("1.5.0", "05")),
+    _sticky("no active release, an adopted one", "adopted", 503, cookie=visit("1.4.0", "05")),
+    _sticky("not kept after a rollback", "rolled back", "1.4.0", cookie=visit("1.5.0", "07")),
     # Visitors who stay after a promotion.
     _sticky("kept after promotion", "keeping visitors", "1.4.0", cookie=visit("1.4.0", "07")),
     _sticky("kept in a split", "keeping visitors at 10", "1.4.0", cookie=visit("1.4.0", "07")),
