@@ -21,6 +21,7 @@ class GroupCommitAlone:
     """Writes the events of one stream to one partition. Transactions are not sent through the client library."""
 
     def __init__(self, tables: RawTables, *, events_per_second: float) -> None:
+        """Prepare to write the rows of events by group commit, without a server, at this rate."""
         self._tables = tables
         self._events_per_second = events_per_second
         self._stream = EventStream("alone", lag=min_lag_events(EVENTS_PER_TRANSACTION))

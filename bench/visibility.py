@@ -62,6 +62,7 @@ class _Source:
         tables: RawTables,
         publish: Callable[[list[PacedEvent], Pace], Awaitable[PublishingDelays]],
     ) -> None:
+        """Measure events of this stream. `publish` delivers them, and `tables` are read until they are visible."""
         self._stream = stream
         self._tables = tables
         self._publish = publish

@@ -67,7 +67,14 @@ def build_queues_with_messages(*messages: VisibleMessage, more: bool = False) ->
 
 def build_quiet_period(unexplained: int = 1, began: float = 0, **changed_members: object) -> QuietPeriod:
     """A time without any change of the task hub, since `began` seconds after noon."""
-    period = QuietPeriod("key", noon_plus(began), noon_plus(-5), 7, unexplained, "signs")
+    period = QuietPeriod(
+        exemptions_key="key",
+        began_at=noon_plus(began),
+        changed_since=noon_plus(-5),
+        stamp_digest=7,
+        unexplained_count=unexplained,
+        queue_digest="signs",
+    )
     return replace(period, **changed_members)  # type: ignore[arg-type]  # a test names the member
 
 
