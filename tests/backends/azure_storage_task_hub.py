@@ -230,6 +230,18 @@ class ProviderAccount:
         """Create a queue that belongs to no task hub."""
         await self._queues.create_queue(queue)
 
+    async def delete_task_hub(self, hub: str) -> None:
+        """Delete every artifact of a task hub."""
+        for artifact in await self.list_artifacts(hub):
+            kind, _, name = artifact.partition(" ")
+            match kind:
+                case "table":
+                    await self._tables.delete_table(name)
+                case "queue":
+                    await self._queues.delete_queue(name)
+                case _:
+                    await self._blobs.delete_container(name)
+
     async def list_artifacts(self, prefix: str) -> list[str]:
         """List every table, queue and container whose name begins with `prefix`, as Cleanup names them."""
         tables = [f"table {table.name}" async for table in self._tables.list_tables()]
