@@ -253,6 +253,7 @@ _POLICY = string.Template("""<policies>
     <set-header name="X-Forwarded-Host" exists-action="override">
       <value>@(context.Request.OriginalUrl.Host)</value>
     </set-header>
+    <set-header name="Forwarded" exists-action="delete" />
     <set-backend-service base-url=$address />
   </inbound>
   <backend>
