@@ -30,7 +30,7 @@ from bench.paced_events import (
     plan_events,
     publish_when_due,
 )
-from bench.storage import Emulator, RawTables, run_emulator
+from bench.storage import SHARD_COUNT, Emulator, RawTables, run_emulator
 from bench.transaction_limit import transaction_writes
 from bench.worker import Worker, open_trigger_stream, run_worker
 from state_api.storage.instance_keys import shard_of
@@ -39,7 +39,6 @@ from state_api.storage.tables import instance_table_name
 
 ROUNDS = 3
 SECONDS = 4.0
-_SHARD_COUNT = 1
 _CALIBRATION_EVENTS = 600
 _TRANSACTION_COUNT = 100
 _SAMPLE_EVERY = 16
@@ -104,7 +103,7 @@ class _Source:
         """Add to `seen` how many seconds after it was due the event could be seen in the table."""
         await asyncio.sleep(begins_at + event.due_seconds - time.perf_counter())
         instance_id, status = event.body["data"]["instanceId"], event.body["data"]["runtimeStatus"]
-        table, shard = instance_table_name(self._stream.hub), f"{shard_of(instance_id, _SHARD_COUNT):02d}"
+        table, shard = instance_table_name(self._stream.hub), f"{shard_of(instance_id, SHARD_COUNT):02d}"
         row = instance_row_key(instance_id)
         while True:
             async with self._reading:
@@ -149,8 +148,7 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
 
 async def _open_webhook(stack: AsyncExitStack, storage: Emulator, folder: Path, tables: RawTables) -> _Source:
     """A server that gets events by its webhook, with the rate that it can take."""
-    settings = {"STATE_SHARDS": str(_SHARD_COUNT)}
-    entry = open_event_entry(stack, storage, folder, "visible", 1, extra_settings=settings)
+    entry = open_event_entry(stack, storage, folder, "visible", 1)
 
     async def prepare(paced_events: list[PacedEvent], pace: Pace) -> _Publish:
         """Build the requests that deliver the events by HTTP from this process."""
@@ -224,7 +222,7 @@ class _SingleTransactions:
         """The seconds of each transaction."""
         durations = []
         for before, after in apply_events(self._stream.next_events(_TRANSACTION_COUNT), self._known):
-            writes = transaction_writes(f"{shard_of(after.instance_id, _SHARD_COUNT):02d}", before, after)
+            writes = transaction_writes(f"{shard_of(after.instance_id, SHARD_COUNT):02d}", before, after)
             began = time.perf_counter()
             await self._table.submit_transaction(writes)
             durations.append(time.perf_counter() - began)

@@ -26,12 +26,12 @@ from bench.paced_events import (
     plan_events,
     publish_when_due,
 )
+from bench.storage import SHARD_COUNT
 from bench.straightforward import StraightforwardRecorder
 from bench.transaction_limit import TransactionLimit
 from state_api.settings import STATE_STORAGE, read_settings
 
 CONCURRENT_EVENTS = 64
-_STRAIGHTFORWARD_SHARDS = 4
 WORKER_ROLES = ("limit", "emulator", "trigger", "straightforward-trigger")
 
 
@@ -117,7 +117,7 @@ class _TriggerWorker:
 
     def __init__(self, *, straightforward: bool) -> None:
         server = function_app.server()
-        self._recorder = StraightforwardRecorder(server.tables, _STRAIGHTFORWARD_SHARDS) if straightforward else None
+        self._recorder = StraightforwardRecorder(server.tables, SHARD_COUNT) if straightforward else None
         self._stream = open_trigger_stream()
         # The decorators of the library wrap the function.
         functions = {
