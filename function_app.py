@@ -11,7 +11,7 @@ import azure.functions as func
 from fastapi.responses import JSONResponse
 
 from state_api.app import StateServer
-from state_api.garbage_collection import exempt_startup_objects
+from state_api.garbage_collection import exempt_startup_objects_from_collection
 from state_api.http.health import HealthResponse
 from state_api.http.middleware import security_headers
 from state_api.http.problems import PROBLEM_MEDIA_TYPE, SettingsInvalid, problem_from_error, problem_response
@@ -61,7 +61,7 @@ def server() -> StateServer:
     """The server of this process. The first invocation creates it, so that the host can index the functions without
     settings. Raises SettingsError; the next invocation then reads the settings again."""
     created = StateServer(read_settings(os.environ, keys_required=True))
-    exempt_startup_objects()
+    exempt_startup_objects_from_collection()
     return created
 
 

@@ -186,17 +186,17 @@ def _suggest_manual_run(arguments: list[str]) -> str:
 
 def _parse_failure(code: int, stderr: str, *, arguments: list[str], resource: AzureResource) -> AzureUnavailable:
     """The error for a failure of `az`, with advice for the error codes that are known."""
-    if "az login" in stderr:
+    errors = "\n".join(line for line in stderr.splitlines() if not line.startswith("WARNING:"))
+    if "az login" in errors:
         return AzureUnavailable(
             "az is not logged in. Run `az login`. In a pipeline, log in with the pipeline's identity before this step."
         )
-    extension = arguments[0]
-    if code == 2 and extension == "durabletask":  # az exits with 2 if it does not know a command or an option
+    if code == 2 and arguments[0] == "durabletask":  # az exits with 2 if it does not know a command or an option
         return AzureUnavailable(
             "az has no extension durabletask, or an old one that lacks a command. Run `az extension add --upgrade "
             "--name durabletask` on the machine that runs safe-deploy. The extension needs az 2.75 or newer."
         )
-    match = re.search(r"^(?:ERROR: )?\(([A-Za-z]{3,60})\)|^Code: ([A-Za-z]{3,60})\s*$", stderr, re.MULTILINE)
+    match = re.search(r"^(?:ERROR: )?\(([A-Za-z]{3,60})\)|^Code: ([A-Za-z]{3,60})\s*$", errors, re.MULTILINE)
     error_code = (match[1] or match[2]) if match else ""
     if code == 3 or error_code.endswith("NotFound"):  # az exits with 3 only if a resource does not exist
         return AzureResourceNotFound(

@@ -16,7 +16,7 @@ import uvicorn
 from state_api.addresses import is_loopback
 from state_api.app import StateServer
 from state_api.emulator import EmulatorError, EmulatorPorts, is_listening, storage_emulator
-from state_api.garbage_collection import exempt_startup_objects
+from state_api.garbage_collection import exempt_startup_objects_from_collection
 from state_api.http.middleware import LoopbackOnlyMiddleware
 from state_api.serving.connections import (
     ACCEPT_BATCH,
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = read_settings(os.environ)
         check_exposure(options.host, settings)
         state = StateServer(settings)
-        exempt_startup_objects()
+        exempt_startup_objects_from_collection()
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -3,7 +3,7 @@
 import gc
 
 
-def exempt_startup_objects() -> None:
+def exempt_startup_objects_from_collection() -> None:
     """Exempt everything that exists now from garbage collection. Call it once, when the server has been built.
 
     Modules, classes and routes live as long as the process. They are most of its objects, and every full collection

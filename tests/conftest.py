@@ -65,6 +65,7 @@ class ShiftedClock:
 
 @pytest.fixture
 def clock() -> ShiftedClock:
+    """A clock that shows the storage's time, shifted as far as the test wants."""
     return ShiftedClock()
 
 

@@ -126,6 +126,7 @@ def copy_files(to: Path) -> Path:
 def run_audit(
     folder: Path, pip: str = PIP_AUDIT_CLEAN, npm: str = NPM_CLEAN, uv: str = "true"
 ) -> subprocess.CompletedProcess[str]:
+    """Run dev/audit in this folder, with programs instead of the real ones that end as the test wants."""
     tools = folder / "tools"
     for name, script in (("python", FAKE_PYTHON), ("pip-audit", f'echo "$@" >asked\n{pip}'), ("npm", npm), ("uv", uv)):
         write_program(tools / name, script)
@@ -134,6 +135,7 @@ def run_audit(
 
 
 def write_program(file: Path, script: str) -> None:
+    """Write an executable shell script, or a script with its own first line."""
     file.parent.mkdir(exist_ok=True)
     file.write_text(script if script.startswith("#!") else f"#!/usr/bin/env bash\n{script}\n")
     file.chmod(0o755)

@@ -22,6 +22,7 @@ async def test_events_are_published_when_they_are_due_although_earlier_ones_are_
     all_are_published = asyncio.Event()
 
     async def publish(index: int) -> None:
+        """Publish no event before all are due: fails if the events are published one after another."""
         published.append(index)
         if len(published) == len(paced_events):
             all_are_published.set()

@@ -17,6 +17,7 @@ WORDS = WordList(in_text={"beneath": "under", "told": "reported"}, as_names={"on
 
 
 def messages(source: str) -> list[str]:
+    """The messages about this Python source."""
     return [problem.message for problem in check_python("module.py", source, WORDS)]
 
 

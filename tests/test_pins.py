@@ -69,6 +69,7 @@ def test_what_is_tested_is_what_is_locked() -> None:
 
 
 def installed_version(name: str) -> str | None:
+    """The version in this environment; None if the package is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

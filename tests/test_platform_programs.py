@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run_programs(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command with these arguments. Returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["platform_programs", *arguments])
     return programs.main()
 

@@ -49,6 +49,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run_script(script: str, folder: Path) -> None:
+    """Run a script of the release page, with a Git identity of its own. It must succeed."""
     identity = {
         f"GIT_{role}_{field}": "release@example.com" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")
     }
@@ -100,6 +101,7 @@ def test_a_changelog_entry_ends_at_the_next_version() -> None:
 
 
 def hook_commands() -> list[str]:
+    """The commands of the pre-commit hooks."""
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     assert [repo["repo"] for repo in config["repos"]] == ["local"], "hooks download nothing"
     return [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]

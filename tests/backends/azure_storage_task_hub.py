@@ -146,6 +146,7 @@ def large_control_message(blob_name: str) -> str:
 
 
 def control_queue_names(hub: str, queue_count: int = CONTROL_QUEUE_COUNT) -> list[str]:
+    """The names that the provider gives to the control queues of a task hub."""
     return [f"{hub.lower()}-control-{number:02d}" for number in range(queue_count)]
 
 
@@ -225,6 +226,18 @@ class ProviderAccount:
     async def add_queue(self, queue: str) -> None:
         """Create a queue that belongs to no task hub."""
         await self._queues.create_queue(queue)
+
+    async def delete_task_hub(self, hub: str) -> None:
+        """Delete every artifact of a task hub."""
+        for artifact in await self.list_artifacts(hub):
+            kind, _, name = artifact.partition(" ")
+            match kind:
+                case "table":
+                    await self._tables.delete_table(name)
+                case "queue":
+                    await self._queues.delete_queue(name)
+                case _:
+                    await self._blobs.delete_container(name)
 
     async def list_artifacts(self, prefix: str) -> list[str]:
         """List every table, queue and container whose name begins with `prefix`, as Cleanup names them."""

@@ -278,6 +278,7 @@ ProviderFactory = Callable[[StorageSettings, str, Any], AbstractAsyncContextMana
 async def open_azure_storage_provider(
     storage: StorageSettings, task_hub: str, monkeypatch: Any
 ) -> AsyncIterator[AzureStorageProvider]:
+    """A task hub on the storage emulator, read through a proxy that can fail."""
     async with account_proxy(storage) as proxy, ProviderTaskHub(storage, task_hub) as provider_task_hub:
         provider = AzureStorageProvider(provider_task_hub, proxy, monkeypatch)
         yield provider
@@ -317,6 +318,7 @@ class TrackingStoreProvider(AzureStorageProvider):
 async def open_scheduler_provider(
     _: StorageSettings, task_hub: str, monkeypatch: Any
 ) -> AsyncIterator[SchedulerProvider]:
+    """A task hub on a fake Durable Task Scheduler that can fail."""
     scheduler = FailingScheduler()
     with fake_schedulers.serve_grpc(scheduler) as port:
         async with fake_schedulers.open_backend(fake_schedulers.build_connection_string(port)) as backend:
@@ -327,6 +329,7 @@ async def open_scheduler_provider(
 async def open_management_api_provider(
     _: StorageSettings, task_hub: str, monkeypatch: Any
 ) -> AsyncIterator[ManagementApiProvider]:
+    """A task hub behind the management API of a fake Function App that can fail."""
     app = FakeFunctionApp("")
     async with (
         fake_function_app.serve_http(app.handle_request) as origin,

@@ -155,6 +155,7 @@ async def serve_http(handle: Callable[[web.Request], Awaitable[web.StreamRespons
 
 @pytest.fixture
 async def function_app(anyio_backend: str) -> AsyncIterator[FakeFunctionApp]:
+    """A fake Function App that serves the management API over HTTP."""
     app = FakeFunctionApp("")
     async with serve_http(app.handle_request) as origin:
         app.origin = origin
@@ -165,6 +166,7 @@ async def function_app(anyio_backend: str) -> AsyncIterator[FakeFunctionApp]:
 async def open_management_backend(
     origin: str, key: str = SYSTEM_KEY, **client_options: Any
 ) -> AsyncIterator[ManagementApiBackend]:
+    """The backend that reads through the management API at this address, closed at the end of the block."""
     backend = ManagementApiBackend(ManagementApiClient(origin, key, CONNECTION_NAME, **client_options))
     try:
         yield backend
@@ -174,6 +176,7 @@ async def open_management_backend(
 
 @pytest.fixture
 async def backend(function_app: FakeFunctionApp) -> AsyncIterator[ManagementApiBackend]:
+    """The backend that reads the fake Function App."""
     async with open_management_backend(function_app.origin) as backend:
         yield backend
 

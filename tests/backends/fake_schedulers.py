@@ -113,6 +113,7 @@ def idle_scheduler() -> Iterator[InMemoryScheduler]:
 
 @asynccontextmanager
 async def open_backend(connection: str, page_size: int = scheduler.PAGE_SIZE) -> AsyncIterator[SchedulerBackend]:
+    """The backend that reads the scheduler of this connection string, closed at the end of the block."""
     backend = SchedulerBackend(connection, CONNECTION_SETTING, page_size)
     try:
         yield backend
@@ -182,6 +183,7 @@ class FakeScheduler:
         self.connection = ""
 
     def query(self, request: protocol.QueryInstancesRequest, context: Any) -> protocol.QueryInstancesResponse:
+        """Answer QueryInstances with the page of matching instances that the continuation token begins."""
         query = request.query
         self.queries.append(query)
         self.metadata.append(dict(context.invocation_metadata()))
@@ -193,6 +195,7 @@ class FakeScheduler:
         return protocol.QueryInstancesResponse(orchestrationState=matching[begin:end], continuationToken=token)
 
     def get(self, request: protocol.GetInstanceRequest, _: Any) -> protocol.GetInstanceResponse:
+        """Answer GetInstance with the instance, if it exists."""
         state = next((state for state in self.states if state.instanceId == request.instanceId), None)
         return protocol.GetInstanceResponse(exists=state is not None, orchestrationState=state)
 
@@ -207,6 +210,7 @@ class FakeScheduler:
 
 
 def to_nanoseconds(timestamp: Any) -> int:
+    """A protobuf timestamp as nanoseconds since 1970."""
     return int(timestamp.seconds * 1_000_000_000 + timestamp.nanos)
 
 
@@ -220,6 +224,7 @@ def to_timestamp_fields(value: int) -> dict[str, int]:
 
 
 def get_created_nanoseconds(state: protocol.OrchestrationState) -> int:
+    """The created time of an instance, by which the scheduler orders its pages."""
     return to_nanoseconds(state.createdTimestamp)
 
 
@@ -265,6 +270,7 @@ def serve_grpc(service: Any, credentials: Any = None) -> Iterator[str]:
 async def open_backend_of_service(
     service: Any, page_size: int = scheduler.PAGE_SIZE
 ) -> AsyncIterator[SchedulerBackend]:
+    """The backend that reads a service in this process, served over gRPC until the block ends."""
     with serve_grpc(service) as port:
         async with open_backend(build_connection_string(port), page_size) as backend:
             yield backend

@@ -103,6 +103,7 @@ class RawAccount:
 
 @pytest.fixture
 async def account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[RawAccount]:
+    """A client of the whole storage account, to create and look up what a test needs."""
     account = RawAccount(connection_string_of(storage))
     yield account
     await account.close()
@@ -110,6 +111,7 @@ async def account(storage: StorageSettings, anyio_backend: str) -> AsyncIterator
 
 @pytest.fixture
 async def artifacts(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageArtifactStore]:
+    """The store that finds and deletes the artifacts of task hubs in the account."""
     async with open_artifacts(storage) as artifacts:
         yield artifacts
 
@@ -137,6 +139,7 @@ def list_expected_artifacts(hub: str, tables: str | None = None) -> list[str]:
 
 
 async def delete_artifacts(artifacts: StorageArtifactStore, hub: str) -> None:
+    """Delete everything that belongs to the task hub, as a cleanup does."""
     for artifact in (await artifacts.find_artifacts(hub)).deletable:
         await artifacts.delete(artifact)
 
@@ -175,6 +178,7 @@ class AccountProxy:
 
 
 def abort_connection(request: web.Request) -> NoReturn:
+    """Close the client's connection without a response."""
     assert request.transport is not None
     request.transport.abort()
     raise asyncio.CancelledError
@@ -187,6 +191,8 @@ async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]
     services: dict[int, str] = {}
 
     async def forward_request(request: web.Request) -> web.StreamResponse:
+        """Send the request to the emulator and return its response, or fail in the way that the test has set for its
+        path."""
         assert request.transport is not None
         service = services[request.transport.get_extra_info("sockname")[1]]
         fault_keys = (request.path.removeprefix("/devstoreaccount1"), f"{service} {request.method}", service)
@@ -233,6 +239,7 @@ async def account_proxy(storage: StorageSettings) -> AsyncIterator[AccountProxy]
 
 @asynccontextmanager
 async def open_artifacts(settings: StorageSettings) -> AsyncIterator[StorageArtifactStore]:
+    """The store of artifacts in this account, closed at the end of the block."""
     account = StorageAccount(settings, CONNECTION_NAME)
     try:
         yield StorageArtifactStore(account)

@@ -24,6 +24,7 @@ _UNCHANGED_AFTER_SECONDS = 6.2
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
+    """The backend that reads task hubs in the emulator."""
     backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     yield backend
     await backend.close()
@@ -31,18 +32,21 @@ async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator
 
 @pytest.fixture
 async def provider(storage: StorageSettings, hub: str, anyio_backend: str) -> AsyncIterator[ProviderTaskHub]:
+    """An empty task hub in the emulator, to which a test adds rows as the Azure Storage provider does."""
     async with ProviderTaskHub(storage, hub) as provider:
         yield await provider.create()
 
 
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
+    """A proxy in front of the emulator that counts requests and can fail."""
     async with run_storage_proxy(storage) as proxy:
         yield proxy
 
 
 @pytest.fixture
 async def backend_behind_proxy(proxy: StorageProxy) -> AsyncIterator[AzureStorageBackend]:
+    """The backend whose requests go through the proxy."""
     backend = AzureStorageBackend(proxy.settings, "STATE_TASKHUBS_SHOP")
     yield backend
     await backend.close()
@@ -61,6 +65,7 @@ async def read_one_pass(backend: AzureStorageBackend, hub: str) -> list[Observed
 
 
 def list_active_ids(observed_instances: list[ObservedInstance]) -> list[str]:
+    """The ids of the active instances, sorted."""
     return sorted(observed.instance_id for observed in observed_instances if observed.active)
 
 

@@ -65,6 +65,7 @@ async def scan(provider: ContractProvider) -> dict[str, ObservedInstance]:
 
 
 def index_instances_by_id(pages: Sequence[ObservedPage]) -> dict[str, ObservedInstance]:
+    """The instances on these pages by their id, without entities."""
     observed_instances = [observed for page in pages for observed in page.instances]
     return {observed.instance_id: observed for observed in observed_instances if not is_entity(observed.instance_id)}
 
@@ -74,6 +75,7 @@ def list_active_ids(instances: dict[str, ObservedInstance]) -> list[str]:
 
 
 async def read_first_page(provider: ContractProvider, backend: Backend) -> ObservedPage:
+    """Begin a scan, and read its first page."""
     start = await backend.begin_scan(provider.task_hub)
     return await backend.read_page(provider.task_hub, start.changed_since, start.cursors[0])
 
@@ -315,6 +317,7 @@ async def test_a_backend_works_again_after_a_failure(started: ContractProvider) 
 
 
 async def catch_read_error(read: Awaitable[object]) -> BackendError:
+    """The error with which the read fails."""
     with pytest.raises(BackendError) as caught:
         await read
     return caught.value

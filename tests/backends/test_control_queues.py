@@ -59,6 +59,7 @@ async def send_and_list_visible_messages(
 
 
 def describe_messages(messages: list[VisibleMessage]) -> list[tuple[str, str, str]]:
+    """Kind, instance id and function of each message, for a comparison."""
     return [(message.kind.value, message.instance_id, message.function_name) for message in messages]
 
 
@@ -312,6 +313,7 @@ async def test_a_message_deleted_between_the_peeks_hides_no_invisible_message(
     peeks = 0
 
     async def delete_at_second_peek(method: str, path: str) -> None:
+        """Delete the message at the second look at the queue, so that the two looks differ."""
         nonlocal peeks
         if "/messages" in path and method == "GET":
             peeks += 1

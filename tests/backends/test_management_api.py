@@ -315,6 +315,7 @@ async def test_at_most_sixteen_instances_are_looked_up_at_a_time(
     running = maximum = 0
 
     async def count_requests(request: web.Request) -> None:
+        """Keep the greatest number of requests that were in progress at the same time."""
         nonlocal running, maximum
         running += 1
         maximum = max(maximum, running)

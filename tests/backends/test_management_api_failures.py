@@ -46,6 +46,7 @@ async def catch_backend_error(call: Awaitable[Any]) -> BackendError:
 
 
 def list_exception_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and all errors that caused it, whose messages must not hold secrets either."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

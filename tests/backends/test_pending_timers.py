@@ -44,12 +44,14 @@ class HistoryTable:
 
 @pytest.fixture
 async def provider(storage: StorageSettings, hub: str, anyio_backend: str) -> AsyncIterator[ProviderTaskHub]:
+    """An empty task hub in the emulator, to which a test adds rows as the Azure Storage provider does."""
     async with ProviderTaskHub(storage, hub) as provider:
         yield await provider.create()
 
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
+    """The backend that reads task hubs in the emulator."""
     backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     yield backend
     await backend.close()
@@ -57,6 +59,7 @@ async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator
 
 @pytest.fixture
 async def service(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[TableServiceClient]:
+    """A client of all tables of the emulator."""
     assert storage.connection_string is not None
     async with TableServiceClient.from_connection_string(storage.connection_string.get_secret_value()) as service:
         yield service
@@ -64,6 +67,7 @@ async def service(storage: StorageSettings, anyio_backend: str) -> AsyncIterator
 
 @pytest.fixture
 async def history_table(service: TableServiceClient, provider: ProviderTaskHub) -> HistoryTable:
+    """The empty History table of the task hub."""
     history_table = HistoryTable(service, f"{provider.hub}History")
     await history_table.create()
     return history_table

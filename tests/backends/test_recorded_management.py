@@ -34,6 +34,7 @@ RECORDED_READS = [recorded for recorded in recordings.read_lines("management") i
 
 
 def parse_query(recorded: dict[str, Any]) -> dict[str, str]:
+    """The query parameters of a recorded request."""
     return dict(parse_qsl(urlsplit(recorded["path"]).query))
 
 

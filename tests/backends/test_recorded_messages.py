@@ -29,6 +29,7 @@ ORCHESTRATIONS_WITH_CANCELLED_TIMER = (
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
+    """The backend that reads task hubs in the emulator."""
     backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     yield backend
     await backend.close()
@@ -60,11 +61,13 @@ async def test_every_recorded_message_is_parsed(
 
 
 def group_events_by_instance(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The history event in each recorded message, by the instance that it is for."""
     tasks = [json.loads(message["content"])["TaskMessage"] for message in messages]
     return {task["OrchestrationInstance"]["InstanceId"]: task["Event"] for task in tasks}
 
 
 def classify_message(event: Any) -> tuple[MessageKind, str]:
+    """The kind that the server must find for a message with this history event, and the function that it starts."""
     starts = event["$type"] == "DurableTask.Core.History.ExecutionStartedEvent"
     return (MessageKind.START, event["Name"]) if starts else (MessageKind.OTHER, "")
 

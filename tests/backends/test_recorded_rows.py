@@ -53,6 +53,7 @@ PYTHON_ACTIVE = dict.fromkeys(("[b]", "a b&c=d", "it's", "per�nt", "x y", "日
 
 @pytest.fixture
 async def backend(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[AzureStorageBackend]:
+    """The backend that reads task hubs in the emulator."""
     backend = AzureStorageBackend(storage, "STATE_TASKHUBS_SHOP")
     yield backend
     await backend.close()

@@ -145,6 +145,7 @@ async def test_a_stamp_changes_with_its_instance_and_only_then(empty_scheduler: 
         unchanged_stamps: set[str] = set()
 
         async def record_stamps() -> None:
+            """Keep the stamps that a scan shows now, and check that look-ups show the same."""
             observed_by_id = await scan(backend)
             stamps.append(observed_by_id["changing"].stamp)
             unchanged_stamps.add(observed_by_id["unchanged"].stamp)
@@ -217,6 +218,7 @@ async def test_instances_that_end_between_pages_hide_no_others(empty_scheduler: 
     late = {empty_scheduler.start_and_wait(waiting, f"late-{number}") for number in range(6)}
 
     def end_one(_: int) -> None:
+        """End one more instance after each page that the scan reads."""
         if early:
             empty_scheduler.end(early.pop(0))
 
@@ -235,6 +237,7 @@ async def test_instances_that_are_purged_between_pages_hide_no_others(empty_sche
         empty_scheduler.wait_until(ended_id, "COMPLETED")
 
     def purge_one(_: int) -> None:
+        """Purge one more ended instance after each page that the scan reads."""
         if ended:
             empty_scheduler.client.purge_orchestration(ended.pop(0))
 
@@ -265,6 +268,7 @@ async def test_the_first_pass_catches_up_with_a_chain_of_instances(empty_schedul
     links = [f"link-{number}" for number in range(7)]
 
     def end_next_link(page_count: int) -> None:
+        """After each page, end the instance that has started the next one."""
         if page_count < len(links):
             empty_scheduler.end(links[page_count - 1])
 

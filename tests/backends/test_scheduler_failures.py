@@ -239,6 +239,7 @@ async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
     token_requests: list[dict[str, str]] = []
 
     async def give_token(request: web.Request) -> web.Response:
+        """Answer as the identity endpoint of Azure does, and keep the request."""
         token_requests.append({**request.query, "secret": request.headers["X-IDENTITY-HEADER"]})
         return web.json_response(
             {"access_token": "a-token", "expires_on": "4000000000", "resource": request.query["resource"]}

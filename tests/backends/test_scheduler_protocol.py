@@ -116,6 +116,7 @@ class ScriptedScheduler:
 
 
 def build_query_response(token: str, *states: protocol.OrchestrationState) -> protocol.QueryInstancesResponse:
+    """A page of QueryInstances with these instances. An empty token ends the list."""
     return protocol.QueryInstancesResponse(orchestrationState=states, continuationToken={"value": token})
 
 

@@ -14,6 +14,7 @@ from tests.demo.background_users import BackgroundUsers
 
 
 def get_hub_of_release(number: int) -> str:
+    """The task hub of the demo's release with this number."""
     return f"ordersv{number}"
 
 

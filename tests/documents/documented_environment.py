@@ -208,6 +208,7 @@ class DocumentedEnvironment:
         self._run_blocks(page, find_section_blocks(page, title))
 
     def _run_blocks(self, page: Path, blocks: Iterable[CommandBlock]) -> None:
+        """Run the commands of a page in order, and compare exit codes and output with what the page says."""
         count = 0
         for block in blocks:
             where = f"{page.relative_to(ROOT)}:{block.line}"

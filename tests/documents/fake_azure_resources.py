@@ -72,7 +72,17 @@ def _build_show_effect(kind: str) -> Effect:
 
 
 def _create_group(state: State, options: ParsedOptions) -> State:
-    return {"name": options.name, "location": options.location}
+    identifier = _build_group_id(options)
+    state.setdefault("resources", {})[identifier] = {"id": identifier, "name": options.name}
+    return {"id": identifier, "name": options.name, "location": options.location}
+
+
+def _show_group(state: State, options: ParsedOptions) -> State:
+    return _get_resource(state, _build_group_id(options))
+
+
+def _build_group_id(options: ParsedOptions) -> str:
+    return f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{options.name}"
 
 
 def _create_function_app(state: State, options: ParsedOptions) -> State:
@@ -261,6 +271,7 @@ _FUNCTION_APP = (
 )
 _RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
     "group create": ("--name/-n! --location/-l!", _create_group),
+    "group show": ("--name/-n!", _show_group),
     "storage account create": (
         f"{_NAMED} --sku --min-tls-version --allow-blob-public-access",
         _build_create_effect("Microsoft.Storage/storageAccounts"),

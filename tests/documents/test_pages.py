@@ -45,11 +45,17 @@ curl -sS -X PUT "https://$HOST/api/apps/shop" -H "x-functions-key: $OPERATOR_KEY
   -H "Content-Type: application/json" -d '{"model": "sideBySide", "releases": {
   "1.4.0": {"taskHub": "shop140", "address": "https://shop-140.azurewebsites.net"},
   "1.5.0": {"taskHub": "shop150", "address": "https://shop-150.azurewebsites.net"}}}' --fail --output /dev/null
+curl -sS -X PUT "https://$HOST/api/apps/shop/routing" -H "x-functions-key: $OPERATOR_KEY" \\
+  -H "Content-Type: application/json" -d '{"active": "1.5.0"}' --fail --output /dev/null
 PIPELINE_KEY="$OPERATOR_KEY"
 """
-"""An app with two releases, and their Function Apps."""
+"""An app with two releases, of which 1.5.0 is active, and their Function Apps."""
 
-SIDE_BY_SIDE_SECTIONS = ("Functions that start work by themselves", "Durable Task Scheduler")
+SIDE_BY_SIDE_SECTIONS = (
+    "Release, promote, roll back, retire",
+    "Functions that start work by themselves",
+    "Durable Task Scheduler",
+)
 
 
 @pytest.mark.parametrize("page", LOCAL_PAGES, ids=lambda page: page.name)
@@ -69,6 +75,14 @@ def test_the_commands_of_a_guide_do_what_it_says_after_azure_is_set_up(page: Pat
     with open_azure_environment(tmp_path, with_state_server=True) as environment:
         environment.run_preparation(AZURE_PAGES_AFTER_SET_UP[page])
         environment.run_page(page)
+
+
+def test_the_commands_that_set_up_an_app_with_releases_do_what_they_say(tmp_path: Path) -> None:
+    with open_azure_environment(tmp_path, with_state_server=True) as environment:
+        environment.run_preparation(
+            'STATE_STORAGE="$EMULATOR" .venv/bin/python -m dev.task_hub shop140 order-1001 Running'
+        )
+        environment.run_section(DOCS / "side-by-side.md", "Set up the app")
 
 
 @pytest.mark.parametrize("title", SIDE_BY_SIDE_SECTIONS)

@@ -46,6 +46,7 @@ class RecordingEnvironment(dict[str, str]):
         self.requested: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
+        """Return the setting, and keep its name: the page must document every setting that the server reads."""
         self.requested.add(key)
         return super().get(key, default)
 

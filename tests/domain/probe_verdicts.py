@@ -15,6 +15,7 @@ def assess_probe(
 
 
 def get_only_reason(verdict: Verdict) -> ReasonCode:
+    """The code of the reason, of which there must be exactly one."""
     (reason,) = verdict.reasons
     return reason.code
 

@@ -36,10 +36,12 @@ NAMES = st.sampled_from(["", "ProcessOrder", "ShipOrder"])
 
 
 def build_event_strategy(statuses: frozenset[RuntimeStatus]) -> st.SearchStrategy[LifecycleEvent]:
+    """Events with one of these statuses, at times around noon."""
     return st.builds(build_lifecycle_event, st.sampled_from(sorted(statuses)), TIMES_AROUND_NOON, function_name=NAMES)
 
 
 def build_observation_strategy(statuses: frozenset[RuntimeStatus]) -> st.SearchStrategy[ObservedInstance]:
+    """Instances as a backend shows them, with one of these statuses, created and updated around noon."""
     return st.builds(
         ObservedInstance,
         instance_id=st.just("order-1"),

@@ -48,4 +48,5 @@ def read_pass(scan: Scan, *pages: Iterable[ObservedInstance], exemptions: Exempt
 
 
 def build_complete_result(scan: Scan) -> ProbeResult:
+    """The result of a scan that has read everything by noon."""
     return scan.to_result(ProbeStatus.COMPLETE, AZURE_STORAGE, noon_plus())

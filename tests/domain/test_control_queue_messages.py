@@ -36,6 +36,7 @@ MAX_INVISIBLE_SECONDS = 630
 
 
 def build_pending_timer(fires: float, key: int = 1) -> PendingTimer:
+    """A timer that fires this many seconds after noon."""
     return PendingTimer(key, noon_plus(fires))
 
 
@@ -46,6 +47,7 @@ def build_visible_message(
 
 
 def build_queue_snapshot(*messages: VisibleMessage, invisible: int = 0, more: bool = False) -> QueueSnapshot:
+    """A look at the control queues that shows these messages, and counts `invisible` others."""
     count = len(messages)
     return QueueSnapshot(count + invisible, messages, count, more, "owners")
 
@@ -59,10 +61,12 @@ def build_queues_with_timers(*timers: PendingTimer, invisible: int = 0, when: fl
 
 
 def build_queues_with_messages(*messages: VisibleMessage, more: bool = False) -> ObservedQueues:
+    """Queues with visible messages only, looked at by noon, without pending timers."""
     return ObservedQueues(build_queue_snapshot(*messages, more=more), 0, 0, noon_plus(), noon_plus())
 
 
 def build_quiet_period(unexplained: int = 1, began: float = 0, **changed_members: object) -> QuietPeriod:
+    """A time without any change of the task hub, since `began` seconds after noon."""
     period = QuietPeriod("key", noon_plus(began), noon_plus(-5), 7, unexplained, "signs")
     return replace(period, **changed_members)  # type: ignore[arg-type]  # a test names the member
 

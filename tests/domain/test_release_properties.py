@@ -11,12 +11,19 @@ from state_api.domain.names import hub_key
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller
+from state_api.domain.releases.commands import ReleaseAssignment
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome
 from state_api.domain.releases.side_by_side.documents import build_document
 from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
-from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_closing_change
+from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_closing_change, find_use
 from tests.domain.builders import ANNA, BEN, NOON, build_not_ready_verdict, build_ready_verdict
-from tests.domain.release_transitions import build_side_by_side_app, delete_release, post_release, put_routing
+from tests.domain.release_transitions import (
+    build_side_by_side_app,
+    delete_release,
+    post_release,
+    put_app,
+    put_routing,
+)
 
 VERSIONS = st.sampled_from(["1", "2", "3", "4"])
 CALLERS = st.sampled_from([ANNA, BEN])
@@ -50,6 +57,7 @@ class ReleaseSequences(RuleBasedStateMachine):
 
     @rule(duration=st.sampled_from([1, 30, 60, 3600]))
     def wait(self, duration: int) -> None:
+        """Let time pass, so that sticky visits and deployments can expire."""
         self.now = Instant(self.now + seconds(duration))
 
     @rule(router=ROUTERS)
@@ -59,10 +67,12 @@ class ReleaseSequences(RuleBasedStateMachine):
 
     @rule(sticky=st.booleans())
     def change_policy(self, *, sticky: bool) -> None:
+        """Change whether visitors stay at a release after a promotion."""
         self.app = replace(self.app, policy=Policy(sticky_after_promotion=sticky))
 
     @rule(version=VERSIONS, caller=CALLERS, take_over=st.booleans())
     def post_release(self, version: str, caller: Caller, *, take_over: bool) -> None:
+        """Register a release. If the app accepts it, its version is new, and the traffic is as before."""
         before = self.app
         earlier = None if version in before.releases else self.used.get(version)
         try:
@@ -84,8 +94,20 @@ class ReleaseSequences(RuleBasedStateMachine):
         self.used[version] = f"hub{version}"
         self.accept(after)
 
+    @rule(version=VERSIONS)
+    def adopt_release(self, version: str) -> None:
+        """An administrator adopts a release, whose task hub the app had if it had this version."""
+        if version in self.used and version not in self.app.releases:
+            return
+        assignment = ReleaseAssignment(f"hub{version}", f"https://adopted-{version}.example")
+        transition = put_app(self.app, {version: assignment}, model=None, now=self.now)
+        self.used[version] = f"hub{version}"
+        if transition.changed:
+            self.accept(transition.app)
+
     @rule(active=VERSIONS, candidate=VERSIONS, percent=st.integers(-1, 101), is_split=st.booleans())
     def put_routing(self, active: str, candidate: str, percent: int, *, is_split: bool) -> None:
+        """Promote a release or split the traffic, unless the app refuses."""
         split = {active: 100 - percent, candidate: percent} if is_split else None
         try:
             after = put_routing(self.app, active, split, now=self.now).app
@@ -96,6 +118,8 @@ class ReleaseSequences(RuleBasedStateMachine):
 
     @rule(version=VERSIONS, caller=CALLERS, verdict=VERDICTS, outcome=st.sampled_from(RemovalOutcome))
     def delete_release(self, version: str, caller: Caller, verdict: Verdict, outcome: RemovalOutcome) -> None:
+        """Take a step of the removal of a release. Only one without traffic, which every router has acknowledged, may
+        be removed."""
         before = self.app
         release = before.releases.get(version)
         try:
@@ -138,9 +162,26 @@ class ReleaseSequences(RuleBasedStateMachine):
     @invariant()
     def every_release_that_lost_its_traffic_has_the_revision_that_took_it(self) -> None:
         for version, release in self.app.releases.items():
-            if release.had_traffic and not self.app.routing.share_of(version):
+            if release.first_traffic_at is not None and not self.app.routing.share_of(version):
                 assert release.traffic_end is not None
+            if release.traffic_end is not None:
                 assert release.traffic_end.revision <= self.app.routing.revision
+
+    @invariant()
+    def an_adopted_release_is_in_use_until_the_routing_is_set(self) -> None:
+        for release in self.app.releases.values():
+            if release.adopted and release.traffic_end is None:
+                assert find_use(release, self.app.routing, self.now) is not None
+
+    @invariant()
+    def visitors_stay_only_with_releases_that_a_newer_one_has_replaced(self) -> None:
+        for version, release in self.app.releases.items():
+            if release.is_sticky(self.now):
+                assert not self.app.routing.share_of(version)
+                assert self.app.routing.active is not None
+                active = self.app.releases[self.app.routing.active]
+                assert active.registered_at > release.registered_at
+                assert not active.adopted
 
     @invariant()
     def no_release_is_lost(self) -> None:

@@ -70,6 +70,7 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @staticmethod
     def hubs_in_slots(app: App) -> set[HubKey]:
+        """The task hubs that the slots hold."""
         return {hub_key(slot.task_hub) for slot in app.slots.values() if slot is not None}
 
     @rule(minutes=MINUTES)
@@ -200,6 +201,7 @@ class TransitionSequences(RuleBasedStateMachine):
 
     @invariant()
     def production_and_the_slot_hold_the_task_hubs_of_a_pending_swap(self) -> None:
+        """The record shows the slots as they are after the swap, and keeps how they were before."""
         pending = self.app.pending_swap
         if pending is None:
             return

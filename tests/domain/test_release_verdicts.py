@@ -57,6 +57,7 @@ def assess_release_at(
     verdict: Verdict | None = None,
     now: float = 0,
 ) -> Verdict:
+    """The verdict on a release `now` seconds after noon, with the task hub drained unless `verdict` is given."""
     release = app.releases[version]
     use = ReleaseUse(acknowledgements, None, noon_plus(now))
     return assess_release(app, release, use, verdict or build_ready_verdict())
@@ -163,6 +164,7 @@ def test_only_the_run_that_deploys_a_release_may_remove_it() -> None:
 
 
 def build_verdict_by_probe(began: float) -> Verdict:
+    """A verdict on the task hub by a probe that began `began` seconds after noon."""
     policy = Policy(freshness_seconds=86_400)
     return assess_readiness(build_evidence_with_probe(build_probe_result(began=began)), policy, noon_plus(1000))
 

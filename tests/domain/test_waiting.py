@@ -171,6 +171,7 @@ def test_the_version_changes_with_what_is_known_and_with_the_probe() -> None:
     known = KnownActivity()
 
     def read_again(change_token: str, probe_version: str | None = None) -> int:
+        """Read records with this change token, and return the version of what is known afterwards."""
         state = replace(build_state(), change_token=change_token, probe_version=probe_version)
         known.end_read(known.begin_read(), state, NO_EXEMPTIONS)
         return known.version
@@ -304,6 +305,7 @@ def build_verdict(
 
 
 def build_probe_with_messages(visible: int = 1, unblocks_at: Instant | None = None) -> ProbeResult:
+    """A probe that has seen messages, one of which it cannot explain before `unblocks_at`."""
     messages = MessageEvidence(noon_plus(), visible=visible, unexplained_count=1, unblocks_at=unblocks_at)
     return replace(build_probe_result(), messages=messages)
 

@@ -56,6 +56,7 @@ def build_stage_command(
     take_over: bool = False,
     reason: str | None = None,
 ) -> StageCommand:
+    """The command to stage a task hub, by Anna unless another caller is given."""
     return StageCommand(
         caller=caller,
         task_hub=task_hub,
@@ -172,6 +173,7 @@ def build_register_command(
     clear_provider_config: bool = False,
     adopt_task_hubs: tuple[str, ...] = (),
 ) -> RegisterCommand:
+    """The command of PutApp, by Anna. Without arguments it changes nothing."""
     return RegisterCommand(
         caller=ANNA,
         slots={name: SlotAssignment(*assignment) if assignment else None for name, assignment in (slots or {}).items()},

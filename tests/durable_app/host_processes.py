@@ -45,6 +45,8 @@ def run_topic(key: str | None = None) -> Iterator[Topic]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            """Take one event as an Event Grid topic does: with the status that the test chooses, or 401 for a wrong
+            key."""
             (event,) = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status = topic.before_response(event) if key in (None, self.headers["aeg-sas-key"]) else 401
             if status == 200:
@@ -54,7 +56,7 @@ def run_topic(key: str | None = None) -> Iterator[Topic]:
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            pass
+            """Write no access log."""
 
     class Server(ThreadingHTTPServer):
         # A sender would have to retry if the backlog were full.
@@ -159,6 +161,7 @@ def run_slot(engine: EngineProcess, version: str, folder: Path) -> Iterator[Slot
     ):
 
         def responds_or_has_ended() -> bool:
+            """Whether the slot answers, or its process has ended, so that waiting for it is useless."""
             try:
                 return client.get("/api/about").status_code == 200
             except httpx.TransportError:

@@ -31,18 +31,22 @@ STARTED = pb.HistoryEvent(eventId=-1, orchestratorStarted=pb.OrchestratorStarted
 
 
 def task_scheduled(number: int, name: str = "PriceItem") -> pb.HistoryEvent:
+    """The history event by which an orchestrator has scheduled an activity."""
     return pb.HistoryEvent(eventId=number, taskScheduled=pb.TaskScheduledEvent(name=name))
 
 
 def timer_created(number: int) -> pb.HistoryEvent:
+    """The history event by which an orchestrator has set a timer."""
     return pb.HistoryEvent(eventId=number, timerCreated=pb.TimerCreatedEvent())
 
 
 def timer_fired(number: int) -> pb.HistoryEvent:
+    """The history event for a timer that has fired."""
     return pb.HistoryEvent(eventId=-1, timerFired=pb.TimerFiredEvent(timerId=number))
 
 
 def event_raised(name: str = "Approval") -> pb.HistoryEvent:
+    """The history event for an external event that has arrived."""
     return pb.HistoryEvent(eventId=-1, eventRaised=pb.EventRaisedEvent(name=name))
 
 

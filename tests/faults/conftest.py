@@ -23,6 +23,7 @@ def record_figures(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture
     began_at = time.monotonic()
 
     def record_line(**numbers: float | str | None) -> None:
+        """Print the figures of a test, and append them to the file that the environment names."""
         line = {"test": request.node.name, **numbers, "seconds": round(time.monotonic() - began_at, 1)}
         with capsys.disabled():
             print("\n" + "  ".join(f"{name} {value}" for name, value in line.items()))

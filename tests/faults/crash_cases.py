@@ -151,6 +151,8 @@ def _begin_request_with_if_match(case: CrashCase, hub: str, *, rollback: bool) -
     """A function that begins a swap as safe-deploy does: with If-Match, and again with the new ETag after a change."""
 
     async def send_with_if_match(http: httpx.AsyncClient) -> httpx.Response:
+        """Send PostSwap with the ETag that was current before the crash. If the crashed server has changed the app,
+        send it with the new one."""
         body = {"taskHub": case.hubs[hub], "outcome": "Pending", "rollback": rollback}
         if not etags:
             etags.append((await http.get(f"/api/apps/{case.app}")).headers["etag"])

@@ -161,5 +161,6 @@ async def _audited_operations(case: CrashCase, http: httpx.AsyncClient) -> list[
 
 
 async def _post_swap(case: CrashCase, http: httpx.AsyncClient, outcome: str, headers: dict[str, str]) -> httpx.Response:
+    """Report an outcome of the swap of the case's new task hub."""
     body = {"taskHub": case.hubs["new"], "outcome": outcome}
     return await http.post(f"/api/apps/{case.app}/swap", json=body, headers=headers)

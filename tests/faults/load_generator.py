@@ -185,6 +185,8 @@ def _is_documented_refusal(status: int, headers: dict[str, str], body: bytes) ->
 
 
 def main(plan: LoadPlan) -> None:
+    """Send the events of the plan, write the numbers of those that were acknowledged to its file, and print the
+    counts."""
     generator = LoadGenerator(plan)
     tally = asyncio.run(generator.run())
     Path(plan.acknowledged_file).write_text("\n".join(map(str, generator.acknowledged)))

@@ -112,6 +112,7 @@ class Publisher:
             return new_deliveries.popleft()
 
         async def send_deliveries(session: aiohttp.ClientSession) -> None:
+            """Send deliveries one after another until all are acknowledged. One that is refused is sent again later."""
             nonlocal unfinished_count
             while unfinished_count:
                 delivery = next_delivery()

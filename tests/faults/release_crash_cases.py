@@ -74,6 +74,8 @@ async def promote_release(environment: CaseEnvironment) -> CrashCase:
 
 
 def _removal_request(case: CrashCase, outcome: str) -> SendRequest:
+    """The request by which a release is removed, with this outcome."""
+
     async def send_delete(http: httpx.AsyncClient) -> httpx.Response:
         return await delete_release(http, case.app, "2", outcome, OUR_RUN)
 

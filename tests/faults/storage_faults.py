@@ -71,7 +71,9 @@ class FaultInjector:
             await asyncio.sleep(self._random.uniform(*_DELAY_RANGE_SECONDS))
 
     def _failure_status(self, method: str, path: str) -> int | None:
+        """The status with which the proxy answers instead of the emulator; None if it forwards the request."""
         return _STATUS_OF_FAULT.get(self.fault) if self._fails.get() else None
 
     def _drops_response(self, method: str, path: str) -> bool:
+        """Whether the emulator carries out the request and its response is lost."""
         return self.fault is StorageFault.RESPONSE_LOST and self._fails.get()

@@ -184,6 +184,7 @@ async def test_repeating_the_request_after_a_crash_completes_the_operation(
     async def repeat_and_check(
         case: CrashCase, plan: CrashPlan, http: httpx.AsyncClient, response: httpx.Response | None
     ) -> None:
+        """Send the request again after the crash. State and response must be the same as without a crash."""
         crash_point = f"{plan.timing} request {plan.at_request}"
         repeated = await case.perform(http)
         assert repeated.status_code == 200, f"{crash_point}: {repeated.text}"
@@ -248,6 +249,8 @@ async def test_another_request_succeeds_after_a_crash(
     case_slots = asyncio.Semaphore(_CONCURRENT_CASES)
 
     async def crash_and_follow_up(number: int, timing: CrashTiming) -> None:
+        """Crash at one storage request, and then do what another caller does. A write that arrives late must change
+        nothing."""
         async with case_slots:
             case = await prepare(environment)
             plan = CrashPlan(number, timing)

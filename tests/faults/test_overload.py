@@ -69,6 +69,7 @@ async def poll_verdict(http: httpx.AsyncClient, app: str, durations: list[float]
 
 
 def quantile(durations: list[float], share: float) -> float:
+    """The duration below which this share of the durations lies."""
     return round(sorted(durations)[min(len(durations) - 1, int(share * len(durations)))], 2)
 
 

@@ -27,6 +27,7 @@ async def test_no_event_is_lost_when_a_server_is_killed_repeatedly(
     with run_servers(storage, tmp_path) as group:
 
         async def kill_servers(publisher: Publisher) -> None:
+            """Kill the server at random moments while events are published, and start it again."""
             for share in sorted(rng.uniform(0.05, 0.95) for _ in range(scaled(5, minimum=3))):
                 await publisher.wait_for_share(share)
                 group.kill(0)
@@ -49,6 +50,7 @@ async def test_no_event_is_lost_when_two_servers_are_killed_in_turn(
     with run_servers(storage, tmp_path, 2) as group:
 
         async def kill_servers(publisher: Publisher) -> None:
+            """Kill the two servers in turn at random moments, and start them again."""
             for kill, share in enumerate(sorted(rng.uniform(0.05, 0.95) for _ in range(4))):
                 await publisher.wait_for_share(share)
                 group.kill(kill % 2)
@@ -72,6 +74,7 @@ async def test_no_event_is_lost_when_a_server_is_paused(
     with run_servers(storage, tmp_path, 2) as group:
 
         async def pause_server(publisher: Publisher) -> None:
+            """Stop one server for a while, as a suspended virtual machine does."""
             await publisher.wait_for_share(0.1)
             group.pause(0)
             await asyncio.sleep(PAUSE_SECONDS)

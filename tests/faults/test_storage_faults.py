@@ -68,6 +68,7 @@ async def measure_recovery(address: str, app: str, lifecycle_event: dict[str, An
     async with httpx.AsyncClient(base_url=address, timeout=_RECOVERY_TIMEOUT_SECONDS) as http:
 
         async def seconds_until_success(method: str, path: str, body: Any) -> float:
+            """Repeat the request until it succeeds. Returns the seconds since the storage works again."""
             while True:
                 response = await http.request(method, path, json=body, headers=RUN_HEADERS)
                 if response.status_code == 200:

@@ -11,6 +11,7 @@ from tests.fuzz.deliveries import DeliveryChecker
 
 @pytest.fixture(scope="module")
 def deliveries(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeliveryChecker]:
+    """Sends deliveries to a server process, and checks what it has recorded of them."""
     with (
         run_server(storage, tmp_path_factory.mktemp("fuzzed")) as server_process,
         server_process.client() as client,

@@ -35,6 +35,7 @@ class DeliveryChecker:
     @classmethod
     @contextmanager
     def connect(cls, client: httpx.Client, storage: StorageSettings) -> Iterator["DeliveryChecker"]:
+        """A checker that compares responses with what the server has stored, until the block ends."""
         assert storage.connection_string is not None
         with TableServiceClient.from_connection_string(storage.connection_string.get_secret_value()) as tables:
             yield cls(client, tables)

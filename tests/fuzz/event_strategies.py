@@ -87,6 +87,7 @@ INSTANCE_IDS = st.one_of(
 
 
 def _format_timestamp(moment: datetime, digits: str, offset: str, separator: str) -> str:
+    """A timestamp in one of the spellings that RFC 3339 allows, and in some that it does not."""
     return f"{moment.strftime('%Y-%m-%d')}{separator}{moment.strftime('%H:%M:%S')}{digits and '.' + digits}{offset}"
 
 

@@ -12,6 +12,7 @@ SECONDS_UNTIL_ROUTERS_STOP = 61
 
 
 def address_of(version: str) -> str:
+    """The address of the release with this version."""
     return f"https://shop-{version.replace('.', '-')}.example"
 
 
@@ -29,6 +30,7 @@ async def post_release(
     headers: dict[str, str] | None = None,
     **body: Any,
 ) -> httpx.Response:
+    """Register a release, with a new task hub unless one is given."""
     release = {"version": version, "taskHub": hub or new_hub_name(), "address": address_of(version), **body}
     return await http.post(f"/api/apps/{app}/releases", json=release, headers=headers)
 
@@ -40,6 +42,7 @@ async def put_routing(
     split: dict[str, int] | None = None,
     headers: dict[str, str] | None = None,
 ) -> httpx.Response:
+    """Promote a release, or split the traffic between two."""
     body = {"active": active} if split is None else {"active": active, "split": split}
     return await http.put(f"/api/apps/{app}/routing", json=body, headers=headers)
 
@@ -47,6 +50,7 @@ async def put_routing(
 async def delete_release(
     http: httpx.AsyncClient, app: str, version: str, outcome: str, headers: dict[str, str] | None = None
 ) -> httpx.Response:
+    """Report a step of the removal of a release."""
     return await http.delete(f"/api/apps/{app}/releases/{version}", params={"outcome": outcome}, headers=headers)
 
 
@@ -58,6 +62,7 @@ async def get_release_status(http: httpx.AsyncClient, app: str, version: str, **
 
 
 async def get_routing(http: httpx.AsyncClient, app: str, etag: str | None = None, **parameters: Any) -> httpx.Response:
+    """Get the routing document, as a router does that has the one with this ETag."""
     headers = {} if etag is None else {"If-None-Match": etag}
     return await http.get(f"/api/apps/{app}/routing", params=parameters, headers=headers)
 

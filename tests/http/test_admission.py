@@ -108,6 +108,7 @@ def test_a_delivery_that_has_arrived_is_not_revoked() -> None:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
+    """A proxy in front of the emulator, in which a test can hold up requests."""
     async with run_storage_proxy(storage) as storage_proxy:
         yield storage_proxy
 
@@ -166,6 +167,7 @@ async def test_a_body_that_stalls_or_takes_too_long_is_refused(
     monkeypatch.setattr(middleware, limit, 0.2)
 
     async def send_space_after_each_pause() -> AsyncIterator[bytes]:
+        """A body of which one byte arrives at a time."""
         yield b"["
         for _ in range(100):
             await asyncio.sleep(pause_seconds)
@@ -187,6 +189,7 @@ async def test_a_send_begin_of_body_is_revoked_for_another_delivery(
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def send_begin_of_body() -> AsyncIterator[bytes]:
+        """A body that begins, and goes on only when the test ends."""
         yield b"[" + b" " * (4 * MIN_DELIVERY_BYTES - 1)
         begun.set()
         await ended.wait()

@@ -83,6 +83,7 @@ async def test_the_lease_of_a_background_probe_ends_soon_after_its_worker_has_di
     async def read_page_without_end(
         backend: AzureStorageBackend, task_hub: str, since: Instant, cursor: str
     ) -> ObservedPage:
+        """Begin a read that does not end by itself."""
         if task_hub == drained_provider_hub.hub:
             read_has_begun.set()
         await asyncio.Event().wait()

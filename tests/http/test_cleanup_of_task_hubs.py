@@ -81,6 +81,7 @@ async def test_an_orchestration_that_starts_while_artifacts_are_listed_stops_the
     find = StorageArtifactStore.find_artifacts
 
     async def find_slowly(artifacts: StorageArtifactStore, task_hub: str) -> TaskHubArtifacts:
+        """Find the artifacts. An order starts in the task hub before the caller has the result."""
         existing = await find(artifacts, task_hub)
         async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
             await provider.put("order-2", "Running")
@@ -105,6 +106,7 @@ async def test_an_orchestration_that_starts_before_the_queues_are_deleted_keeps_
     delete = StorageArtifactStore.delete
 
     async def delete_slowly(artifacts: StorageArtifactStore, artifact: Artifact) -> None:
+        """Delete an artifact. An order starts just before control queue 00 of the task hub is deleted."""
         if artifact == Artifact(ArtifactKind.QUEUE, f"{hubs_with_common_prefix[0]}-control-00"):
             async with ProviderTaskHub(storage, hubs_with_common_prefix[0]) as provider:
                 await provider.put("order-2", "Running")
@@ -178,6 +180,7 @@ async def test_tables_stay_if_another_task_hub_begins_to_use_them_during_the_del
     delete = StorageArtifactStore.delete
 
     async def delete_while_another_hub_starts(store: StorageArtifactStore, artifact: Artifact) -> None:
+        """Delete an artifact. Meanwhile, another task hub begins to keep rows in the same tracking store."""
         if artifact.kind is ArtifactKind.QUEUE:
             async with ProviderTaskHub(storage, retired_hub) as provider:
                 await provider.put("theirs", "Running", TaskHubName="othershub")
@@ -260,6 +263,8 @@ async def test_the_next_call_finishes_a_cleanup_that_was_cut_off_at_any_step(
     steps_taken: list[str] = []
 
     def crash_after_completed_steps(name: str, step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """The step, which crashes instead if enough steps were taken before."""
+
         async def take_step_or_crash(*arguments: Any, **keywords: Any) -> Any:
             if len(steps_taken) == completed_steps:
                 raise SimulatedCrash(name)

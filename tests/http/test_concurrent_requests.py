@@ -73,6 +73,7 @@ async def test_eight_concurrent_writers_of_one_instance_leave_the_latest_state(
     try:
 
         async def record_share_of_events(writer: int) -> None:
+            """Record the events of one writer, one by one."""
             for own_event in events[writer::writer_count]:
                 await servers[writer].services.recorder.record([own_event], "webhook")
 
@@ -97,6 +98,7 @@ async def test_a_caller_that_loses_every_attempt_gets_a_conflict_that_names_the_
     async with run_storage_proxy(storage) as proxy, client_of_second_server(proxy.settings) as slower_client:
 
         async def change_app_before_each_commit(method: str, path: str) -> None:
+            """Change the app just before each of its transactions, so that each of them fails."""
             nonlocal settle_seconds
             if path.endswith("$batch"):
                 settle_seconds += 1
@@ -117,6 +119,7 @@ async def test_a_caller_that_loses_one_attempt_decides_again(
         other_caller_has_acted = False
 
         async def stage_before_first_commit(method: str, path: str) -> None:
+            """Let another run stage just before the first transaction."""
             nonlocal other_caller_has_acted
             if path.endswith("$batch") and not other_caller_has_acted:
                 other_caller_has_acted = True
@@ -131,6 +134,7 @@ async def test_a_caller_that_loses_one_attempt_decides_again(
         hub = (await http.get(f"/api/apps/{app}")).json()["slots"]["staging"]["taskHub"]
 
         async def swap_before_first_commit(method: str, path: str) -> None:
+            """Let another caller swap just before the first transaction."""
             nonlocal other_caller_has_acted
             if path.endswith("$batch") and not other_caller_has_acted:
                 other_caller_has_acted = True
@@ -224,6 +228,7 @@ async def test_an_event_between_two_reads_of_a_verdict_is_included_in_the_next_o
         events_were_posted = False
 
         async def end_parent_and_start_child_between_reads(method: str, path: str) -> None:
+            """Hand the work over from one instance to another just before the first read of the records."""
             nonlocal events_were_posted
             if "State" in path and not events_were_posted:
                 events_were_posted = True

@@ -297,6 +297,7 @@ async def test_a_start_that_is_sent_between_the_reads_of_the_queues_and_of_the_r
         start_was_sent = False
 
         async def send_start_before_row_read(method: str, path: str) -> None:
+            """Send a start message, and change the row of its sender, just before the rows are read."""
             nonlocal start_was_sent
             if f"{hub}Instances" in path and "PartitionKey" not in path and not start_was_sent:
                 start_was_sent = True

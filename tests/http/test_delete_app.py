@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def delete_app(http: httpx.AsyncClient, app: str, **headers: str) -> httpx.Response:
+    """Delete the app, with these headers."""
     return await http.delete(f"/api/apps/{app}", headers=headers)
 
 

@@ -110,6 +110,7 @@ async def test_an_app_that_claims_the_task_hub_at_the_same_time_keeps_its_record
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
 
         async def claim_before_first_transaction(method: str, path: str) -> None:
+            """Let an app claim the task hub just before it is closed."""
             if path.endswith("$batch"):
                 proxy.before_request = pass_request
                 assert (await put_app(http, app, slots={"staging": {"taskHub": hub}})).status_code == 200
@@ -137,6 +138,7 @@ async def client_delayed_by(
         transport = httpx.ASGITransport(deleting.application, raise_app_exceptions=False)
 
         async def act_before_due_request(method: str, path: str) -> None:
+            """Act once, just before the request that the test waits for."""
             if is_due(method, path):
                 proxy.before_request = pass_request
                 await act(proxy)
@@ -207,6 +209,7 @@ async def test_an_event_that_is_sent_again_while_the_records_are_removed_goes_to
         raise StorageUnavailable("the storage does not answer")
 
     async def send_refused_event_twice(proxy: StorageProxy) -> None:
+        """Send an event that cannot be acknowledged, because the registry cannot be read, and send it again."""
         with monkeypatch.context() as patched:
             patched.setattr(TaskHubStore, "takes_events", fail_to_read_registry)
             outcomes.append((await http.post("/api/events", json=[started])).status_code)
@@ -225,6 +228,7 @@ async def test_a_repeated_deletion_checks_again_what_a_cut_off_one_had_not_check
     await add_drained_hub(http, hub, clock)
 
     async def record_start_and_fail_from_then_on(proxy: StorageProxy) -> None:
+        """Record a start, and let every later request to the task hub's table fail."""
         await post_events(http, event(hub, "order-2"))
         proxy.failure_status = lambda method, path: 500 if instance_table_name(hub) in path else None
 

@@ -34,6 +34,7 @@ async def deliver(http: httpx.AsyncClient, body: Any, headers: dict[str, str] | 
 
 
 async def list_instances(http: httpx.AsyncClient, hub: str) -> dict[str, Any]:
+    """The instances of the task hub by their id."""
     response = await http.get(f"/api/taskhubs/{hub}/instances")
     assert response.status_code == 200, response.text
     return {instance["instanceId"]: instance for instance in response.json()["instances"]}
@@ -201,6 +202,7 @@ async def test_a_defect_of_the_parser_affects_only_its_own_event(
     """No event is known to have this effect, so the test makes the parser fail."""
 
     def parse_event(event: Any, now: Instant) -> LifecycleEvent:
+        """Parse an event as the server does, with a defect for one of them."""
         if event["data"]["instanceId"] == "defect":
             raise ZeroDivisionError
         return event_parser.parse_event(event, now)

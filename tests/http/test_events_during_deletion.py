@@ -33,6 +33,7 @@ ENDLESS_LEASE = EventLease(seconds=3600, margin_seconds=0)
 async def client_of_server(
     storage: StorageSettings, clock: ShiftedClock, event_lease: EventLease = NO_EVENT_LEASE
 ) -> AsyncIterator[tuple[StateServer, httpx.AsyncClient]]:
+    """A server that shares the storage with the first one, and a client of it."""
     server = StateServer(Settings(storage=storage), clock, event_lease)
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://other") as client:
@@ -42,6 +43,7 @@ async def client_of_server(
 
 @pytest.fixture
 async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
+    """A proxy in front of the emulator, in which a test can act between two requests."""
     async with run_storage_proxy(storage) as proxy:
         yield proxy
 
@@ -54,6 +56,7 @@ async def deleting(proxy: StorageProxy, clock: ShiftedClock) -> AsyncIterator[ht
 
 
 async def get_task_hub(http: httpx.AsyncClient, hub: str) -> Any:
+    """The response of GetTaskHub."""
     response = await http.get(f"/api/taskhubs/{hub}")
     assert response.status_code == 200, response.text
     return response.json()
@@ -65,6 +68,7 @@ def is_transaction(method: str, path: str) -> bool:
 
 
 def waiting_event(hub: str) -> QuarantinedEvent:
+    """A start that waits in quarantine because the task hub was closed."""
     return QuarantinedEvent(
         parse_instant(timestamp(0)),
         "TaskHubCleanedUp",
@@ -85,6 +89,7 @@ async def test_an_event_that_a_lease_covers_is_found_and_refuses_the_deletion(
         await add_drained_hub(recording, hub, clock)
 
         async def start_after_closing(method: str, path: str) -> None:
+            """Record a start just after the task hub was closed."""
             if instance_table_name(hub) in path and (await get_task_hub(recording, hub))["closed"]:
                 proxy.before_request = pass_request
                 assert (await post_events(recording, event(hub, "order-2")))["recorded"] == 1
@@ -181,6 +186,7 @@ async def test_a_call_does_not_delete_a_task_hub_that_a_concurrent_call_has_reop
     write_count = 0
 
     async def refuse_before_decision(method: str, path: str) -> None:
+        """Let a concurrent deletion find a start and be refused, just before this one decides."""
         nonlocal write_count
         write_count += is_transaction(method, path)
         if write_count == 2:
@@ -208,6 +214,7 @@ async def test_a_call_does_not_reopen_a_task_hub_whose_deletion_a_concurrent_cal
     await add_drained_hub(http, hub, clock)
 
     async def delete_before_second_look(method: str, path: str) -> None:
+        """Let a concurrent deletion finish, and put a waiting event there, before this one looks a second time."""
         if instance_table_name(hub) in path and (await get_task_hub(http, hub))["closed"]:
             proxy.before_request = pass_request
             assert (await delete_task_hub(http, hub)).status_code == 200

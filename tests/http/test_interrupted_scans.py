@@ -38,6 +38,7 @@ def range_failures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     failures = ["asks to wait"]
 
     async def read_range(backend: AzureStorageBackend, task_hub: str, since: Instant, cursor: str) -> ObservedPage:
+        """Read one of 20 ranges. While there are failures, the last range cannot be read."""
         if cursor == "[null, null]":
             return ObservedPage((), tuple(f"[{number}, null]" for number in range(20)))
         if failures and cursor == "[19, null]":
@@ -110,6 +111,7 @@ async def test_an_old_result_is_not_used_again_after_an_interrupted_scan_found_a
     read_pass = TaskHubReader._read_pass
 
     async def read_pass_and_time_out(reader: TaskHubReader, scan: Scan) -> None:
+        """Read a pass of the scan but for its last range, and run out of time."""
         await read_pass(reader, scan)
         scan.cursors.append("[19, null]")
         raise TimeoutError

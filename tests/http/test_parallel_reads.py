@@ -47,6 +47,7 @@ class AskingServer:
         return response
 
     async def _hold_reads_of_apps(self, method: str, path: str) -> None:
+        """Hold up each read of an app until the test allows it."""
         if method == "GET" and "SafeDeployApps" in path:
             await self._app_may_be_read.wait()
 

@@ -47,6 +47,7 @@ async def stage_and_begin_swap(http: httpx.AsyncClient, app: str) -> tuple[str, 
 
 
 async def get_app(http: httpx.AsyncClient, app: str) -> Any:
+    """The response of GetApp."""
     response = await http.get(f"/api/apps/{app}")
     assert response.status_code == 200, response.text
     return response.json()
@@ -255,6 +256,7 @@ async def test_a_decision_that_was_made_before_a_swap_began_is_refused_afterward
         swap_has_begun = False
 
         async def begin_swap_before_first_commit(method: str, path: str) -> None:
+            """Let another run begin a swap just before the first transaction."""
             nonlocal swap_has_begun
             if path.endswith("$batch") and not swap_has_begun:
                 swap_has_begun = True

@@ -92,6 +92,7 @@ async def test_a_result_from_before_the_request_does_not_allow_staging_when_the_
     probe_for_verdict = Verifier.probe_for_verdict
 
     async def probe_until_settle_window_ends(verifier: Verifier, request: ProbeRequest) -> ProbeOutcome:
+        """Probe the task hub. The probe takes longer than the settle window."""
         outcome = await probe_for_verdict(verifier, request)
         clock.advance(settle_seconds + 1)
         return outcome

@@ -21,6 +21,7 @@ DAY = 86_400
 
 
 def quarantined_event(received_at: int, event: str, hub: str | None = None) -> QuarantinedEvent:
+    """An event in quarantine: one that could not be parsed, or one that waits for a task hub."""
     code = "TooManyTaskHubs" if hub else "BadTime"
     return QuarantinedEvent(Instant(received_at), code, "why", "webhook", f'"{event}"', task_hub=hub)
 

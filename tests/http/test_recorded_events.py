@@ -51,6 +51,7 @@ def test_every_recorded_event_has_the_documented_members() -> None:
 
 
 async def list_active_ids(http: httpx.AsyncClient, hub: str) -> set[str]:
+    """The ids of all active instances of the task hub, which must fit on one page."""
     response = await http.get(f"/api/taskhubs/{hub}/instances", params={"active": "true", "top": 1000})
     assert response.status_code == 200, response.text
     assert response.json()["continuationToken"] is None

@@ -157,12 +157,14 @@ async def test_an_ignored_function_that_always_runs_does_not_keep_the_hub_settli
 async def test_an_instance_id_reused_by_an_ignored_function_still_blocks_for_the_other(
     http: httpx.AsyncClient, app: str, *, together: bool
 ) -> None:
+    """The instance of ProcessOrder has ended 3 s ago, so the settle window blocks. The ignored instance that has its id
+    now must not hide that. The events arrive in one delivery (`together`), or in one each."""
     old_hub = new_hub_name()
     await put_app(http, app, slots={"staging": {"taskHub": old_hub}}, policy={"ignoreFunctions": ["Monitor"]})
     events = [
-        event(old_hub, "x", time=timestamp(-5)),
-        event(old_hub, "x", "Completed", time=timestamp(-3)),
-        event(old_hub, "x", time=timestamp(-1), function="Monitor"),
+        event(old_hub, "reused-id", time=timestamp(-5), function="ProcessOrder"),
+        event(old_hub, "reused-id", "Completed", time=timestamp(-3), function="ProcessOrder"),
+        event(old_hub, "reused-id", time=timestamp(-1), function="Monitor"),
     ]
     for delivery in [events] if together else [[delivered] for delivered in events]:
         await post_events(http, *delivery)

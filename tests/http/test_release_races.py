@@ -83,6 +83,7 @@ async def test_a_rollback_between_the_evidence_and_the_write_of_a_removal_wins(
     is_raced = False
 
     async def roll_back_first(method: str, path: str) -> None:
+        """Let another caller roll back just before the first transaction."""
         nonlocal is_raced
         if path.endswith("$batch") and not is_raced:
             is_raced = True
@@ -111,6 +112,8 @@ async def test_a_start_and_a_document_that_a_router_lost_are_seen_by_a_removal(
     is_raced = False
 
     async def start_order(method: str, path: str) -> None:
+        """Start an order in the release that is removed, and let its router ask again, just before its task hub is
+        read."""
         nonlocal is_raced
         if hubs["1"] in path and not is_raced:
             is_raced = True

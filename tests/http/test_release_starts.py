@@ -33,6 +33,7 @@ class SchedulerWithOneTaskHub(FakeScheduler):
         return super().get(request, context)
 
     def _require_task_hub(self, context: Any) -> None:
+        """Answer as the scheduler does for a task hub that does not exist."""
         if not self.exists:
             context.abort(grpc.StatusCode.NOT_FOUND, "there is no such task hub")
 

@@ -231,6 +231,7 @@ async def test_the_time_of_an_acknowledgement_is_that_of_its_revision(
     http: httpx.AsyncClient, clock: ShiftedClock, routed_app: str
 ) -> None:
     async def get_router() -> Any:
+        """The only router of the app, as ListReleases shows it."""
         (router,) = (await list_releases(http, routed_app))["routers"]
         return router
 

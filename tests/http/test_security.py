@@ -130,6 +130,7 @@ async def test_a_key_is_compared_with_every_known_key_in_constant_time(
     compare_digest = hmac.compare_digest
 
     def recording_compare_digest(left: str, right: str) -> bool:
+        """Compare keys as the server does, and keep what was compared."""
         compared.append((left, right))
         return compare_digest(left, right)
 

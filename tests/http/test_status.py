@@ -196,6 +196,7 @@ async def test_waiting_ends_when_the_caller_disconnects(
         request_messages = [{"type": "http.request", "body": b"", "more_body": False}, {"type": "http.disconnect"}]
 
         async def receive_message() -> Any:
+            """The next message of the request; the last one again when there are no more."""
             return request_messages.pop(0) if len(request_messages) > 1 else request_messages[0]
 
         async def discard_message(message: Any) -> None:
@@ -259,6 +260,7 @@ async def test_an_instance_that_ends_between_two_pages_of_its_records_does_not_m
         proxy.clear()
 
         async def post_end_after_first_pages(method: str, path: str) -> None:
+            """Record the end of the order once the first page of each shard was asked for."""
             nonlocal end_was_posted
             async with checking_first_pages:
                 if count_record_reads(proxy) >= SHARDS and not end_was_posted:
@@ -286,6 +288,7 @@ async def test_a_pipeline_that_reads_only_has_running_waits_while_an_instance_is
     await swap_out(http, app, hub)
 
     async def read_has_running() -> bool:
+        """The member `hasRunning`, as a pipeline reads it that looks at nothing else."""
         response = await http.get(f"/api/apps/{app}/staging")
         assert response.status_code == 200
         has_running = response.json()["hasRunning"]

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 def client_for(server: StateServer) -> httpx.AsyncClient:
+    """A client of a server in this process, which answers errors as a deployed server does."""
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://state", timeout=60)
 
@@ -92,6 +93,7 @@ async def test_a_write_whose_response_is_lost_is_not_repeated(
     transaction_count = 0
 
     def drop_response_of_chosen_transaction(method: str, path: str) -> bool:
+        """Lose the response of one transaction, which the emulator has carried out."""
         nonlocal transaction_count
         transaction_count += path.endswith("$batch")
         return path.endswith("$batch") and transaction_count == lost_transaction + 1

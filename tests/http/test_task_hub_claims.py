@@ -335,12 +335,14 @@ async def test_post_staging_checks_the_new_name_while_it_reads_the_staged_task_h
     async def read_page_during_name_check(
         backend: AzureStorageBackend, task_hub: str, since: Instant, cursor: str
     ) -> ObservedPage:
+        """Read a page once the check of the name has begun, or fail if both are not done at the same time."""
         page_read_has_begun.set()
         async with asyncio.timeout(30):
             await name_check_has_begun.wait()
         return await read_page(backend, task_hub, since, cursor)
 
     async def check_name_during_page_read(backend: AzureStorageBackend, task_hub: str) -> ExistingArtifacts | None:
+        """Check the name once the read of a page has begun, or fail if both are not done at the same time."""
         name_check_has_begun.set()
         async with asyncio.timeout(30):
             await page_read_has_begun.wait()

@@ -43,6 +43,7 @@ async def count_unclaimed_hubs(server: StateServer) -> int:
 async def server_with_limit(
     storage: StorageSettings, limit: int
 ) -> AsyncIterator[tuple[StateServer, httpx.AsyncClient]]:
+    """A server that creates at most `limit` task hubs that no app has claimed, and a client of it."""
     server = StateServer(Settings(storage=storage, max_unclaimed_task_hubs=limit), event_lease=NO_EVENT_LEASE)
     transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://limited", timeout=60) as client:
@@ -58,10 +59,12 @@ async def client_at_limit(server: StateServer, storage: StorageSettings) -> Asyn
 
 
 async def events_waiting_for_claim(server: StateServer, hub: str) -> list[QuarantinedEvent]:
+    """The events in quarantine that wait until an app claims this task hub."""
     return await QuarantineStore(server.tables).list_waiting(hub, 1000)
 
 
 async def has_table(server: StateServer, hub: str) -> bool:
+    """Whether the storage has an instance table for this task hub."""
     tables = server.tables._service.query_tables(f"TableName eq '{instance_table_name(hub)}'")
     return bool([table.name async for table in tables])
 
@@ -244,6 +247,7 @@ async def test_an_event_that_is_quarantined_during_the_claim_of_its_task_hub_is_
         await post_events(late, event(new_hub_name()))
 
         async def claim_before_the_event_is_kept(method: str, path: str) -> None:
+            """Let an app claim the task hub just before its event is put into quarantine."""
             if path.endswith("$batch"):
                 proxy.before_request = pass_request
                 body = {"slots": {"staging": {"taskHub": hub}}, "policy": {"settleSeconds": 0}}
@@ -275,6 +279,7 @@ async def test_a_server_that_dies_during_a_claim_loses_no_event(
         writes = 0
 
         def fail_after_written_requests(method: str, path: str) -> int | None:
+            """Let every request fail once enough writes were sent."""
             nonlocal writes
             writes += method != "GET"
             return 500 if writes > completed_writes else None

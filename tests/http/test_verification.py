@@ -216,6 +216,7 @@ async def test_a_waiting_request_is_answered_as_soon_as_the_provider_shows_the_t
     began = asyncio.get_running_loop().time()
 
     async def complete_order_later() -> None:
+        """Complete the order while the request waits."""
         await asyncio.sleep(1)  # the request is waiting by then
         await drained_provider_hub.put("order-1", "Completed")
 

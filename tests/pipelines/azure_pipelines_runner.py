@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.pipelines.azure_pipelines_templates import Values, expand_pipeline, require_known_keys
-from tests.pipelines.ci_machine import KEYS, Cancelled, Machine, ScriptResult, write_sample_app
+from tests.pipelines.ci_machine import KEYS, Cancelled, Machine, MachineLost, ScriptResult, write_sample_app
 from tests.pipelines.github_actions_runner import copy_safe_deploy_repository
 
 PROJECT = "6ce954b1-ce1f-45d1-b94d-e6bf2464ba2c"
@@ -47,6 +47,8 @@ class PipelineRun:
         # By default, safe-deploy is preinstalled and the job that builds the app is replaced, which saves time.
         self.installs_for_real = False
         self.builds_for_real = False
+        self.unapproved_environments: set[str] = set()
+        """The environments whose approvers have not approved. A stage with one of them is `waiting`."""
         self.artifacts = machine.create_folder("artifacts")
         assert pipeline["variables"] == [{"group": "safe-deploy"}]
         self.secrets = {"STATE_KEY": KEYS["deployer"]}
@@ -65,6 +67,13 @@ class PipelineRun:
             {stage: succeeded_jobs} | {name: frozenset[str]() for name in self._stages_after(stage)}
         )
 
+    def approve(self, environment: str) -> "PipelineRun":
+        """Approve what waits for the approvers of an environment. The waiting stages run, and what depends on them."""
+        self.unapproved_environments.discard(environment)
+        [stage] = [name for name in self.stages if self.result(name) == "waiting"]
+        stages = {name: frozenset[str]() for name in [stage, *self._stages_after(stage)]}
+        return self._run_stages(stages, is_new_attempt=False)
+
     def rerun(self, stage: str) -> "PipelineRun":
         """Run a whole stage again, and the stages that depend on it."""
         return self._run_stages({name: frozenset[str]() for name in [stage, *self._stages_after(stage)]})
@@ -72,7 +81,8 @@ class PipelineRun:
     def result(self, stage: str) -> str:
         """The result of a stage: the worst result of its jobs."""
         results = [job.result for job in self.jobs[stage].values()]
-        return next((result for result in ("failed", "canceled", "skipped") if result in results), "succeeded")
+        worse_results = ("failed", "canceled", "skipped", "waiting")
+        return next((result for result in worse_results if result in results), "succeeded")
 
     @property
     def results(self) -> dict[str, str]:
@@ -100,10 +110,12 @@ class PipelineRun:
         names = list(self.stages)
         return names[: names.index(name)][-1:]
 
-    def _run_stages(self, kept_jobs_by_stage: Mapping[str, frozenset[str]]) -> "PipelineRun":
+    def _run_stages(
+        self, kept_jobs_by_stage: Mapping[str, frozenset[str]], *, is_new_attempt: bool = True
+    ) -> "PipelineRun":
         """Run these stages in their order. The jobs given with a stage keep their result and are not run again."""
         for name, kept_jobs in kept_jobs_by_stage.items():
-            self.attempts[name] += 1
+            self.attempts[name] += is_new_attempt
             results_of_needed_stages = [self.result(other) for other in self._needed_stages(name)]
             for job in self.stages[name]["jobs"]:
                 label = job.get("job") or job["deployment"]
@@ -112,6 +124,8 @@ class PipelineRun:
                 results_of_needed_jobs = [self.jobs[name][other].result for other in _as_list(job.get("dependsOn"))]
                 if any(result != "succeeded" for result in [*results_of_needed_stages, *results_of_needed_jobs]):
                     self.jobs[name][label] = PipelineJob("skipped")
+                elif job.get("environment") in self.unapproved_environments:
+                    self.jobs[name][label] = PipelineJob("waiting")
                 else:
                     self.jobs[name][label] = self._run_job(name, label, job)
         return self
@@ -144,6 +158,10 @@ class PipelineRun:
             except Cancelled as cancelled:
                 running.job.log += str(cancelled)
                 running.job.result = "canceled"
+                return running.job
+            except MachineLost as lost:
+                running.job.log += str(lost)
+                running.job.result = "failed"
                 return running.job
             running.job.log += script_result.log
             if script_result.code != 0:

@@ -8,7 +8,7 @@ from typing import Any
 from harness.state_server import ROOT
 from tests.pipelines.ci_machine import load_yaml
 
-_ROOT_KEYS = {"parameters", "trigger", "pr", "resources", "variables", "stages"}
+_ROOT_KEYS = {"parameters", "trigger", "pr", "schedules", "resources", "variables", "stages"}
 
 
 _TEMPLATE_KEYS = {"parameters", "steps", "stages"}
@@ -94,6 +94,7 @@ def _substitute_expressions(text: str, file: Path, parameters: Values) -> Any:
     need not be a string."""
 
     def evaluate_expression(expression: str) -> Any:
+        """The value of a template expression, which may only name a parameter."""
         name = re.fullmatch(r"\s*parameters\.(\w+)\s*", expression)
         if name is None or name[1] not in parameters:
             raise TemplateError(f"{file.name}: unsupported expression ${{{{{expression}}}}}")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.pipelines import fork_server
 from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 
 RESOURCE_GROUP = "shop-rg"
-KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("deployer", "admin", "publisher")}
+KEYS = {role: f"key-of-the-{role}-0123456789" for role in ("deployer", "admin", "publisher", "router")}
 PIPELINES_FOLDER = ROOT / "pipelines"
 STABILIZATION_SECONDS = "1"
 """The seconds for which Azure must show the old state after a failed swap. The fake `az` changes its state at once."""
@@ -57,6 +58,10 @@ class Cancelled(Exception):
     """The job was cancelled while a step ran, with the output of the step."""
 
 
+class MachineLost(Exception):
+    """All processes of the job were killed while a step ran, with the output of the step."""
+
+
 @dataclass
 class Machine:
     """The environment of every job: tools on the PATH, and nothing else of this process's environment."""
@@ -66,6 +71,8 @@ class Machine:
     """The socket of the process that has imported `safe_deploy`."""
     cancel_when: Callable[[], bool] | None = None
     """Cancels the running step once, when this becomes true."""
+    kill_when: Callable[[], bool] | None = None
+    """Kills all processes of the running job once, when this becomes true, as when its machine is lost."""
     _folder_count: int = field(default=0)
 
     def __post_init__(self) -> None:
@@ -114,9 +121,10 @@ class Machine:
         }
 
     def run(self, command: Sequence[str | Path], env: Mapping[str, str], folder: Path) -> ScriptResult:
-        """Run a program to its end. Raises Cancelled if `cancel_when` becomes true meanwhile."""
+        """Run a program to its end. Raises Cancelled if `cancel_when` becomes true meanwhile, and MachineLost if
+        `kill_when` does. `folder` is the job's, or in it."""
         log = folder.parent / f"{folder.name}-{time.monotonic_ns()}.log"
-        cancelled = False
+        cancelled = killed = False
         with log.open("wb") as log_stream:
             process = subprocess.Popen(
                 list(command), env=dict(env), cwd=folder, stdin=subprocess.DEVNULL, stdout=log_stream, stderr=log_stream
@@ -128,12 +136,17 @@ class Machine:
                     self.cancel_when, cancelled = None, True
                     process.send_signal(signal.SIGINT)
                     deadline = min(deadline, time.monotonic() + _CANCEL_SECONDS)
+                if self.kill_when is not None and self.kill_when():
+                    _kill_processes_in(folder)
+                    self.kill_when, killed = None, True
                 if time.monotonic() > deadline:
                     process.kill()
                 time.sleep(0.02)
         text = log.read_text(errors="replace")
         for secret in KEYS.values():
             assert secret not in text, "a key is in the log"
+        if killed:
+            raise MachineLost(text)
         if cancelled:
             raise Cancelled(text)
         return ScriptResult(process.returncode, text)
@@ -144,6 +157,30 @@ class Machine:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"#!/bin/sh\n{line}\n")
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+
+def _kill_processes_in(folder: Path) -> None:
+    """Kill all processes whose working directory is this folder. None of them sees the end of another one."""
+    stopped: set[int] = set()
+    while running := {pid for pid in _list_processes() if _find_working_directory(pid) == folder} - stopped:
+        for pid in running:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped |= running
+    for pid in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _list_processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _find_working_directory(pid: int) -> Path | None:
+    """The working directory of a process; None if it has ended or belongs to another user."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cwd").readlink()
+    return None
 
 
 @dataclass

@@ -16,7 +16,16 @@ from tests.conftest import new_hub_name
 from tests.keys import key_entries
 from tests.pipelines.ci_machine import KEYS, Machine, PipelineApp
 from tests.pipelines.deploy_script import DeployScript
+from tests.pipelines.job_killer import JobKiller
+from tests.pipelines.side_by_side_cloud import (
+    ShiftedServer,
+    SideBySideCloud,
+    run_app_starter,
+    run_router,
+    run_shifted_server,
+)
 from tests.pipelines.workflow_releases import ReleaseRunner
+from tests.safe_deploy.connection_proxy import run_connection_proxy
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +48,13 @@ def fork_server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 
 @pytest.fixture
 def machine(tmp_path: Path, fork_server_address: Path) -> Machine:
+    """A machine on which pipelines run, with a fake `az` and a home of its own."""
     return Machine(tmp_path, fork_server_address)
 
 
 @pytest.fixture
 def pipeline_app(state_server: ServerProcess, machine: Machine, app: str) -> Iterator[PipelineApp]:
+    """An app on the state server that no pipeline has deployed yet."""
     headers = {"x-functions-key": KEYS["admin"], "X-Actor": "the test"}
     with httpx.Client(base_url=state_server.url, headers=headers, timeout=60) as admin:
         yield PipelineApp(app, state_server.url, machine.fake_azure, admin)
@@ -51,11 +62,13 @@ def pipeline_app(state_server: ServerProcess, machine: Machine, app: str) -> Ite
 
 @pytest.fixture
 def release_runner(machine: Machine, pipeline_app: PipelineApp) -> ReleaseRunner:
+    """Runs GitHub workflows that deploy the app."""
     return ReleaseRunner(machine, pipeline_app)
 
 
 @pytest.fixture
 def deploy_script(machine: Machine, pipeline_app: PipelineApp) -> DeployScript:
+    """Runs deploy.sh for the app."""
     return DeployScript(machine, pipeline_app)
 
 
@@ -68,3 +81,34 @@ def staged(pipeline_app: PipelineApp, deploy_script: DeployScript) -> tuple[str,
     assert deploy_script.exit_code == ExitCode.DONE, deploy_script.stderr
     pipeline_app.reset_azure({"TASK_HUB": old_hub}, {"TASK_HUB": new_hub})
     return old_hub, new_hub
+
+
+@pytest.fixture(scope="session")
+def shifted_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShiftedServer]:
+    """One server whose clock tests advance."""
+    with run_shifted_server(storage, tmp_path_factory.mktemp("shifted-server")) as server:
+        yield server
+
+
+@pytest.fixture
+def job_killer(shifted_server: ShiftedServer, machine: Machine) -> Iterator[JobKiller]:
+    with run_connection_proxy(shifted_server.url) as proxy:
+        yield JobKiller(machine, proxy)
+
+
+@pytest.fixture
+def side_by_side_cloud(
+    shifted_server: ShiftedServer, machine: Machine, job_killer: JobKiller, app: str
+) -> Iterator[SideBySideCloud]:
+    """An app without releases, with a router. Jobs send their requests to the server through the proxy that can kill
+    them."""
+    headers = {"x-functions-key": KEYS["admin"], "X-Actor": "the test"}
+    with (
+        run_app_starter(shifted_server.connection) as starter_port,
+        httpx.Client(base_url=shifted_server.url, headers=headers, timeout=60) as admin,
+    ):
+        pipeline_app = PipelineApp(app, job_killer.proxy.url, machine.fake_azure, admin)
+        cloud = SideBySideCloud(pipeline_app, shifted_server)
+        cloud.create(starter_port)
+        with run_router(shifted_server.url, app):
+            yield cloud

@@ -11,7 +11,7 @@ import time
 
 from tests.pipelines.fake_az_commands import COMMANDS
 from tests.pipelines.fake_az_options import AzError, parse_options
-from tests.pipelines.fake_cloud import locked_cloud, record_call
+from tests.pipelines.fake_cloud import HANGING_SUFFIX, locked_cloud, record_call
 from tests.pipelines.jmespath_query import evaluate_query
 
 TYPE_CHECKING = False  # as in `typing`, which takes long to import
@@ -59,16 +59,29 @@ def _run_command(path: str, fault: dict[str, Any], effect: Effect, options: Pars
         time.sleep(0.02)
     if fails and not fault.get("takes_effect"):
         raise _fault_error(fault)
+    if fault.get("hang") == "before":
+        _hang(path)
     # Wait without the lock, so that other calls continue. One of them may stop this process.
     with locked_cloud(path) as state:
         result = effect(state, options)
     time.sleep(fault.get("delay_after_seconds") or 0)
+    if fault.get("hang") == "after":
+        _hang(path)
     if fails:
         raise _fault_error(fault)
     return result
 
 
+def _hang(path: str) -> None:
+    """Show the test by a file that this call hangs, and wait until the test kills it."""
+    with open(os.path.splitext(path)[0] + HANGING_SUFFIX, "w"):  # noqa: PTH122, PTH123 (as quick as it gets)
+        pass
+    while True:
+        time.sleep(60)
+
+
 def _fault_error(fault: dict[str, Any]) -> AzError:
+    """The error that a test has chosen for a command."""
     return AzError(fault.get("message") or "The service is unavailable.", fault["exit_code"])
 
 

@@ -3,8 +3,10 @@
 # ruff: noqa: PTH113, PTH119  # importing pathlib takes longer than a whole call
 from __future__ import annotations
 
+import json
 import os
 
+from tests.pipelines.fake_az_flex_consumption import FLEX_CONSUMPTION_COMMANDS, start_app
 from tests.pipelines.fake_az_options import AzError
 from tests.pipelines.fake_az_schedulers import SCHEDULER_COMMANDS
 from tests.pipelines.fake_cloud import PRODUCTION, SUBSCRIPTION
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def _not_found_error(kind: str, group: str) -> AzError:
+    """The error of `az` for a resource that the group does not have."""
     message = f"The Resource 'Microsoft.Web/{kind}' under resource group '{group}' was not found."
     return AzError(f"(ResourceNotFound) {message}\nCode: ResourceNotFound\nMessage: {message}", 3)
 
@@ -74,18 +77,15 @@ def _set_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
         raise AzError("Please provide either --settings or --slot-settings parameter.")
     app = _find_app(state, options)
     slot, sticky = _find_slot(app, options, options.slot), _list_sticky_settings(app)
-    names = [text.partition("=")[0] for text in [*(options.settings or []), *(options.slot_settings or [])]]
-    if refused := next((name for name in names if "-" in name), None):  # on Linux
-        message = f"AppSetting with name '{refused}' is not allowed."
-        raise AzError(f"(BadRequest) {message}\nCode: BadRequest\nMessage: {message}")
-    for text in [*(options.settings or []), *(options.slot_settings or [])]:
-        name, separator, value = text.partition("=")
-        if not separator:
-            raise AzError(f"Invalid setting format: '{text}'. Expected 'key=value' format or valid JSON.", 2)
+    slot_settings = _parse_settings(options.slot_settings)
+    for name, value in [*_parse_settings(options.settings), *slot_settings]:
+        if "-" in name:  # on Linux
+            message = f"AppSetting with name '{name}' is not allowed."
+            raise AzError(f"(BadRequest) {message}\nCode: BadRequest\nMessage: {message}")
         if any(known != name and known.lower() == name.lower() for known in slot["settings"]):
             raise AzError("Operation returned an invalid status 'Conflict'")
         slot["settings"][name] = {"value": value, "slotSetting": False}
-        if text in (options.slot_settings or []) and name not in sticky:
+        if (name, value) in slot_settings and name not in sticky:
             sticky.append(name)
     slot["restarts"] = slot.get("restarts", 0) + 1
     for any_slot in app["slots"].values():
@@ -94,6 +94,20 @@ def _set_settings(state: dict[str, Any], options: ParsedOptions) -> Any:
     # As in `az`, the values are hidden, and `slotSetting` is true only if the call set slot settings.
     named = sticky if options.slot_settings else []
     return [{"name": name, "slotSetting": name in named, "value": None} for name in slot["settings"]]
+
+
+def _parse_settings(texts: list[str] | None) -> list[tuple[str, str]]:
+    """The names and values of settings, each written as `NAME=VALUE`, or several as a JSON object."""
+    pairs: list[tuple[str, str]] = []
+    for text in texts or []:
+        if text.startswith("{"):
+            pairs += json.loads(text).items()
+            continue
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise AzError(f"Invalid setting format: '{text}'. Expected 'key=value' format or valid JSON.", 2)
+        pairs.append((name, value))
+    return pairs
 
 
 def _show_resource(state: dict[str, Any], options: ParsedOptions) -> Any:
@@ -120,9 +134,11 @@ def _swap(state: dict[str, Any], options: ParsedOptions) -> None:
     sticky = {name.lower() for name in _list_sticky_settings(app)}
 
     def keep_sticky(settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings that stay with the slot at a swap."""
         return {name: setting for name, setting in settings.items() if name.lower() in sticky}
 
     def drop_sticky(settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings that move with the code at a swap."""
         return {name: setting for name, setting in settings.items() if name.lower() not in sticky}
 
     source_settings, target_settings = source["settings"], target["settings"]
@@ -135,7 +151,9 @@ def _deploy(state: dict[str, Any], options: ParsedOptions) -> Any:
     """`az functionapp deployment source config-zip`: the slot's package is the name of the file."""
     if not os.path.isfile(options.src):
         raise AzError(f"'{options.src}' is not a valid local file path or you do not have permissions to access it")
-    _find_slot(_find_app(state, options), options, options.slot)["package"] = os.path.basename(options.src)
+    slot = _find_slot(_find_app(state, options), options, options.slot)
+    slot["package"] = os.path.basename(options.src)
+    start_app(state, slot["settings"])
     return {"active": True, "complete": True, "deployer": "Push-Deployer", "provisioningState": "Succeeded"}
 
 
@@ -143,6 +161,7 @@ def _set_state(app_state: str) -> Effect:
     """The effect of `az functionapp start` or `stop`: the slot is `Running` or `Stopped`."""
 
     def set_state(state: dict[str, Any], options: ParsedOptions) -> None:
+        """Put the site into this state."""
         _find_slot(_find_app(state, options), options, options.slot)["state"] = app_state
 
     return set_state
@@ -199,6 +218,7 @@ def _show_account(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _login(state: dict[str, Any], options: ParsedOptions) -> Any:
+    """`az login`: print the account that is signed in."""
     return [_show_account(state, options)]
 
 
@@ -217,7 +237,7 @@ COMMANDS: dict[str, tuple[str, str, Effect]] = {
 }
 """The key of each command's faults, its options, and its effect."""
 
-COMMANDS |= SCHEDULER_COMMANDS
+COMMANDS |= SCHEDULER_COMMANDS | FLEX_CONSUMPTION_COMMANDS
 
 for _kind in ("functionapp", "webapp"):
     _swap_options = f"{_SITE} --slot/-s! --target-slot --action --preserve-vnet"

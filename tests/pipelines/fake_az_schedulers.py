@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def _error(code: str, message: str, exit_code: int = 1) -> AzError:
+    """An error in the form in which Azure Resource Manager reports it through `az`."""
     return AzError(f"({code}) {message}\nCode: {code}\nMessage: {message}", exit_code)
 
 
@@ -90,6 +91,7 @@ def _of_extension(effect: Effect) -> Effect:
     """The effect of a command that only an `az` with the extension knows."""
 
     def run(state: dict[str, Any], options: ParsedOptions) -> Any:
+        """Run the command if the extension `durabletask` is installed, as `az` does."""
         if "durabletask" not in state["extensions"]:
             raise AzError("'durabletask' is misspelled or not recognized by the system.", 2)
         return effect(state, options)

@@ -7,10 +7,11 @@ The file:
                        "state": "Running"}}}},
      "groups": ["empty-rg"], "extensions": ["durabletask"],
      "schedulers": {"shop-dts": {"resourceGroup": "shop-rg", "taskHubs": ["shop150"], "quota": 5}},
+     "plans": {"ASP-shop": {"resourceGroup": "shop-rg", "tier": "FlexConsumption"}}, "containers": ["account/shop150"],
      "calls": [["functionapp", "show", ...]], "environments": [["SAFE_DEPLOY_SERVER"]], "faults": {"swap": {...}}}
 
 `sticky` is the app's list of slot settings, from which `slotSetting` is shown, as in Azure. `groups` are resource
-groups without apps, and `extensions` those of `az`."""
+groups without apps, and `extensions` those of `az`. An app on Flex Consumption names its `plan` and its `container`."""
 
 # ruff: noqa: PTH100, PTH105, PTH120, PTH123  # importing pathlib takes longer than a whole call
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 PRODUCTION = "production"
+HANGING_SUFFIX = ".hanging"
+"""The suffix of the file that exists while a call hangs."""
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -138,12 +141,36 @@ class FakeAzure:
         with locked_cloud(self.path) as state:
             state["faults"][command] = fault
 
+    def hang_at_request(self, number: int, *, after_effect: bool) -> None:
+        """Let a request that comes, counted from 1, hang before or after its effect until it is killed.
+
+        Requests are the calls of `az`, and what `count_request` counts."""
+        self.path.with_suffix(HANGING_SUFFIX).unlink(missing_ok=True)
+        with locked_cloud(self.path) as state:
+            state["hang"] = {"requestsUntil": number, "when": "after" if after_effect else "before"}
+
+    def count_request(self) -> str | None:
+        """Count a request to the state server. Returns whether it is to hang `before` or `after` its effect."""
+        with locked_cloud(self.path) as state:
+            return count_down_to_hang(state)
+
+    def is_hanging(self) -> bool:
+        """Whether the call of `az` for `hang_at_request` hangs."""
+        return self.path.with_suffix(HANGING_SUFFIX).exists()
+
+    def clear_hang(self) -> None:
+        """Let no request hang any more."""
+        self.path.with_suffix(HANGING_SUFFIX).unlink(missing_ok=True)
+        with locked_cloud(self.path) as state:
+            state.pop("hang", None)
+
     def clear_faults(self) -> None:
         """Let all further calls succeed."""
         with locked_cloud(self.path) as state:
             state["faults"] = {}
 
     def _slot(self, app: str, slot: str) -> dict[str, Any]:
+        """What the cloud has stored of a slot."""
         with locked_cloud(self.path) as state:
             slot_state: dict[str, Any] = state["apps"][app]["slots"][slot]
         return slot_state
@@ -170,6 +197,8 @@ def record_call(path: str, arguments: list[str], key: str) -> dict[str, Any]:
     with locked_cloud(path) as state:
         state["calls"].append(arguments)
         state["environments"].append(sorted(name for name in os.environ if name.startswith("SAFE_DEPLOY_")))
+        if hang := count_down_to_hang(state):
+            return {"hang": hang}
         for faulty_command in [key] if key == "login" else [key, "all"]:
             fault: dict[str, Any] | None = state["faults"].get(faulty_command)
             if fault is None:
@@ -181,6 +210,15 @@ def record_call(path: str, arguments: list[str], key: str) -> dict[str, Any]:
                     del state["faults"][faulty_command]
             return fault
     return {}
+
+
+def count_down_to_hang(state: dict[str, Any]) -> str | None:
+    """Count a request. Returns whether it is the one that hangs, `before` or `after` its effect."""
+    hang = state.get("hang")
+    if not hang:
+        return None
+    hang["requestsUntil"] -= 1
+    return hang["when"] if hang["requestsUntil"] == 0 else None
 
 
 def empty_cloud() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tests.pipelines.ci_machine import (
     STABILIZATION_SECONDS,
     Cancelled,
     Machine,
+    MachineLost,
     PipelineApp,
     ScriptResult,
     load_yaml,
@@ -25,7 +26,8 @@ from tests.pipelines.github_expressions import Values, expand_expressions
 
 ACTION = "your-org/safe-deploy@COMMIT"
 EXIT_CODE_OF_SIGINT = 128 + 2
-"""The exit code that a shell reports of a program that SIGINT has ended."""
+EXIT_CODE_OF_SIGKILL = 128 + 9
+"""The exit codes that a shell reports of a program that SIGINT or SIGKILL has ended."""
 
 _WORKFLOW_KEYS = {"name", "on", "permissions", "defaults", "concurrency", "env", "jobs"}
 _JOB_KEYS = {"name", "needs", "runs-on", "timeout-minutes", "environment", "permissions", "outputs", "env", "steps"}
@@ -61,6 +63,8 @@ class WorkflowRun:
         # By default, safe-deploy is preinstalled and the job that builds the app is replaced, which saves time.
         self.installs_for_real = False
         self.builds_for_real = False
+        self.unapproved_environments: set[str] = set()
+        """The environments whose reviewers have not approved. A job with one of them is `waiting`."""
         self.inputs = self._check_inputs(inputs or {})
         self.artifacts = machine.create_folder("artifacts")
         self.variables = {
@@ -73,6 +77,10 @@ class WorkflowRun:
             "RESOURCE_GROUP": "shop-rg",
             "FUNCTION_APP": pipeline_app.name,
             "STATE_SERVER": pipeline_app.server,
+            "APP": pipeline_app.name,
+            "LOCATION": "westeurope",
+            "STORAGE_ACCOUNT": "shopreleases",
+            "ROUTER_ADDRESS": "203.0.113.7/32",
         }
         self.secrets = {"STATE_KEY": KEYS["deployer"]}
         _require_known_keys(self.workflow, _WORKFLOW_KEYS, file.name)
@@ -92,6 +100,12 @@ class WorkflowRun:
         failed = {name for name, job in self.jobs.items() if job.conclusion in {"failure", "cancelled"}}
         assert failed, "no job has failed"
         return self._run_attempt(self._with_dependents(failed))
+
+    def approve(self, environment: str) -> "WorkflowRun":
+        """Approve what waits for the reviewers of an environment. The waiting jobs run, and what depends on them."""
+        self.unapproved_environments.discard(environment)
+        waiting = {name for name, job in self.jobs.items() if job.conclusion == "waiting"}
+        return self._run_jobs(self._with_dependents(waiting))
 
     def rerun(self, job: str) -> "WorkflowRun":
         """Re-run one job, and the jobs that depend on it."""
@@ -121,8 +135,12 @@ class WorkflowRun:
         return [needs] if isinstance(needs, str) else list(needs)
 
     def _run_attempt(self, chosen_jobs: set[str]) -> "WorkflowRun":
-        """Run these jobs again. The others keep their result. A job whose needed jobs have not succeeded is skipped."""
+        """Run these jobs in a new attempt. The others keep their result."""
         self.attempt += 1
+        return self._run_jobs(chosen_jobs)
+
+    def _run_jobs(self, chosen_jobs: set[str]) -> "WorkflowRun":
+        """Run these jobs. A job whose needed jobs have not succeeded is skipped."""
         for name, job in self.workflow["jobs"].items():
             if name not in chosen_jobs:
                 continue
@@ -130,6 +148,8 @@ class WorkflowRun:
             self.jobs[name] = (
                 WorkflowJob("skipped")
                 if any(conclusion != "success" for conclusion in needed_conclusions)
+                else WorkflowJob("waiting")
+                if job.get("environment") in self.unapproved_environments
                 else self._run_job(name, job)
             )
         return self
@@ -137,16 +157,17 @@ class WorkflowRun:
     def _run_job(self, name: str, job: Values) -> WorkflowJob:
         """Run the steps of a job. After a failure, the other steps are skipped. `job` is its definition."""
         _require_known_keys(job, _JOB_KEYS, name)
+        steps = job["steps"]
         if name == "build" and not self.builds_for_real:
-            # Upload an empty package as the artifact that the job would build.
+            # Upload an empty package as the artifact that the job would build. Only steps with outputs run.
             package = self.artifacts / f"app-{self.attempt}"
             package.mkdir()
             (package / "app.zip").touch()
-            return WorkflowJob("success")
+            steps = [step for step in steps if "id" in step]
         folder = self.machine.create_folder(name)
         running = _RunningJob(self, name, job, folder)
         result = WorkflowJob("success")
-        for step in job["steps"]:
+        for step in steps:
             _require_known_keys(step, _STEP_KEYS, name)
             label = step.get("name") or step.get("uses", "run").partition("@")[0]
             if label in result.steps:
@@ -160,6 +181,8 @@ class WorkflowRun:
             except Cancelled as cancelled:
                 script_result = ScriptResult(EXIT_CODE_OF_SIGINT, str(cancelled))
                 result.conclusion = "cancelled"
+            except MachineLost as lost:
+                script_result = ScriptResult(EXIT_CODE_OF_SIGKILL, str(lost))
             result.log += script_result.log
             result.steps[label] = "success" if script_result.code == 0 else "failure"
             if script_result.code != 0 and result.conclusion == "success":
@@ -171,10 +194,13 @@ class WorkflowRun:
         return result
 
     def _check_inputs(self, arguments: Values) -> Values:
-        """The inputs of the run, which must be exactly those that the workflow declares."""
+        """The inputs of the run: those that the workflow declares. One that is not given is empty, as in a run that the
+        schedule has started."""
         declared = (self.workflow["on"].get("workflow_dispatch") or {}).get("inputs", {})
-        assert set(arguments) == set(declared), "every input is given, and no other"
-        return arguments
+        assert set(arguments) <= set(declared), "the workflow has no such input"
+        missing = [name for name in declared if name not in arguments]
+        assert "schedule" in self.workflow["on"] or not any(declared[name]["required"] for name in missing)
+        return {**dict.fromkeys(missing, ""), **arguments}
 
     def needs_context(self, job: str) -> dict[str, Any]:
         """The context `needs` of a job: the outputs of the jobs that it needs."""
@@ -387,5 +413,6 @@ def _parse_outputs(text: str) -> dict[str, str]:
 
 
 def _require_known_keys(mapping: Values, known_keys: set[str], where: str) -> None:
+    """Fail for a key that the runner would ignore, because a workflow may rely on it."""
     unknown = set(mapping) - known_keys
     assert not unknown, f"{where} has keys that this runner does not support: {unknown}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from tests.pipelines.fake_az_options import AzError
@@ -17,7 +18,7 @@ def evaluate_query(query: str, data: Any) -> Any:
         value = None
         for choice in _split_query(step, "||"):
             value = _evaluate_path(choice.strip(), data)
-            if value:
+            if _is_true(value):
                 break
         data = value
     return data
@@ -26,7 +27,7 @@ def evaluate_query(query: str, data: Any) -> Any:
 def _split_query(text: str, separator: str) -> list[str]:
     """Split a query at separators that are outside of brackets and quotes."""
     parts, start, depth = [], 0, 0
-    for token in re.finditer(r"'[^']*'|[\[{(]|[\]})]|\|+|[,:]", text):
+    for token in re.finditer(r"'[^']*'|[\[{(]|[\]})]|\|+|&&|==|[,:]", text):
         depth += (token[0] in "[{(") - (token[0] in "]})")
         if token[0] == separator and depth == 0:
             parts.append(text[start : token.start()])
@@ -46,14 +47,31 @@ def _evaluate_path(path: str, data: Any) -> Any:
     if index := re.match(r"\[(\d+)\]", path):
         items = data if isinstance(data, list) else []
         return _evaluate_path(path[index.end() :], items[int(index[1])] if int(index[1]) < len(items) else None)
-    if projection := re.match(r"\[(?:\?\s*(\w+)\s*==\s*'([^']*)'\s*)?\]", path):
+    if projection := re.match(r"\[(?:\?((?:'[^']*'|[^\]'])*))?\]", path):
         if not isinstance(data, list):
             return None
-        name, value = projection.groups()
-        chosen = [item for item in data if name is None or item.get(name) == value]
+        chosen = [item for item in data if projection[1] is None or _fulfills(projection[1], item)]
         values = [_evaluate_path(path[projection.end() :], item) for item in chosen]
         return [item for item in values if item is not None]
     if path.startswith("{") and path.endswith("}"):
         pairs = [_split_query(pair, ":") for pair in _split_query(path[1:-1], ",")]
         return {name.strip(): evaluate_query(query, data) for name, query in pairs}
     raise AzError(f"argument --query: invalid jmespath_type value: '{path}'", 2)
+
+
+def _fulfills(condition: str, item: Any) -> bool:
+    """Whether an item fulfills the condition of a filter: comparisons of values with strings, connected by `&&`."""
+    for comparison in _split_query(condition, "&&"):
+        left, right = (side.strip() for side in _split_query(comparison, "=="))
+        converted = re.fullmatch(r"to_string\((.*)\)", left)
+        value = evaluate_query(converted[1] if converted else left, item)
+        if converted and not isinstance(value, str):
+            value = json.dumps(value)
+        if value != right.strip("'"):
+            return False
+    return True
+
+
+def _is_true(value: Any) -> bool:
+    """Whether a value counts as true. In JMESPath, numbers do, also 0."""
+    return bool(value) or (isinstance(value, (int, float)) and not isinstance(value, bool))

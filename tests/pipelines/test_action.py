@@ -45,6 +45,7 @@ class ActionWorkflow:
 
 @pytest.fixture
 def run_action(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> ActionWorkflow:
+    """Runs the action in a workflow of one job."""
     return ActionWorkflow(machine, pipeline_app, tmp_path)
 
 
@@ -76,10 +77,15 @@ def test_the_action_passes_on_the_outputs_of_the_command(run_action: ActionWorkf
     [
         ({"command": "stauts"}, "there is no such command"),
         ({"command": "status; echo hacked"}, "there is no such command"),
-        ({"command": "status", "run": "true"}, "the inputs run and outcome are for swap and rollback alone"),
-        ({"command": "deploy", "outcome": "done"}, "the inputs run and outcome are for swap and rollback alone"),
+        ({"command": "status", "run": "true"}, "status takes neither of the inputs run and outcome"),
+        ({"command": "deploy", "outcome": "done"}, "deploy takes neither of the inputs run and outcome"),
+        ({"command": "promote", "run": "true"}, "promote takes neither of the inputs run and outcome"),
         ({"command": "swap"}, "swap needs the input run, with the commands that swap the slots, or the input outcome"),
-        ({"command": "rollback"}, "rollback needs the input run"),
+        (
+            {"command": "release"},
+            "release needs the input run, with the commands that create or delete the Function App",
+        ),
+        ({"command": "retire", "run": "true", "outcome": "done"}, "the input outcome is for swap and rollback alone"),
         ({"command": "swap", "run": "true", "outcome": "done"}, "swap takes run or outcome, not both"),
         ({"command": "swap", "outcome": "perhaps"}, "outcome is pending, done or failed"),
         ({"command": "swap", "run": "true", "swap-command": "true"}, "the inputs deploy-command and swap-command are"),

@@ -21,6 +21,10 @@ FOLDER = PIPELINES_FOLDER / "azure-pipelines"
 SAMPLE, ROLLBACK, QUICKSTART = (
     FOLDER / f"{name}.yml" for name in ("azure-pipelines", "azure-pipelines-rollback", "quickstart")
 )
+SIDE_BY_SIDE, *SIDE_BY_SIDE_OTHERS = (
+    FOLDER / f"{name}.yml" for name in ("side-by-side", "side-by-side-rollback", "side-by-side-retire")
+)
+PIPELINES = [SAMPLE, ROLLBACK, QUICKSTART, SIDE_BY_SIDE, *SIDE_BY_SIDE_OTHERS]
 TEMPLATES = sorted([*(FOLDER / "steps").glob("*.yml"), *(FOLDER / "stages").glob("*.yml")])
 REST_API_CHECK = FOLDER / "invoke-rest-api-check.json"
 
@@ -32,6 +36,7 @@ def create_run(machine: Machine, pipeline_app: PipelineApp, tmp_path: Path) -> C
     """Create a run of a pipeline, with the placeholders of the sample filled in."""
 
     def create_run_of_sample(file: Path, **parameters: str) -> PipelineRun:
+        """A run of a sample pipeline, whose placeholders are replaced by the app and the server of the test."""
         text = file.read_text()
         for placeholder, value in {
             r"server: https://shop-state\.azurewebsites\.net": f"server: {pipeline_app.server}",
@@ -67,13 +72,21 @@ def run_release(run: PipelineRun) -> PipelineRun:
 # --- the files ---
 
 
-@pytest.mark.parametrize("file", [SAMPLE, QUICKSTART], ids=lambda file: file.stem)
-def test_a_sample_passes_exactly_the_declared_parameters_to_every_template(file: Path) -> None:
-    assert [stage["stage"] for stage in expand_pipeline(file)["stages"]] == ["Build", "Staging", "Production"]
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        (SAMPLE, ["Build", "Staging", "Production"]),
+        (QUICKSTART, ["Build", "Staging", "Production"]),
+        (SIDE_BY_SIDE, ["Build", "Release", "Promote"]),
+    ],
+    ids=["azure-pipelines", "quickstart", "side-by-side"],
+)
+def test_a_sample_passes_exactly_the_declared_parameters_to_every_template(file: Path, stages: list[str]) -> None:
+    assert [stage["stage"] for stage in expand_pipeline(file)["stages"]] == stages
 
 
 def test_every_template_is_used_by_a_sample_or_by_another_template() -> None:
-    texts = [file.read_text() for file in [SAMPLE, ROLLBACK, *TEMPLATES]]
+    texts = [file.read_text() for file in [*PIPELINES, *TEMPLATES]]
     for template in TEMPLATES:
         assert any(f"{template.parent.name}/{template.name}" in text for text in texts)
 
@@ -86,14 +99,16 @@ def test_every_parameter_has_a_type_and_is_used(template: Path) -> None:
         assert f"${{{{ parameters.{parameter['name']} }}}}" in text
 
 
-@pytest.mark.parametrize("file", [SAMPLE, ROLLBACK, QUICKSTART, *TEMPLATES], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [*PIPELINES, *TEMPLATES], ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_no_script_holds_a_parameter_or_a_macro(file: Path) -> None:
     for script in find_scripts(load_yaml(file)):
         assert "${{" not in script
         assert not re.search(r"\$\([A-Za-z]+[.\w]*\)", script)
 
 
-@pytest.mark.parametrize("file", [SAMPLE, ROLLBACK, *TEMPLATES], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [file for file in [*PIPELINES, *TEMPLATES] if file != QUICKSTART], ids=lambda file: file.stem
+)
 def test_every_script_ends_at_its_first_failure_and_shellcheck_finds_nothing_in_it(file: Path, tmp_path: Path) -> None:
     for script in find_scripts(load_yaml(file)):
         assert script.startswith("set -euo pipefail\n")
@@ -315,6 +330,7 @@ def test_the_check_evaluates_the_verdict_of_the_server(pipeline_app: PipelineApp
     assert criterion is not None
 
     def is_check_passed() -> bool:
+        """Ask the server as the check InvokeRESTAPI does, and compare the answer with the success criterion."""
         address = pipeline_app.server + inputs["urlSuffix"].replace("/shop/", f"/{pipeline_app.name}/")
         verdict = httpx.request(inputs["method"], address, headers=headers).raise_for_status().json()
         return bool(verdict[criterion[1]] == criterion[2])

@@ -69,12 +69,10 @@ def test_a_job_that_reads_a_secret_has_an_environment_which_can_be_protected(fil
             assert job.get("environment"), name
 
 
-def test_the_workflow_names_the_environments_that_hold_the_key() -> None:
-    text = (PIPELINES_FOLDER / "github" / "durable.yml").read_text()
-    head, _, _ = text.partition("name: Release")
-    for name in {
-        job.get("environment") for job in load_yaml(PIPELINES_FOLDER / "github" / "durable.yml")["jobs"].values()
-    } - {None}:
+@pytest.mark.parametrize("file", COMPLETE_WORKFLOWS, ids=lambda file: file.stem)
+def test_a_workflow_names_its_environments_at_its_head(file: Path) -> None:
+    head, _, _ = file.read_text().partition("\nname: ")
+    for name in {job.get("environment") for job in load_yaml(file)["jobs"].values()} - {None}:
         assert f"`{name}`" in head
 
 

@@ -5,9 +5,25 @@ from pathlib import Path
 from tests.pipelines.ci_machine import PIPELINES_FOLDER, Machine, PipelineApp
 from tests.pipelines.github_actions_runner import WorkflowRun
 
-DURABLE, DURABLE_ROLLBACK, BLUE_GREEN, BLUE_GREEN_ROLLBACK = COMPLETE_WORKFLOWS = [
+(
+    DURABLE,
+    DURABLE_ROLLBACK,
+    BLUE_GREEN,
+    BLUE_GREEN_ROLLBACK,
+    SIDE_BY_SIDE,
+    SIDE_BY_SIDE_ROLLBACK,
+    SIDE_BY_SIDE_RETIRE,
+) = COMPLETE_WORKFLOWS = [
     PIPELINES_FOLDER / "github" / f"{name}.yml"
-    for name in ("durable", "durable-rollback", "blue-green", "blue-green-rollback")
+    for name in (
+        "durable",
+        "durable-rollback",
+        "blue-green",
+        "blue-green-rollback",
+        "side-by-side",
+        "side-by-side-rollback",
+        "side-by-side-retire",
+    )
 ]
 
 run_numbers = iter(range(10_000_000_000, 20_000_000_000))
@@ -42,12 +58,15 @@ class ReleaseRunner:
 
 
 def job_logs(run: WorkflowRun) -> str:
+    """The logs of all jobs, for the message of a failed test."""
     return "\n".join(f"--- {name}: {job.conclusion}\n{job.log}" for name, job in run.jobs.items())
 
 
 def hub_of_run(run: WorkflowRun, attempt: int = 1) -> str:
+    """The task hub that the workflow names after its run and attempt."""
     return f"shop{run.number}x{attempt}"
 
 
 def release_of(run: WorkflowRun, attempt: int = 1) -> str:
+    """The version that the workflow names after its run and attempt."""
     return f"{run.number}x{attempt}"

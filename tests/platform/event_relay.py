@@ -72,6 +72,7 @@ class EventRelay:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def close(self) -> None:
+        """Give up the deliveries that are still waiting."""
         for task in list(self._pending_deliveries):
             task.cancel()
         await asyncio.gather(*self._pending_deliveries, return_exceptions=True)

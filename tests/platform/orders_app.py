@@ -89,6 +89,7 @@ class OrdersHost:
         self._post(f"/orchestrators/{name}/{instance_id}", json=input_value)
 
     def _post(self, path: str, **request_options: Any) -> None:
+        """Send a request to the app, which must succeed."""
         assert self._api is not None
         self._api.post(path, **request_options).raise_for_status()
 

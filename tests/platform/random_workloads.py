@@ -97,6 +97,7 @@ async def run_workloads(storage: StorageSettings, folder: Path, seed: int, secon
     deadline = time.monotonic() + seconds
 
     async def run_every_other_workload(first_number: int) -> None:
+        """Run workloads one after another until the time is up. Two of these tasks share the numbers."""
         for number in itertools.count(first_number, 2):
             remaining_seconds = deadline - time.monotonic()
             if remaining_seconds <= 0:
@@ -109,6 +110,7 @@ async def run_workloads(storage: StorageSettings, folder: Path, seed: int, secon
 
 
 def main() -> int:
+    """Run random workloads, and print what they have found. Returns the exit code: 0 if the server made no error."""
     parser = argparse.ArgumentParser(prog="python -m tests.platform.random_workloads", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120, help="begin no round after this time (%(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="the seed of an earlier run, to repeat its workloads")

@@ -26,6 +26,7 @@ Scenario = Callable[[TaskHubDriver, str, Random], Coroutine[Any, Any, None]]
 
 
 async def _pause(choices: Random, max_seconds: float = 1.0) -> None:
+    """Wait for a random time, so that the next step meets the platform in any state."""
     await asyncio.sleep(choices.random() * max_seconds)
 
 

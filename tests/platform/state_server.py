@@ -89,6 +89,7 @@ class StateServerProcess:
         return f"{self.url}/api/events"
 
     async def start(self) -> None:
+        """Start the process on a free port."""
         context = run_server(self._storage, self._folder, extra_settings=self._settings)
         self._server_process = await asyncio.to_thread(self._stack.enter_context, context)
 
@@ -101,6 +102,7 @@ class StateServerProcess:
         self.killed_at = time.monotonic()
 
     async def restart(self) -> None:
+        """Kill the process and start another one."""
         self.kill()
         await self.start()
 

@@ -159,6 +159,7 @@ class TaskHubDriver:
         return sum(1 for fires_at in self.leftover_timers if fires_at > now)
 
     async def _end_instance(self, instance: dict[str, Any]) -> None:
+        """Do what an instance needs in order to end: resume it, or send the event that it waits for."""
         instance_id, name = instance["id"], instance["name"]
         if instance["status"] == "Suspended":
             await self.send_operation("resume", instance_id)

@@ -36,6 +36,7 @@ class GuardedOrdersFixture:
 def orders_fixture(
     storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GuardedOrdersFixture]:
+    """The sample app on the Functions host, guarded by a state server that gets its events."""
     with run_guarded_orders(storage, tmp_path_factory.mktemp("orders")) as (orders, state, subscription):
         yield GuardedOrdersFixture(orders, state, subscription)
 

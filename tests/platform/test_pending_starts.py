@@ -72,6 +72,7 @@ class PendingStartFixture:
 async def pending_start_fixture(
     storage: StorageSettings, tmp_path: Path, anyio_backend: str
 ) -> AsyncIterator[PendingStartFixture]:
+    """A state server, and a relay that delivers events to it, for task hubs that a test runs."""
     async with (
         run_state_server(storage, tmp_path) as server,
         run_event_relay(lambda: server.webhook, Random()) as relay,
@@ -102,6 +103,7 @@ async def test_a_start_on_its_way_blocks_and_leftover_timers_do_not(
     pollers: list[VerdictPoller] = []
 
     async def check_task_hub(number: int) -> None:
+        """Run a chain of starts on a task hub with cancelled timers, and kill the worker somewhere in the chain."""
         async with concurrency_limit, pending_start_fixture.run_task_hub(events=number % 2 == 0) as (worker, poller):
             timers = await leave_timers(worker, 1 + number % 3)
             messages = await poller.storage.count_messages()
@@ -160,6 +162,7 @@ async def test_starts_that_wait_for_a_worker_to_warm_up_are_never_ready(
     """A worker that has just started takes over its partitions one after the other. No events are published."""
 
     async def check_task_hub() -> None:
+        """Start six chains, and poll until the last instance of each is running. No answer may be Ready before that."""
         async with pending_start_fixture.run_task_hub(events=False, partitions=4) as (worker, poller):
             last_ids = [f"last-{chain}" for chain in range(6)]
             for chain, last in enumerate(last_ids):
@@ -203,6 +206,8 @@ async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
     choices = Random()
 
     async def kill_workers() -> VerdictPoller:
+        """Start a worker and kill it, again and again. Each leaves messages that are hidden until its visibility
+        timeout."""
         async with pending_start_fixture.run_task_hub(events=True) as (worker, poller):
             poller.pause_seconds = 1
             await start_chain_and_kill_worker(worker)
@@ -217,6 +222,7 @@ async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
             return poller
 
     async def hide_messages(visibility_timeout_seconds: int) -> VerdictPoller:
+        """Take messages from the queues and do not delete them, so that they are hidden again and again."""
         async with pending_start_fixture.run_task_hub(events=True) as (worker, poller):
             poller.pause_seconds = 1
             await start_chain_and_kill_worker(worker)
@@ -231,6 +237,7 @@ async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
             return poller
 
     async def start_chain_and_kill_worker(worker: DurableHost) -> None:
+        """Start a chain of orchestrations, and kill the worker before the chain has ended."""
         await claim_partitions(worker)
         function, input_fields = build_launcher_chain("chain", CHAIN_LENGTH, "last")
         await worker.start_orchestration(function, "first", **input_fields)
@@ -256,6 +263,7 @@ async def test_timers_of_purged_instances_stop_blocking_after_the_timeout(
     concurrency_limit = asyncio.Semaphore(MAX_CONCURRENT_TASK_HUBS)
 
     async def wait_until_ready(number: int) -> float:
+        """Leave timers whose histories are purged, and return the seconds until the verdict is Ready."""
         await concurrency_limit.acquire()
         async with pending_start_fixture.run_task_hub(events=number % 2 == 0) as (worker, poller):
             for timer in await leave_timers(worker, 1 + number % 3):

@@ -72,6 +72,7 @@ class PatternsHost:
         self._api.post(f"/orchestrators/{name}/{name}").raise_for_status()
 
     def raise_event(self, instance_id: str, event: str) -> None:
+        """Send an event to an instance, once it waits for one."""
         wait_until(lambda: self.read_row(instance_id).get("CustomStatus") == '"Waits"', f"{instance_id} waits")
         self._api.post(f"/instances/{instance_id}/raiseEvent/{event}", json=True).raise_for_status()
 
@@ -92,6 +93,7 @@ class PatternsHost:
 
 @contextmanager
 def run_patterns_host(storage: StorageSettings, folder: Path) -> Iterator[PatternsHost]:
+    """The patterns app on the Functions host, with a task hub of its own and a topic that keeps its events."""
     assert storage.connection_string is not None
     connection, hub = storage.connection_string.get_secret_value(), new_hub_name()
     with run_topic() as topic, TableServiceClient.from_connection_string(connection) as tables:
@@ -109,6 +111,7 @@ def run_patterns_host(storage: StorageSettings, folder: Path) -> Iterator[Patter
 
 @pytest.fixture(scope="module")
 def host(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PatternsHost]:
+    """The patterns app on the Functions host."""
     with run_patterns_host(storage, tmp_path_factory.mktemp("patterns")) as host:
         yield host
 
@@ -128,6 +131,7 @@ def test_the_end_of_each_pattern_is_published_unless_its_last_step_cancels_a_tim
     assert end_status == {name: pattern.end_status for name, pattern in PATTERNS.items()}
 
     def list_published_statuses(name: str, pattern: Pattern) -> list[str]:
+        """The published statuses in order. If both are published at the same moment, their order is not defined."""
         statuses = host.topic.statuses(name)
         return sorted(statuses) if pattern.ends_in_first_step else statuses
 

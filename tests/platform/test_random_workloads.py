@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 def assert_no_errors(report: WorkloadReport) -> None:
+    """Fail unless every answer was right: Ready only when drained, and always then."""
     assert report.wrong_ready_responses == [], "Ready while something was active, or about to start"
     assert report.late_responses == [], "not Ready although nothing was active any more"
     assert report.wrong_reasons == [], "NotReady without the reason that the storage shows"

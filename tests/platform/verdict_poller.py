@@ -38,6 +38,7 @@ class VerdictPoller:
         return response
 
     async def poll_for(self, seconds: float) -> None:
+        """Poll for this time."""
         deadline = time.monotonic() + seconds
         await self.poll_until(lambda: time.monotonic() >= deadline)
 

@@ -249,6 +249,7 @@ class RandomWorkload:
         await self._server.restart()
 
     async def _poll_until_cancelled(self) -> None:
+        """Ask for the verdict at random intervals while the round goes on."""
         pauses = Random()
         while True:
             await self._poll()
@@ -281,6 +282,7 @@ class RandomWorkload:
         return assessed
 
     async def _observe(self) -> Observation:
+        """Read the task hub in the storage itself, to know which answer is right."""
         worker = self._driver.worker
         kill_count = None if worker.is_running else worker.kill_count
         return Observation(await self._driver.storage.read_snapshot(), kill_count)
@@ -301,9 +303,11 @@ class RandomWorkload:
 
     @property
     def _sees_messages(self) -> bool:
+        """Whether the server reads the control queues with this provider."""
         return self._provider == "azureStorage"
 
     async def _wait_until_ready(self, number: int, drained_at: float) -> None:
+        """Ask until the answer settles whether the drained task hub is called Ready."""
         while (assessed := await self._poll()) is None or not self._is_decisive(number, assessed.response, drained_at):
             await asyncio.sleep(0.2)
 

@@ -37,6 +37,7 @@ class RouterContainers:
 
 
 def read_compose_file() -> RouterContainers:
+    """The router's containers as the compose file describes them."""
     services = yaml.safe_load((TEMPLATES / "compose.yaml").read_text())["services"]
     containers = {
         name: Container(
@@ -70,6 +71,7 @@ def compile_container_app() -> dict[str, Any]:
 
 
 def read_container_app(app: Mapping[str, Any]) -> RouterContainers:
+    """The router's containers as the Container App describes them."""
     properties = app["properties"]
     containers = {
         container["name"]: Container(

@@ -54,6 +54,7 @@ def run_policy(policy: str, cases: Sequence[Json], folder: Path) -> list[PolicyR
 
 
 def _parse_result(result: dict[str, Any]) -> PolicyResult:
+    """What the policy has done with a request, as the program that runs it prints it."""
     response = result.get("response")
     return PolicyResult(
         address=None if response else result["backend"],

@@ -27,6 +27,7 @@ class RoutedApp:
     task_hubs: dict[str, str] = field(default_factory=dict)
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
+        """Send a request about the app to the state server. Returns the JSON of the response."""
         response = httpx.request(method, f"{self.server_url}/api/apps/{self.name}{path}", json=body, timeout=60)
         assert response.is_success, response.text
         return response.json()
@@ -56,13 +57,16 @@ class RoutedApp:
         wait_until(lambda: self.acknowledged_revision() == revision, f"the router acknowledges revision {revision}")
 
     def variables(self) -> dict[str, str]:
+        """The environment of the follower."""
         return environment({"SAFE_DEPLOY_SERVER": self.server_url, "SAFE_DEPLOY_APP": self.name})
 
     def command(self, *arguments: str) -> list[str]:
+        """The command line of the follower for this app."""
         options = ("--target", "envoy", "--out", str(self.folder), "--listen", f"127.0.0.1:{self.port}")
         return build_command_line("router", *options, *arguments)
 
     def write_once(self) -> subprocess.CompletedProcess[str]:
+        """Run the follower once: it writes Envoy's files and ends."""
         return subprocess.run(
             self.command("--once"), env=self.variables(), capture_output=True, text=True, check=False, timeout=60
         )
@@ -80,5 +84,6 @@ class RoutedApp:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
+    """End the process with SIGKILL, as a crash does."""
     process.send_signal(signal.SIGKILL)
     process.wait()

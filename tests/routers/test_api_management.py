@@ -29,15 +29,18 @@ _OTHER_ACTIVE = build_document(active="1.6.0")
 
 
 def _policy(document: Json = ACTIVE) -> str:
+    """The policy for this routing document."""
     return render_policy(parse_routing_document(document), server_url=SERVER)
 
 
 def _address(version: str) -> str:
+    """The address of the release with this version."""
     address: str = ACTIVE["releases"][version]["address"]
     return address
 
 
 def _respond(document: Json) -> Json:
+    """The state server's response with this routing document."""
     return {"status": 200, "body": document}
 
 
@@ -156,6 +159,13 @@ def test_without_a_document_and_an_active_release_the_policy_responds_unavailabl
 def test_the_release_learns_the_name_that_the_visitor_has_used(tmp_path: Path) -> None:
     (result,) = run_policy(_policy(), [build_case(0, _respond(ACTIVE))], tmp_path)
     assert result.request_headers["X-Forwarded-Host"] == ["api.example"]
+
+
+def test_a_visitor_cannot_choose_the_name_that_the_release_learns(tmp_path: Path) -> None:
+    forged = [("X-Forwarded-Host", "attacker.example"), ("Forwarded", "host=attacker.example")]
+    (result,) = run_policy(_policy(), [build_case(0, _respond(ACTIVE), "/orders", forged)], tmp_path)
+    assert result.request_headers["X-Forwarded-Host"] == ["api.example"]
+    assert "Forwarded" not in result.request_headers
 
 
 def test_the_policy_is_small_and_has_neither_key_nor_tokens() -> None:

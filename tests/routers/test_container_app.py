@@ -9,6 +9,7 @@ from tests.routers.container_templates import compile_container_app, read_compos
 
 @pytest.fixture(scope="module")
 def app() -> dict[str, Any]:
+    """The template of the Container App, as Bicep compiles it."""
     return compile_container_app()
 
 

@@ -48,6 +48,7 @@ def test_an_origin_is_an_address(address: str) -> None:
 
 
 def _with_release(**members: object) -> Callable[[Json], object]:
+    """A change of the document: these members of release 1.5.0."""
     return lambda body: body["releases"]["1.5.0"].update(members)
 
 

@@ -33,6 +33,7 @@ from tests.routers.upstreams import Reply, run_release, run_releases, send, with
 
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[dict[str, str]]:
+    """The addresses of running upstreams, one for each release."""
     with run_releases(list(NAMES)) as running:
         yield running
 
@@ -102,6 +103,18 @@ def test_a_release_gets_its_own_name_as_host_and_the_visitors_name_beside_it(
     assert reply.received["target"] == "/orders?a=%2F..%20b"
 
 
+@pytest.mark.parametrize("name", ["active", "at 10", "keeping visitors"])
+def test_a_visitor_cannot_choose_the_name_that_a_release_sees(
+    name: str, addresses: dict[str, str], tmp_path: Path
+) -> None:
+    """A release may put it into status URLs, with the key of the management API."""
+    forged = [("X-Forwarded-Host", "attacker.example"), ("Forwarded", "host=attacker.example;proto=https")]
+    with run_envoy_for(with_addresses(DOCUMENTS[name], addresses), tmp_path) as running:
+        reply = send(running.port, "/orders", forged, method="POST")
+    assert reply.received["headers"]["x-forwarded-host"] == "shop.example"
+    assert "forwarded" not in reply.received["headers"]
+
+
 def test_envoy_routes_an_app_with_the_most_releases(addresses: dict[str, str], tmp_path: Path) -> None:
     document = with_addresses(build_document(split={"1.5.0": 99, "1.6.0": 1}), addresses)
     for number in range(50 - len(document["releases"])):
@@ -130,6 +143,7 @@ def test_the_certificates_of_the_system_are_trusted() -> None:
 
 
 def _validation_of(cluster: Json) -> Json:
+    """How the cluster checks the certificate of its release."""
     validation: Json = cluster["transport_socket"]["typed_config"]["common_tls_context"]["validation_context"]
     return validation
 

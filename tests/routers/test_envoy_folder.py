@@ -14,6 +14,7 @@ from tests.routers.examples import ACTIVE
 
 @pytest.fixture
 def folder(tmp_path: Path) -> EnvoyFolder:
+    """The folder of an Envoy that listens on loopback. It does not exist yet."""
     return EnvoyFolder(tmp_path / "envoy", app="shop", listen=("127.0.0.1", 8080))
 
 

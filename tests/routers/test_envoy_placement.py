@@ -24,17 +24,20 @@ _NOTHING_LOADED = LoadedConfiguration("", "", frozenset())
 
 
 def _configuration(active: str, *, without: str = "") -> EnvoyConfiguration:
+    """The configuration for a document with this active release, and without the release `without`."""
     body = build_document(active=active)
     body["releases"].pop(without, None)
     return render_configuration(parse_routing_document(body))
 
 
 def _files(configuration: EnvoyConfiguration, clusters: dict[str, Json] | None = None) -> EnvoyFiles:
+    """Files with the routes of the configuration, and with its clusters unless others are given."""
     chosen = configuration.clusters if clusters is None else clusters
     return EnvoyFiles(configuration.routes_version, render_clusters_file(chosen)["version_info"], chosen)
 
 
 def _loaded(files: EnvoyFiles) -> LoadedConfiguration:
+    """An Envoy that has loaded these files completely."""
     return LoadedConfiguration(files.routes_version, files.clusters_version, frozenset(files.clusters))
 
 
@@ -114,11 +117,13 @@ class _EnvoyModel:
     written_routes: set[str] = field(default_factory=set)
 
     def read_clusters(self) -> None:
+        """Envoy reads the file of clusters, and warms them."""
         self.loaded = replace(
             self.loaded, clusters_version=self.files.clusters_version, warm_clusters=frozenset(self.files.clusters)
         )
 
     def read_routes(self) -> None:
+        """Envoy reads the file of routes, and routes by it from now on."""
         self.loaded = replace(self.loaded, routes_version=self.files.routes_version)
         self.routes = self.written_routes
 

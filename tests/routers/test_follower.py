@@ -22,18 +22,21 @@ _VERSIONS = ("1.4.0", "1.5.0", "1.6.0")
 
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[dict[str, str]]:
+    """The addresses of running upstreams, one for each release."""
     with run_releases(_VERSIONS) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def served(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A state server process."""
     with state_server(storage, tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
 @pytest.fixture
 def routed_app(served: ServerProcess, addresses: dict[str, str], tmp_path: Path) -> RoutedApp:
+    """An app with releases side by side on the state server, and a folder and port for its router."""
     app = RoutedApp(f"shop-{uuid.uuid4().hex[:12]}", served.url, dict(addresses), tmp_path, free_port())
     app.create()
     return app
@@ -95,6 +98,7 @@ def test_nothing_is_acknowledged_before_envoy_routes_by_it(routed_app: RoutedApp
 
 
 def _active_versions(app: RoutedApp) -> set[str]:
+    """The release that the last route of Envoy's file leads to: that of requests without a cookie."""
     routes = json.loads((app.folder / "routes.yaml").read_text())["resources"][0]["virtual_hosts"][0]["routes"]
     return {routes[-1]["route"]["cluster"]}
 
@@ -106,6 +110,7 @@ def test_no_request_fails_while_the_routing_flips(routed_app: RoutedApp) -> None
     is_done = threading.Event()
 
     def send_requests() -> None:
+        """Send requests through Envoy until the test ends, and keep each status and release."""
         while not is_done.is_set():
             reply = send(routed_app.port, "/", method="POST")
             statuses.append(reply.status)
@@ -126,6 +131,7 @@ def test_no_request_fails_while_the_routing_flips(routed_app: RoutedApp) -> None
 
 def test_a_release_that_was_removed_leaves_envoy(routed_app: RoutedApp) -> None:
     def clusters() -> set[str]:
+        """The clusters in Envoy's file."""
         resources = json.loads((routed_app.folder / "clusters.yaml").read_text())["resources"]
         return {cluster["name"] for cluster in resources}
 

@@ -33,6 +33,8 @@ class _SteppedServer:
         self._remaining = requests
 
     def get_routing(self, *, wait_seconds: int, etag: str | None, router: str | None) -> tuple[Json, str] | None:
+        """Return the document to a follower that has none. Otherwise let the whole waiting time pass without a
+        change."""
         if not self._remaining:
             raise _Stopped
         self._remaining -= 1
@@ -61,6 +63,7 @@ def _follow(folder: Path, start: datetime, requests: int) -> tuple[_SteppedServe
 
 
 def _keeps_visitors(folder: Path) -> bool:
+    """Whether Envoy's routes still lead visitors of release 1.4.0 back to it."""
     return sticky_token("1.4.0") in (folder / "routes.yaml").read_text()
 
 
@@ -93,6 +96,7 @@ def test_a_request_of_a_confirmed_router_waits_no_longer_than_visits_last(
     folder = EnvoyFolder(tmp_path, app="shop", listen=("127.0.0.1", 8080))
 
     def load_at_once(_: Path) -> LoadedConfiguration:
+        """An Envoy that has loaded the files as soon as they are written."""
         files = folder.read_files()
         return LoadedConfiguration(files.routes_version, files.clusters_version, frozenset(files.clusters))
 
@@ -105,6 +109,7 @@ def test_a_request_of_a_confirmed_router_waits_no_longer_than_visits_last(
 
 def test_a_failure_of_envoy_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> LoadedConfiguration:
+        """An Envoy whose admin interface does not respond."""
         raise EnvoyUnclear("Envoy does not respond")
 
     monkeypatch.setattr(follower, "read_loaded_configuration", refuse)

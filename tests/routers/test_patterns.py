@@ -47,6 +47,7 @@ def _find_task_hub_by_patterns(target: str) -> str | None:
 
 
 def _assert_same(target: str) -> None:
+    """The patterns find the same task hub in a request as the rules do."""
     task_hub = find_task_hub(target)
     expected = None if task_hub is None else task_hub.lower() if task_hub.lower() in _TASK_HUBS else ""
     assert _find_task_hub_by_patterns(target) == expected

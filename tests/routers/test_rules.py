@@ -16,18 +16,22 @@ _VISITED = ("1.5.0", "1.6.0")
 
 
 def _current_document(name: str) -> RoutingDocument:
+    """The example document with this name, as it is at the test's time."""
     return end_sticky_visits(parse_routing_document(DOCUMENTS[name]), _NOW)
 
 
 def _split(share: int) -> RoutingDocument:
+    """A document in which release 1.6.0 gets this share, in percent."""
     return parse_routing_document(build_document(split={"1.5.0": 100 - share, "1.6.0": share}))
 
 
 def _draw_nothing() -> int:
+    """Fail if a bucket is drawn."""
     raise AssertionError("a bucket is drawn although the request decides")
 
 
 def _draw(bucket: int) -> Callable[[], int]:
+    """A draw that always gives this bucket."""
     return lambda: bucket
 
 

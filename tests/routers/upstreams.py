@@ -31,9 +31,10 @@ def run_release(version: str, tls: SSLContext | None = None) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            """Answer with the release's version and the request as it arrived."""
             length = int(self.headers.get("Content-Length", "0"))
             self.rfile.read(length)
-            headers = {name.lower(): value for name, value in self.headers.items()}
+            headers = {name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers}
             body = json.dumps({"release": version, "target": self.path, "headers": headers}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -43,7 +44,7 @@ def run_release(version: str, tls: SSLContext | None = None) -> Iterator[str]:
         do_POST = do_GET  # noqa: N815  # the name that the base class calls
 
         def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  # the base class's name
-            pass
+            """Write no access log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -58,7 +58,9 @@ class AppClient:
         return hub
 
     def publish(self, *events: Any) -> None:
+        """Send events, all of which must be recorded."""
         assert self.request_json("POST", "/api/events", list(events))["quarantined"] == 0
 
     def history(self) -> Any:
+        """The audit log of the app, newest first."""
         return self.request_json("GET", "/history")["history"]

@@ -21,6 +21,7 @@ AZURE_RUN = "https://dev.azure.com/shop/0807fc91-3b1c-4c5e-9d55-1b1a3d6f2a11/_bu
 
 
 def github_environment(folder: Path) -> dict[str, str]:
+    """The environment of a job on GitHub, with empty files for outputs and summary in this folder."""
     files = {"GITHUB_OUTPUT": folder / "output", "GITHUB_STEP_SUMMARY": folder / "summary"}
     for file in files.values():
         file.touch()
@@ -28,4 +29,5 @@ def github_environment(folder: Path) -> dict[str, str]:
 
 
 def read_outputs(folder: Path) -> dict[str, str]:
+    """The outputs that a command has set for later steps on GitHub."""
     return dict(line.split("=", 1) for line in (folder / "output").read_text().splitlines())

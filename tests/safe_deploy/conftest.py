@@ -22,6 +22,8 @@ from tests.safe_deploy.doctor_runner import register_verified_app
 from tests.safe_deploy.fault_proxy import FaultProxy, run_fault_proxy
 from tests.safe_deploy.injections import AppWithInjections
 from tests.safe_deploy.processes import server_key_entries, state_server
+from tests.safe_deploy.release_fixture import ReleaseFixture, create_release_fixture
+from tests.safe_deploy.shifted_server import ShiftedServer, serve_with_shifted_clock
 from tests.safe_deploy.wait_scenario import WaitScenario
 
 
@@ -38,23 +40,27 @@ def served(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def app_client(served: ServerProcess) -> AppClient:
+    """A client of an app of its own on the session's state server."""
     return AppClient(served.url)
 
 
 @pytest.fixture(scope="session")
 def server(served: ServerProcess) -> Iterator[httpx.Client]:
+    """An HTTP client with the key of an administrator."""
     with open_admin_client(served.url) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Starts CLI processes by a fork, which is much faster than starting Python for each."""
     with run_fork_server(tmp_path_factory.mktemp("exits")) as fork_server:
         yield fork_server
 
 
 @pytest.fixture
 def deployment_fixture(server: httpx.Client, fork_server: ForkServer, tmp_path: Path, app: str) -> DeploymentFixture:
+    """An app with slots at the fake `az`, and a task hub that is ready to be deployed."""
     return create_deployment_fixture(server, fork_server, tmp_path, app)
 
 
@@ -84,6 +90,37 @@ def connection_proxy(server: httpx.Client, deployment_fixture: DeploymentFixture
     deployment_fixture.url = direct_url
 
 
+@pytest.fixture(scope="session")
+def shifted_server(storage: StorageSettings) -> Iterator[ShiftedServer]:
+    """A server with keys, whose clock tests can advance."""
+    with serve_with_shifted_clock(storage) as shifted_server:
+        yield shifted_server
+
+
+@pytest.fixture(scope="session")
+def shifted_client(shifted_server: ShiftedServer) -> Iterator[httpx.Client]:
+    with open_admin_client(shifted_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def releases(
+    shifted_server: ShiftedServer, shifted_client: httpx.Client, fork_server: ForkServer, tmp_path: Path
+) -> ReleaseFixture:
+    """An app with releases side by side, and none yet."""
+    releases = create_release_fixture(shifted_client, fork_server, tmp_path, shifted_server.clock)
+    releases.create()
+    return releases
+
+
+@pytest.fixture
+def releases_proxy(releases: ReleaseFixture) -> Iterator[ConnectionProxy]:
+    """A proxy through which safe-deploy reaches the server."""
+    with run_connection_proxy(releases.cli.url) as connection_proxy:
+        releases.cli.url = connection_proxy.url
+        yield connection_proxy
+
+
 @pytest.fixture
 def proxy(served: ServerProcess) -> Iterator[FaultProxy]:
     """A proxy to the server that can inject faults."""
@@ -93,6 +130,7 @@ def proxy(served: ServerProcess) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def wait_scenario(app_client: AppClient) -> WaitScenario:
+    """An app whose slot becomes ready when the test says so."""
     return WaitScenario(app_client)
 
 
@@ -112,4 +150,5 @@ def registered_app(app_client: AppClient, storage: StorageSettings) -> AppClient
 
 @pytest.fixture(scope="session")
 def app_with_injections(served: ServerProcess) -> AppWithInjections:
+    """An app whose names and reasons hold what a log or a terminal would take for commands."""
     return AppWithInjections(AppClient(served.url))

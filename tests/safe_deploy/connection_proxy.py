@@ -39,6 +39,8 @@ def run_connection_proxy(url: str) -> Iterator[ConnectionProxy]:
 
     class Handler(BaseHTTPRequestHandler):
         def handle_request(self) -> None:
+            """Forward one request, or close the connection before the request or before the response, as the test has
+            chosen."""
             request_body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             request = (self.command, urlsplit(self.path).path)
             with turn:
@@ -58,6 +60,7 @@ def run_connection_proxy(url: str) -> Iterator[ConnectionProxy]:
         do_GET = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815  # the names that http.server calls
 
         def _forward(self, request_body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+            """Send the request to the server. Returns status, headers and body of its response."""
             connection = http.client.HTTPConnection(parts.hostname or HOST, parts.port, timeout=60)
             try:
                 kept = {name: value for name, value in self.headers.items() if name.lower() != "connection"}

@@ -133,6 +133,7 @@ class RunningCli:
         return CliResult(code, self.out.read_text(), self.err.read_text())
 
     def send(self, sent_signal: signal.Signals) -> None:
+        """Send a signal to the process of the CLI."""
         os.kill(self.pid, sent_signal)
 
 
@@ -267,6 +268,7 @@ class DeploymentFixture:
         self.fake_azure.reset({self.app: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
 
     def get_app(self) -> Any:
+        """The response of GetApp."""
         response = self.server.get(f"/api/apps/{self.app}")
         assert response.status_code == 200, response.text
         return response.json()
@@ -333,6 +335,7 @@ def create_deployment_fixture(
 
 
 def open_admin_client(url: str) -> httpx.Client:
+    """An HTTP client with the key of an administrator."""
     return httpx.Client(base_url=url, headers={"x-functions-key": KEYS["admin"]}, timeout=60)
 
 

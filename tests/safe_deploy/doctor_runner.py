@@ -29,6 +29,7 @@ class CheckResults(dict[str, tuple[str, str]]):
         self.err = result.err
 
     def failed_checks(self) -> list[str]:
+        """The names of the checks that have failed."""
         return [check for check, (status, _) in self.items() if status == "failed"]
 
 

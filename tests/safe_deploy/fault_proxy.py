@@ -63,6 +63,7 @@ class FaultProxy:
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def always_inject(self, fault: Fault) -> None:
+        """Answer every request with this fault."""
         self.fault = lambda number: fault
 
 

@@ -84,6 +84,8 @@ def _redirected_streams(out: BinaryIO, err: BinaryIO) -> Iterator[None]:
 
 @contextmanager
 def _replaced_globals(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[None]:
+    """Give a command in this process the arguments and the environment of a process of its own, and undo what it
+    changes."""
     handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in _HANDLED_SIGNALS}
     with (
         patch.object(sys, "argv", ["safe-deploy", *argv]),

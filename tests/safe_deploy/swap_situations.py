@@ -20,6 +20,7 @@ PENDING_SWAP = PendingSwap(
 
 
 def record(production: str | None, slot: str | None, **members: Any) -> RecordedSlots:
+    """What the server has on record: the task hubs of production and of slot staging."""
     return RecordedSlots(**{"app": "shop", "slot_name": "staging", "production": production, "slot": slot, **members})
 
 

@@ -16,6 +16,7 @@ SETTINGS = {"AzureWebJobsStorage": SECRET, "TASK_HUB": "shop150"}
 
 
 def make_app(settings: dict[str, str] | None = None, **members: Any) -> dict[str, Any]:
+    """A Function App at the fake `az`, with these further settings."""
     return {
         "resourceGroup": "shop-rg",
         "slots": {"production": {"settings": {**SETTINGS, **(settings or {})}}},
@@ -25,6 +26,7 @@ def make_app(settings: dict[str, str] | None = None, **members: Any) -> dict[str
 
 @pytest.fixture
 def fake_azure(tmp_path: Path) -> FakeAzure:
+    """A fake `az` with the Function Apps of two releases."""
     install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
     fake_azure = FakeAzure(tmp_path / "cloud.json")
     fake_azure.reset({"shop-140": make_app(), "shop-150": make_app()})
@@ -33,11 +35,13 @@ def fake_azure(tmp_path: Path) -> FakeAzure:
 
 @pytest.fixture
 def path(fake_azure: FakeAzure) -> str:
+    """The PATH on which `az` is the fake one."""
     return path_of(fake_azure)
 
 
 @pytest.fixture
 def function_apps(path: str) -> FunctionApps:
+    """The Function Apps of the group, as the CLI reads and changes them."""
     return FunctionApps("shop-rg", environment={"PATH": path})
 
 
@@ -271,6 +275,12 @@ def test_a_warning_of_az_is_ignored(function_apps: FunctionApps, fake_azure: Fak
     fake_azure.set_fault("all", exit_code=None, warning="This command is in preview. (ResourceNotFound) az login")
     function_apps.set_disabled("shop-150", ["Nightly"], disabled=True)
     assert function_apps.list_disabled("shop-150") == {"Nightly"}
+
+
+def test_a_failure_is_not_explained_by_a_warning(function_apps: FunctionApps, fake_azure: FakeAzure) -> None:
+    fake_azure.set_fault("all", message="(Conflict) Busy.", warning="Please run az login. (ResourceNotFound)")
+    with pytest.raises(AzureUnavailable, match="az failed with exit code 1 Conflict about resource group 'shop-rg'"):
+        function_apps.find_by_address("https://shop-150.azurewebsites.net")
 
 
 def test_a_change_that_fails_says_why_without_output_of_az(function_apps: FunctionApps, fake_azure: FakeAzure) -> None:

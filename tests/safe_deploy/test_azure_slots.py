@@ -36,16 +36,19 @@ SHOP = make_target()
 
 @pytest.fixture
 def fake_azure(tmp_path: Path) -> FakeAzure:
+    """A fake `az` with an app that has production and slot staging."""
     return create_fake_function_app(tmp_path)
 
 
 @pytest.fixture
 def path(fake_azure: FakeAzure) -> str:
+    """The PATH on which `az` is the fake one."""
     return path_of(fake_azure)
 
 
 @pytest.fixture
 def azure(path: str) -> DeploymentSlots:
+    """The slots of the app, as the CLI reads them."""
     return DeploymentSlots(SHOP, environment={"PATH": path})
 
 
@@ -266,6 +269,7 @@ def test_an_interrupted_query_leaves_no_az_running(fake_azure: FakeAzure) -> Non
     slow = SlowAz(fake_azure)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        """Interrupt the test as a signal interrupts a command."""
         raise Stopped
 
     previous_handler = signal.signal(signal.SIGALRM, stop)

@@ -64,6 +64,7 @@ names = st.from_regex(r"[a-z]{1,8}(-[a-z]{1,8}){0,2}", fullmatch=True)
 
 
 def detect(environment: Mapping[str, str]) -> tuple[CiSystem, StringIO]:
+    """The CI system of these environment variables, and the stream that it writes to."""
     stderr = StringIO()
     return detect_ci_system(environment, stderr), stderr
 

@@ -179,6 +179,7 @@ def test_instances_shows_the_active_instances_of_the_slot_by_default(app_client:
     app_client.publish(event(app_client.hub, "new"), *ended_one)
 
     def list_ids(*options: str) -> list[str]:
+        """The ids that the command `instances` prints with these options, sorted."""
         result = app_client.run_cli("instances", *options, "--output", "json", role="reader")
         assert result.code == ExitCode.DONE
         return sorted(instance["instanceId"] for instance in result.json()["instances"])

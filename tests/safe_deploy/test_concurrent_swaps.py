@@ -65,6 +65,7 @@ def test_a_swap_that_another_run_confirms_meanwhile_is_not_repeated(
     staged.report_swap(staged.new, "Pending")
 
     def swap_and_confirm_before_second_request(request_number: int, request: Request) -> bool:
+        """Let the other run swap and report it, just before the second request of this run."""
         if request_number == 2:
             # The run that seemed to be interrupted is still active. It swaps and confirms.
             subprocess.run([staged.bin_folder / "az", *staged.az_swap_command[1:]], check=True)
@@ -81,6 +82,7 @@ def test_an_app_that_changes_meanwhile_is_read_again(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy
 ) -> None:
     def change_app_before_second_request(request_number: int, request: Request) -> bool:
+        """Change the app just before the second request of this run."""
         if request_number == 2:
             staged.server.put(f"/api/apps/{staged.app}", json={"policy": {"settleSeconds": 7}})
         return False
@@ -95,6 +97,7 @@ def test_an_app_that_keeps_changing_is_a_conflict_and_no_swap_starts(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy
 ) -> None:
     def change_app_before_each_post(request_number: int, request: Request) -> bool:
+        """Change the app just before each POST of this run, so that its ETag is always old."""
         if request[0] == "POST":
             staged.server.put(f"/api/apps/{staged.app}", json={"policy": {"settleSeconds": request_number}})
         return False
@@ -111,6 +114,7 @@ def test_a_broken_connection_is_retried(
     staged: DeploymentFixture, connection_proxy: ConnectionProxy, cut_request: int, *, reaches_server: bool
 ) -> None:
     def is_cut(request_number: int, request: Request) -> bool:
+        """Whether the connection is closed at this request."""
         return request_number == cut_request
 
     if reaches_server:

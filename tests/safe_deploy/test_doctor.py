@@ -185,6 +185,7 @@ def inject_fault_at_path(proxy: FaultProxy, end: str, fault: Fault, method: str 
     """Inject a fault into requests with this method whose path ends with `end`."""
 
     def choose_fault(request_number: int) -> Fault | None:
+        """The fault for the request that the test names; none for all others."""
         request = proxy.received[request_number]
         is_chosen = request.method == method and request.path.partition("?")[0].endswith(end)
         return fault if is_chosen else None

@@ -12,6 +12,7 @@ from tests.safe_deploy.doctor_runner import CheckResults, run_doctor, set_slot_t
 
 
 def run_doctor_with_azure(app_client: AppClient, *options: str) -> tuple[CheckResults, dict[str, tuple[str, str]]]:
+    """Run doctor with the options for Azure. Returns all results, and those of the checks of Azure."""
     results = run_doctor(app_client, "--resource-group", RESOURCE_GROUP, *options)
     return results, {check: message for check, message in results.items() if check.startswith("Azure")}
 

@@ -14,11 +14,13 @@ from tests.safe_deploy.fake_function_app import SECRET, SWAP, az, create_fake_fu
 
 @pytest.fixture
 def fake_azure(tmp_path: Path) -> FakeAzure:
+    """A fake `az` with an app that has production and slot staging."""
     return create_fake_function_app(tmp_path)
 
 
 @pytest.fixture
 def path(fake_azure: FakeAzure) -> str:
+    """The PATH on which `az` is the fake one."""
     return path_of(fake_azure)
 
 

@@ -93,6 +93,7 @@ def pip_command(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """The CLI, installed in an environment of its own as the action installs it."""
     project = copy_project(tmp_path_factory.mktemp("project"))
     folder = tmp_path_factory.mktemp("installed") / "venv"
     # This environment's pip is used instead, which saves a third of the time.

@@ -105,6 +105,7 @@ def run_in_terminal(arguments: list[str], variables: dict[str, str], columns: in
         received = bytearray()
 
         def read_until_closed() -> None:
+            """Keep what the process writes to its terminal, until it closes the terminal."""
             with suppress(OSError):  # reading fails when the process has closed the terminal
                 while output := os.read(terminal_end, 65536):
                     received.extend(output)

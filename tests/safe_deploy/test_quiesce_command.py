@@ -1,16 +1,18 @@
 """The command line of `safe-deploy quiesce` and `unquiesce`, with a real server and the fake `az`."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.processes import wait_until
 from safe_deploy.errors import ExitCode
 from tests.conftest import new_hub_name
 from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.fake_function_app import SECRET, path_of
-from tests.safe_deploy.processes import CliResult
+from tests.safe_deploy.processes import CliResult, build_command_line, environment
 
 
 class QuiescedApp:
@@ -30,16 +32,19 @@ class QuiescedApp:
         app_client.request_json("PUT", "/routing", {"active": "1.4.0"})
 
     def run(self, *arguments: str, group: str = "shop-rg", **variables: str) -> CliResult:
+        """Run a command against the app and the fake `az`."""
         variables = {"PATH": path_of(self.fake_azure), "SAFE_DEPLOY_RESOURCE_GROUP": group, **variables}
         return self.client.run_cli(*arguments, role="deployer", **variables)
 
 
 def _make_function_app() -> dict[str, Any]:
+    """A Function App at the fake `az`, in which no function is disabled."""
     return {"resourceGroup": "shop-rg", "slots": {"production": {"settings": {"AzureWebJobsStorage": SECRET}}}}
 
 
 @pytest.fixture
 def quiesced_app(app_client: AppClient, tmp_path: Path) -> QuiescedApp:
+    """An app with two releases and a function that must run in one of them only."""
     return QuiescedApp(app_client, tmp_path)
 
 
@@ -101,7 +106,7 @@ def test_functions_of_a_release_that_is_being_removed_stay_disabled(quiesced_app
     ("arguments", "code", "message"),
     [
         pytest.param(("--version", "1.6.0"), ExitCode.FAILURE, "Its releases: 1.4.0, 1.5.0", id="unknown release"),
-        pytest.param((), ExitCode.USAGE, "--version and --resource-group are required", id="no version"),
+        pytest.param((), ExitCode.USAGE, "Missing option '--version'", id="no version"),
         pytest.param(("--version", "1.5.0", "--functions", "Send-All"), ExitCode.USAGE, "on Linux", id="hyphen"),
         pytest.param(
             ("--version", "1.5.0", "--resource-group", "a;b"), ExitCode.USAGE, "Check --resource-group", id="group"
@@ -134,6 +139,22 @@ def test_an_app_with_slots_is_refused(app_client: AppClient) -> None:
     result = app_client.run_cli("quiesce", *options)
     assert result.code == ExitCode.CONFLICT
     assert "has slots" in result.stderr
+
+
+def test_a_killed_command_can_be_repeated_while_its_az_still_runs(quiesced_app: QuiescedApp, tmp_path: Path) -> None:
+    fake_azure, released = quiesced_app.fake_azure, tmp_path / "released"
+    fake_azure.set_fault("appsettings set", exit_code=None, call_count=1, wait_for_file=str(released))
+    arguments = ("quiesce", "--version", "1.5.0", "--resource-group", "shop-rg")
+    variables = quiesced_app.client.build_environment("deployer", PATH=path_of(fake_azure))
+    with subprocess.Popen(build_command_line(*arguments), env=environment(variables)) as process:
+        wait_until(lambda: fake_azure.count_calls("functionapp config appsettings set") == 1, "az changes the settings")
+        process.kill()
+    assert quiesced_app.run(*arguments).code == ExitCode.DONE
+    assert fake_azure.count_restarts("shop-150") == 1
+    released.touch()
+    wait_until(lambda: fake_azure.count_restarts("shop-150") == 2, "the first az has changed the settings")
+    assert fake_azure.settings("shop-150")["AzureWebJobs.Nightly.Disabled"] == "true"
+    assert "is not restarted" in quiesced_app.run(*arguments).stderr
 
 
 def test_a_failure_of_az_is_one_line_without_its_output(quiesced_app: QuiescedApp) -> None:

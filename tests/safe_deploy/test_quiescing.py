@@ -13,7 +13,13 @@ from safe_deploy.quiescing import PromotionAction, ReleaseFunctions, order_actio
 from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 from tests.safe_deploy.fake_function_app import path_of
 
-ORDERS = [(order, rollback) for order in ("gap", "overlap") for rollback in (False, True)]
+CASES = [
+    pytest.param(order, rollback, had_traffic, id=f"{order}, {rollback=}, {had_traffic=}")
+    for order in ("gap", "overlap")
+    for rollback in (False, True)
+    for had_traffic in (False, True)
+]
+each_case = pytest.mark.parametrize(("order", "rollback", "had_traffic"), CASES)
 
 
 # --- the order of a promotion ---
@@ -28,6 +34,7 @@ class TwoReleases:
     """The releases in which the functions are enabled."""
 
     def carry_out(self, action: PromotionAction) -> None:
+        """Take one step of a promotion."""
         if action is PromotionAction.ROUTE:
             self.active = "new"
         elif action is PromotionAction.QUIESCE:
@@ -36,9 +43,11 @@ class TwoReleases:
             self.running |= {"new"}
 
 
-@pytest.mark.parametrize(("order", "rollback"), ORDERS)
-def test_a_promotion_that_was_interrupted_anywhere_ends_in_the_same_state(order: str, *, rollback: bool) -> None:
-    actions = order_actions(order, rollback=rollback)
+@each_case
+def test_a_promotion_that_was_interrupted_anywhere_ends_in_the_same_state(
+    order: str, *, rollback: bool, had_traffic: bool
+) -> None:
+    actions = order_actions(order, rollback=rollback, had_traffic=had_traffic)
     for completed in range(len(actions) + 1):
         releases = TwoReleases()
         for action in (*actions[:completed], *actions):
@@ -46,13 +55,13 @@ def test_a_promotion_that_was_interrupted_anywhere_ends_in_the_same_state(order:
         assert releases == TwoReleases(active="new", running={"new"})
 
 
-@pytest.mark.parametrize(("order", "rollback"), ORDERS)
+@each_case
 def test_with_a_gap_never_two_releases_run_the_functions_and_with_an_overlap_always_one_does(
-    order: str, *, rollback: bool
+    order: str, *, rollback: bool, had_traffic: bool
 ) -> None:
     releases = TwoReleases()
     counts = []
-    for action in order_actions(order, rollback=rollback):
+    for action in order_actions(order, rollback=rollback, had_traffic=had_traffic):
         releases.carry_out(action)
         counts.append(len(releases.running))
     assert max(counts) == (1 if order == "gap" else 2)
@@ -62,14 +71,14 @@ def test_with_a_gap_never_two_releases_run_the_functions_and_with_an_overlap_alw
 def test_with_a_gap_the_release_before_never_runs_the_functions_without_traffic() -> None:
     """Otherwise it could take a message that the next release has sent."""
     releases = TwoReleases()
-    for action in order_actions("gap", rollback=False):
+    for action in order_actions("gap", rollback=False, had_traffic=False):
         releases.carry_out(action)
         assert releases.active == "old" or "old" not in releases.running
 
 
 def test_with_an_overlap_no_app_restarts_while_it_has_traffic() -> None:
     releases = TwoReleases()
-    for action in order_actions("overlap", rollback=False):
+    for action in order_actions("overlap", rollback=False, had_traffic=False):
         restarted = {PromotionAction.QUIESCE: "old", PromotionAction.UNQUIESCE: "new"}.get(action)
         assert restarted != releases.active
         releases.carry_out(action)
@@ -77,7 +86,16 @@ def test_with_an_overlap_no_app_restarts_while_it_has_traffic() -> None:
 
 @pytest.mark.parametrize("order", ["gap", "overlap"])
 def test_a_rollback_moves_the_visitors_before_anything_else(order: str) -> None:
-    assert order_actions(order, rollback=True)[0] is PromotionAction.ROUTE
+    assert order_actions(order, rollback=True, had_traffic=True)[0] is PromotionAction.ROUTE
+
+
+@each_case
+def test_the_functions_of_a_release_that_may_be_removed_are_enabled_after_the_server_has_routed_to_it(
+    order: str, *, rollback: bool, had_traffic: bool
+) -> None:
+    actions = order_actions(order, rollback=rollback, had_traffic=had_traffic)
+    is_enabled_before = actions.index(PromotionAction.UNQUIESCE) < actions.index(PromotionAction.ROUTE)
+    assert is_enabled_before == (order == "overlap" and not rollback and not had_traffic)
 
 
 # --- the Function App of a release ---
@@ -95,6 +113,7 @@ GONE = Release("1.3.0", "https://shop-130.azurewebsites.net")
 
 @pytest.fixture
 def fake_azure(tmp_path: Path) -> FakeAzure:
+    """A fake `az` with the Function App of one release."""
     install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
     fake_azure = FakeAzure(tmp_path / "cloud.json")
     fake_azure.reset({"shop-140": {"resourceGroup": "shop-rg", "slots": {"production": {}}}})
@@ -113,12 +132,14 @@ class QuiescedRelease:
         )
 
     def take_reports(self) -> str:
+        """The lines that were reported since the last call."""
         reported, self.reported[:] = "\n".join(self.reported), []
         return reported
 
 
 @pytest.fixture
 def quiescing(fake_azure: FakeAzure) -> QuiescedRelease:
+    """A release whose functions the test disables and enables."""
     return QuiescedRelease(path_of(fake_azure))
 
 
@@ -146,9 +167,9 @@ def test_functions_are_disabled_and_enabled_by_one_restart_each(
 def test_functions_that_are_as_wanted_cause_no_restart_and_that_is_said(
     quiescing: QuiescedRelease, fake_azure: FakeAzure
 ) -> None:
-    quiescing.release_functions.quiesce(RELEASE)
+    assert quiescing.release_functions.quiesce(RELEASE)
     quiescing.take_reports()
-    quiescing.release_functions.quiesce(RELEASE)
+    assert not quiescing.release_functions.quiesce(RELEASE)
     assert "disabled already, so Function App shop-140 is not restarted" in quiescing.take_reports()
     assert fake_azure.count_restarts("shop-140") == 1
 

@@ -14,6 +14,7 @@ from tests.safe_deploy.fake_function_app import az, path_of
 
 @pytest.fixture
 def fake_azure(tmp_path: Path) -> FakeAzure:
+    """A fake `az` with a scheduler that has one task hub."""
     install_fake_az(tmp_path / "bin", tmp_path / "cloud.json")
     fake_azure = FakeAzure(tmp_path / "cloud.json")
     reset_scheduler(fake_azure)
@@ -21,16 +22,19 @@ def fake_azure(tmp_path: Path) -> FakeAzure:
 
 
 def reset_scheduler(fake_azure: FakeAzure, **members: object) -> None:
+    """Give the cloud one scheduler with one task hub, and with these further members."""
     fake_azure.reset({}, {"shop-dts": {"resourceGroup": "shop-rg", "taskHubs": ["shop140"], **members}})
 
 
 @pytest.fixture
 def path(fake_azure: FakeAzure) -> str:
+    """The PATH on which `az` is the fake one."""
     return path_of(fake_azure)
 
 
 @pytest.fixture
 def scheduler(path: str) -> SchedulerTaskHubs:
+    """The scheduler, as the CLI reads and changes it."""
     return SchedulerTaskHubs("shop-dts", "shop-rg", environment={"PATH": path})
 
 

@@ -177,6 +177,7 @@ def test_an_unexpected_error_does_not_show_the_key(app_client: AppClient) -> Non
 
 def test_the_client_refuses_invalid_keys_urls_and_run_urls() -> None:
     def create_client(url: str = "https://shop.example", key: str = "", caller: Any = None) -> StateServerClient:
+        """A client that is not connected yet."""
         return StateServerClient(url, "shop", key=key, caller=caller or PipelineCaller(), report=print)
 
     with pytest.raises(UsageError):

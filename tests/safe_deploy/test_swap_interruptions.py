@@ -69,6 +69,7 @@ def test_an_unavailable_server_leaves_the_swap_pending_with_a_command_to_run(
     outcome_request = 3  # after the requests that read the app and record the pending swap
 
     def is_outcome_or_later(request_number: int, request: Request) -> bool:
+        """Whether this request reports the outcome of the swap, or comes after that."""
         return request_number >= outcome_request
 
     connection_proxy.cut_before_request = is_outcome_or_later
@@ -96,6 +97,7 @@ def test_no_swap_starts_if_the_server_is_unavailable(
     pending_swap_request = 2  # after the request that reads the app
 
     def is_pending_swap_or_later(request_number: int, request: Request) -> bool:
+        """Whether this request reports that the swap begins, or comes after that."""
         return request_number >= pending_swap_request
 
     connection_proxy.cut_before_request = is_pending_swap_or_later
@@ -213,6 +215,7 @@ def test_a_signal_while_the_outcome_is_reported_does_not_stop_the_report(
     outcome_request = 3  # after the requests that read the app and record the pending swap
 
     def send_signal_at_outcome(request_number: int, request: Request) -> bool:
+        """Send the signal to the CLI when it reports the outcome."""
         if request_number == outcome_request:
             assert has_process.wait(60)
             running[0].send(stop_signal)

@@ -68,6 +68,7 @@ class SimulatedSwap:
 
     @property
     def recorded(self) -> RecordedSlots:
+        """What the server would answer now."""
         return record(self.production, self.slot, pending_swap=self.pending_swap)
 
     @property
@@ -76,12 +77,15 @@ class SimulatedSwap:
         return (self.production, self.slot) == (self.azure.production, self.azure.slot)
 
     def observe(self, *, unreadable: bool = False) -> ObservedSlots | None:
+        """What Azure shows now; None if it cannot be read."""
         return self.azure if self.is_observable and not unreadable else None
 
     def exchange_record(self) -> None:
+        """Exchange the task hubs on the server's record, as PostSwap does."""
         self.production, self.slot = self.slot, self.production
 
     def swap_azure(self) -> None:
+        """Exchange the task hubs in Azure, as the swap command does."""
         self.azure = ObservedSlots(self.azure.slot, self.azure.production)
         self.swap_count += 1
 

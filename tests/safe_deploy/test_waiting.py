@@ -48,6 +48,7 @@ def test_a_command_that_runs_in_this_process_restores_the_state_of_the_process(w
     handled_signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def read_process_state() -> list[object]:
+        """What a command in this process could change and must leave as it was."""
         streams = [(stream, os.fstat(number)) for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr))]
         return [
             dict(os.environ),
@@ -91,6 +92,7 @@ def test_one_request_waits_at_the_server_until_the_slot_is_ready(
     """The server answers the waiting request when the instance ends, so no further request is sent."""
 
     def end_orders_during_request() -> None:
+        """End the orders while the request of the CLI waits."""
         wait_until(lambda: len(proxy.received) == 1, "a request arrives")
         wait_scenario.end()
 
@@ -179,6 +181,7 @@ def test_the_wait_continues_through_restarts_of_the_server(storage: StorageSetti
     with ExitStack() as servers:
 
         def start_server() -> ServerProcess:
+            """Start a state server on the port that the CLI asks."""
             return servers.enter_context(state_server(storage, tmp_path, server_key_entries(), port))
 
         first_server = start_server()
@@ -186,6 +189,7 @@ def test_the_wait_continues_through_restarts_of_the_server(storage: StorageSetti
         with run_fault_proxy(first_server.url) as proxy:
 
             def restart_server_twice() -> None:
+                """Stop the server while the CLI waits, kill the next one, and end the orders at the third."""
                 wait_until(lambda: len(proxy.received) == 1, "a request arrives")
                 first_server.stop()
                 second_server, request_count = start_server(), len(proxy.received)
@@ -230,6 +234,7 @@ def test_a_broken_connection_is_retried_by_the_wait(
     """The connection breaks before a request reaches the server, and before a response arrives."""
 
     def cut_before_request(number: int, request: Request) -> bool:
+        """Close the connection at the first request, and end the orders at the third."""
         if number == 3:
             wait_scenario.end()
         return number == 1
@@ -328,6 +333,7 @@ def test_a_key_that_is_revoked_ends_the_wait(wait_scenario: WaitScenario, proxy:
 
 
 def github_environment(folder: Path) -> dict[str, str]:
+    """The environment of a job on GitHub, whose files are in this folder."""
     files = {"GITHUB_OUTPUT": str(folder / "output"), "GITHUB_STEP_SUMMARY": str(folder / "summary")}
     return {"GITHUB_ACTIONS": "true", "CI": "true", **files}
 

@@ -50,6 +50,7 @@ def run_in_terminal(arguments: list[str], variables: dict[str, str], *, terminal
         started = TerminalRun(process)
 
         def read_terminal_output() -> None:
+            """Keep what the CLI draws in its terminal, until it closes the terminal."""
             # Reading fails when the process has closed the terminal.
             with suppress(OSError):
                 while output_part := os.read(terminal_end, 65536):
@@ -82,11 +83,13 @@ def test_a_terminal_shows_a_table_of_the_blockers_that_is_kept_up_to_date(
         wait_until(lambda: name in window.output, f"{name!r} is in the table")
 
     def begin_second_order() -> None:
+        """Begin another order once the table shows the first."""
         wait_until_drawn(b"order-1    ProcessOrder ")
         assert b"order-2 " not in window.output
         wait_scenario.begin("order-2")
 
     def end_both_orders() -> None:
+        """End the orders once the table shows the second."""
         wait_until_drawn(b"order-2    ProcessOrder ")
         wait_scenario.end()
 

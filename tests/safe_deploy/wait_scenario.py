@@ -54,6 +54,7 @@ class WaitScenario:
         """Run or inject one step at each request. At the request after the last step, all orders end."""
 
         def fault(number: int) -> Fault | None:
+            """Take the step for this request: inject its fault or call it. After the last step, the orders end."""
             self.times.append(time.monotonic())
             step = steps[number] if number < len(steps) else None
             if number == len(steps):

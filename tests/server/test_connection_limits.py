@@ -99,6 +99,7 @@ async def serve_application(
     port = server.sockets[0].getsockname()[1]
 
     async def connect(request: bytes) -> Connection:
+        """Open a connection and send these bytes, which may be only a part of a request."""
         reader, writer = await asyncio.open_connection(HOST, port, limit=PART_BYTES)
         writers.append(writer)
         writer.write(request)

@@ -96,6 +96,7 @@ def test_a_connection_is_closed_if_its_request_head_is_not_complete_in_time(
         stop_sending = threading.Event()
 
         def send_bytes_slowly() -> None:
+            """Send one byte at a time to both connections, as a slow or hostile client does."""
             while not stop_sending.wait(0.5):
                 for connection in (slow, reused):
                     send_unless_closed(connection, b"X")

@@ -57,6 +57,7 @@ def test_openapi_describes_every_response(
         suppress_health_check=list(HealthCheck),
     )
     def send_generated_request(case: schemathesis.Case[Any]) -> None:
+        """Send a request that the schema allows. The response must be one that the schema describes."""
         nonlocal response_count
         if isinstance((case.query or {}).get("wait"), int):
             # Each of these requests could wait up to two minutes.

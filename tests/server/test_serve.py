@@ -91,6 +91,7 @@ def run_refusing_server() -> Iterator[RunServer]:
         stdin, stdout = process.stdin, process.stdout
 
         def run_in_child_process(arguments: list[str], settings: dict[str, str]) -> tuple[int, str]:
+            """Run the command line in the child process, with these settings. Returns exit code and output."""
             stdin.write(json.dumps([arguments, settings]) + "\n")
             stdin.flush()
             exit_code, output = json.loads(stdout.readline())
@@ -190,6 +191,7 @@ async def test_a_stopping_server_finishes_its_requests_and_ends_long_polls(
                 await http.post("/api/events", json=[event(hub, "first")])
 
                 async def hold_transactions(method: str, path: str) -> None:
+                    """Hold up transactions until the test lets them pass."""
                     if path.endswith("$batch"):
                         write_has_begun.set()
                         await write_may_continue.wait()
@@ -221,6 +223,7 @@ def test_two_servers_on_one_storage_return_the_same_state(storage: StorageSettin
         clients = [first, second]
 
         def stage_hub(number: int) -> httpx.Response:
+            """Stage a task hub of its own, through one of the two servers."""
             headers = {"X-Run-Url": f"https://ci.example/{number}"}
             body = {"taskHub": hubs[number]}
             return clients[number % 2].post(f"/api/apps/{app}/staging", json=body, headers=headers)

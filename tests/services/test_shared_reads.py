@@ -22,6 +22,7 @@ class ReadsThatTheTestEnds:
         self._ends: list[asyncio.Future[None]] = []
 
     async def __call__(self) -> int:
+        """Begin a read. It returns its number when the test ends it, and counts if it is cancelled."""
         self.begun_count += 1
         number = self.begun_count
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -44,11 +45,13 @@ class ReadsThatTheTestEnds:
 
 @pytest.fixture
 def shared() -> SharedReads[str, int]:
+    """Shared reads, none of which has begun."""
     return SharedReads()
 
 
 @pytest.fixture
 def reads() -> ReadsThatTheTestEnds:
+    """A read that returns its number, once the test ends it."""
     return ReadsThatTheTestEnds()
 
 
@@ -61,6 +64,7 @@ async def run_ready_tasks() -> None:
 def start_callers(
     shared: SharedReads[str, int], read: Callable[[], Awaitable[int]], count: int, key: str = KEY
 ) -> list[asyncio.Task[int]]:
+    """Let several callers ask for the same read."""
     return [asyncio.create_task(shared.read(key, read)) for _ in range(count)]
 
 

@@ -49,4 +49,5 @@ class EventsOnlyVerdict:
 
 
 def _now() -> Instant:
+    """The present time."""
     return Instant(int(time.time() * TICKS_PER_SECOND))

@@ -56,6 +56,7 @@ def accept_outdated_probes_in_planner_only(patch: pytest.MonkeyPatch) -> None:
 def _is_valid_without_events(
     probe: ProbeResult, activity: InstanceActivity, policy: Policy, now: Instant, *, seen_before: bool = True
 ) -> bool:
+    """Take a probe as valid although an event was recorded since."""
     return is_probe_valid(probe, replace(activity, last_recorded_at=None), policy, now, seen_before=seen_before)
 
 
@@ -76,6 +77,7 @@ def treat_unconfirmed_starts_as_ended(patch: pytest.MonkeyPatch) -> None:
     def observe_unconfirmed_as_ended(
         started: Started, observed: ObservedInstance | None, backend_id: str = ""
     ) -> ObservedState:
+        """Take a start that the backend does not show, and has never shown, as ended."""
         state = observe_state(started, observed, backend_id)
         return ObservedState.ENDED if state is ObservedState.UNCONFIRMED else state
 
@@ -94,6 +96,7 @@ def apply_confirmations_to_later_starts(patch: pytest.MonkeyPatch) -> None:
         *,
         observed_at: Instant,
     ) -> None:
+        """Confirm starts as the server does, and remember which instances were shown."""
         for _, observed in starts:
             if observed.active:
                 backend_ids[request.task_hub, observed.instance_id] = request.backend_id
@@ -102,6 +105,7 @@ def apply_confirmations_to_later_starts(patch: pytest.MonkeyPatch) -> None:
     async def read_all_as_confirmed(
         record_corrector: RecordCorrector, task_hub: str, instances: Sequence[ActiveInstance]
     ) -> Mapping[str, Started]:
+        """Take each remembered instance as confirmed, also if it was started again since."""
         starts = {instance.instance_id: start_of(instance) for instance in instances}
         starts |= await read_recorded_starts(record_corrector, task_hub, instances)
         return {
@@ -119,6 +123,7 @@ def forget_confirmations(patch: pytest.MonkeyPatch) -> None:
     async def read_nothing(
         record_corrector: RecordCorrector, task_hub: str, instances: Sequence[ActiveInstance]
     ) -> Mapping[str, Started]:
+        """Take no start as confirmed."""
         return {}
 
     patch.setattr(RecordCorrector, "read_recorded_starts", read_nothing)
@@ -128,6 +133,7 @@ def skip_control_queues(patch: pytest.MonkeyPatch) -> None:
     """The control queues are not read."""
 
     async def read_empty_snapshot(backend: AzureStorageBackend, task_hub: str) -> QueueSnapshot:
+        """Take the control queues as empty."""
         return QueueSnapshot()
 
     patch.setattr(AzureStorageBackend, "read_queue_snapshot", read_empty_snapshot)
@@ -150,6 +156,7 @@ def _truncate_pages(patch: pytest.MonkeyPatch, is_truncated: Callable[[str], boo
     async def read_truncated_page(
         backend: AzureStorageBackend, task_hub: str, since: Instant, cursor: str
     ) -> ObservedPage:
+        """Take a page as the last one although others follow it."""
         page = await read(backend, task_hub, since, cursor)
         return replace(page, cursors=()) if is_truncated(cursor) else page
 
@@ -177,6 +184,7 @@ def _exclude_status(patch: pytest.MonkeyPatch, status: str) -> None:
 
 
 def _replace_scan_filter(patch: pytest.MonkeyPatch, scan_filter: str) -> None:
+    """Let scans read the rows that match this filter, and no others."""
     patch.setattr(azure_storage, "_ACTIVE_OR_CHANGED_FILTER", scan_filter)
     patch.setattr(azure_storage, "_RANGE_FILTER", f"PartitionKey ge @from and PartitionKey lt @to and {scan_filter}")
     patch.setattr(azure_storage, "_LAST_RANGE_FILTER", f"PartitionKey ge @from and {scan_filter}")
@@ -191,6 +199,7 @@ def date_observed_ends_now(patch: pytest.MonkeyPatch) -> None:
     """An observed end is dated at the current time."""
 
     def reconcile_end_now(instance: Instance, observed: ObservedInstance | None) -> Instance:
+        """Record an end with the present time, although the instance may have ended before and started again."""
         correction = reconcile_end(instance, observed)
         assert correction.finished is not None
         now = Instant(int(time.time() * TICKS_PER_SECOND))
@@ -205,6 +214,7 @@ def ignore_observed_ends(patch: pytest.MonkeyPatch) -> None:
     def observe_ended_as_active(
         started: Started, observed: ObservedInstance | None, backend_id: str = ""
     ) -> ObservedState:
+        """Take an instance as active although the backend shows that it has ended."""
         state = observe_state(started, observed, backend_id)
         return ObservedState.ACTIVE if state is ObservedState.ENDED else state
 
@@ -224,6 +234,7 @@ def date_probes_at_their_end(patch: pytest.MonkeyPatch) -> None:
         message: str = "",
         messages: MessageEvidence | None = None,
     ) -> ProbeResult:
+        """Give a scan the time of its end as that of its beginning."""
         result = to_result(scan, status, provider, ended_at, message=message, messages=messages)
         return replace(result, began_at=ended_at)
 
@@ -235,6 +246,7 @@ def answer_fresh_requests_by_earlier_probes(patch: pytest.MonkeyPatch) -> None:
     probe_for_verdict = Verifier.probe_for_verdict
 
     async def probe_as_cached(verifier: Verifier, request: ProbeRequest) -> ProbeOutcome:
+        """Use an earlier probe although a fresh one is required."""
         mode = VerificationMode.CACHED if request.mode is VerificationMode.FRESH else request.mode
         return await probe_for_verdict(verifier, replace(request, mode=mode))
 
@@ -246,6 +258,7 @@ def read_records_before_scans(patch: pytest.MonkeyPatch) -> None:
     probe_for_verdict = Verifier.probe_for_verdict
 
     async def probe_with_early_records(verifier: Verifier, request: ProbeRequest) -> ProbeOutcome:
+        """Judge by records that were read before the probe."""
         records = await verifier.get_recorded_state(request.task_hub, request.exemptions)
         return replace(await probe_for_verdict(verifier, request), recorded_state=records)
 

@@ -20,7 +20,8 @@ from state_api.storage.tables import StorageClock
 from tests.http.operations import run_headers
 from tests.simulator.parameters import PAGE_SIZES, SimulationParameters
 from tests.simulator.results import SimulationFailure, SimulationResults
-from tests.simulator.simulation import DIRECT_CONNECTION, PROXIED_CONNECTION, ReadHook, Simulation, SimulationContext
+from tests.simulator.simulated_task_hub import ReadHook, SimulationContext
+from tests.simulator.simulation import DIRECT_CONNECTION, PROXIED_CONNECTION, Simulation
 from tests.simulator.task_hub_storage import SimulatedAccount
 from tests.simulator.verdict_checker import NeverReady, WrongVerdict
 
@@ -96,6 +97,7 @@ async def _run_seeds(
     """Run the history of each seed, several at a time, and collect the failures. Stops after `stop_at` failures."""
 
     async def run_waiting_simulations() -> None:
+        """Run simulations until no seed is left or enough have failed. Several of these tasks share the seeds."""
         for seed in seeds:
             if stop_at is not None and len(results.failures) >= stop_at:
                 return
@@ -142,6 +144,7 @@ async def _simulation_context(storage: StorageSettings, tally: Counter[str]) -> 
             backend._tables.clock = CountingClock(tally, "provider requests")
 
         async def count_api_request(request: httpx.Request) -> None:
+            """Count the requests to the state server."""
             tally["API requests"] += 1
 
         transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)

@@ -33,6 +33,7 @@ class SimulatedAccount:
         await self.queues.close()
 
     async def create_hub(self, hub: str) -> "TaskHubStorage":
+        """Create the tables and queues of a new task hub."""
         store = TaskHubStorage(self, hub)
         await store.create()
         return store

@@ -20,6 +20,7 @@ _HISTORIES_THAT_COVER_ALL = 40
 
 
 def describe_results(results: SimulationResults) -> str:
+    """The summary of a run and its failures, for the message of a failed test."""
     return "\n".join(map(str, [results.summary_line(), *results.failures]))
 
 

@@ -44,10 +44,12 @@ AWKWARD_IDS = [
 def lifecycle_event(
     hub: str, instance_id: str, status: RuntimeStatus, tick: int = 0, *, function_name: str = "ProcessOrder"
 ) -> LifecycleEvent:
+    """An event of an instance, `tick` ticks after the start of all of them."""
     return LifecycleEvent(hub, instance_id, function_name, status, "", Instant(START + tick))
 
 
 async def open_task_hub(server: StateServer, hub: str) -> TaskHubRecord:
+    """Create a task hub with four shards."""
     return await TaskHubStore(server.tables, shards=4).get_or_create(hub)
 
 
@@ -147,6 +149,7 @@ async def test_the_pages_of_a_list_have_every_instance_once(server: StateServer,
     await store.record(record, running + ended)
 
     async def list_ids(*, active: bool | None = None, status: RuntimeStatus | None = None) -> list[str]:
+        """The ids on all pages of the list, in order. No page may be longer than asked for."""
         ids: list[str] = []
         token = None
         while True:

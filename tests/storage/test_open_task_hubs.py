@@ -39,15 +39,18 @@ class FakeClocks:
 
 @pytest.fixture
 def clocks() -> FakeClocks:
+    """Clocks of the storage and of the machine that a test advances."""
     return FakeClocks()
 
 
 @pytest.fixture
 def open_task_hubs(clocks: FakeClocks) -> OpenTaskHubs:
+    """An empty cache of open task hubs."""
     return OpenTaskHubs(LEASE_SECONDS, clocks, clocks.monotonic)
 
 
 def open_record(task_hub: str) -> TaskHubRecord:
+    """The record of a task hub that takes events."""
     return TaskHubRecord(task_hub, shards=1, app=None, recording=True, closed=False)
 
 
@@ -95,6 +98,7 @@ def test_the_records_read_longest_ago_are_forgotten(open_task_hubs: OpenTaskHubs
 
 
 def count_registry_reads(proxy: StorageProxy) -> int:
+    """How often the registry of task hubs was read."""
     return sum(request.method == "GET" and TASK_HUBS_TABLE in request.path for request in proxy.forwarded)
 
 

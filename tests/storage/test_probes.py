@@ -35,6 +35,7 @@ def now_plus(offset: float) -> Instant:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
+    """A proxy in front of the emulator, in which a test can lose responses."""
     async with run_storage_proxy(storage) as storage_proxy:
         yield storage_proxy
 
@@ -56,6 +57,7 @@ async def probe_store(server: StateServer, hub: str) -> ProbeStore:
 
 
 async def claim_task_hub(tables: Tables, hub: str) -> None:
+    """Claim the task hub for an app, which creates its table."""
     await TaskHubStore(tables, shards=1).claim(hub, TaskHubClaim("shop", "run 1"))
 
 
@@ -68,6 +70,7 @@ async def acquire_lease(
 
 
 async def acquire_free_lease(probe_store: ProbeStore, hub: str, owner: str = "first") -> Lease:
+    """Take the lease of the task hub, which must be free."""
     lease = await acquire_lease(probe_store, hub, owner)
     assert lease is not None
     return lease
@@ -144,6 +147,7 @@ async def test_a_worker_gets_its_lease_although_the_response_is_lost(
     lost_paths: list[str] = []
 
     def drop_first_response(method: str, path: str) -> bool:
+        """Lose the response of the first transaction, which the emulator has carried out."""
         if path.endswith("$batch") and not lost_paths:
             lost_paths.append(path)
             return True

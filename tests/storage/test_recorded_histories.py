@@ -76,6 +76,8 @@ class RecordedHistories(RuleBasedStateMachine):
         self.servers = [self._start_server(), self._start_server()]
 
     def _start_server(self) -> StateServer:
+        """A new state server on the same storage, with nothing cached."""
+
         # A server must be created while the event loop runs that it will use.
         async def create_server() -> StateServer:
             return StateServer(Settings(storage=self.storage))
@@ -83,6 +85,7 @@ class RecordedHistories(RuleBasedStateMachine):
         return self.runner.run(create_server())
 
     def _record(self, events: list[dict[str, Any]], server_index: int) -> None:
+        """Record events through one of the servers."""
         self.runner.run(self.servers[server_index].services.recorder.record(events, "webhook"))
 
     def _new_event(self, instance_id: str, tick: int, status: str) -> dict[str, Any]:
@@ -133,6 +136,7 @@ class RecordedHistories(RuleBasedStateMachine):
         end = self._new_event("order/1", data.draw(TICKS), "Completed")
 
         async def record_on_both() -> None:
+            """Record through both servers at the same time."""
             first, second = (server.services.recorder for server in self.servers)
             await asyncio.gather(
                 first.record([*duplicates, start], "webhook"), second.record([end, *duplicates], "webhook")
@@ -147,6 +151,7 @@ class RecordedHistories(RuleBasedStateMachine):
 
     @invariant()
     def the_records_agree_with_the_model(self) -> None:
+        """What is stored is what the events say, in any order and with any number of duplicates."""
         if self.model.events_by_id:
             self.runner.run(self._compare_records())
 
@@ -166,6 +171,8 @@ class RecordedHistories(RuleBasedStateMachine):
             assert ((stored.finished.at - BASE, stored.finished.outcome) if stored.finished else None) == end
 
     def teardown(self) -> None:
+        """Delete the table of this history, and close the servers."""
+
         async def delete_table_and_close_servers() -> None:
             await self.servers[0].tables.delete_table(instance_table_name(self.hub))
             for server in self.servers:

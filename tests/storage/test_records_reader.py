@@ -80,12 +80,14 @@ class StoredTaskHub:
 
 @pytest.fixture
 async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
+    """A proxy in front of the emulator, in which a test can act between two requests."""
     async with run_storage_proxy(storage) as storage_proxy:
         yield storage_proxy
 
 
 @pytest.fixture
 async def tables_behind_proxy(proxy: StorageProxy) -> AsyncIterator[Tables]:
+    """Tables whose requests go through the proxy."""
     tables = Tables(proxy.settings)
     yield tables
     await tables.close()
@@ -93,6 +95,7 @@ async def tables_behind_proxy(proxy: StorageProxy) -> AsyncIterator[Tables]:
 
 @pytest.fixture
 def task_hub(server: StateServer, hub: str) -> StoredTaskHub:
+    """A task hub of the state server, of which nothing is recorded yet."""
     return StoredTaskHub(hub, server.tables)
 
 
@@ -239,6 +242,7 @@ async def test_a_first_event_that_is_recorded_while_the_registry_is_read_counts(
     is_recorded = False
 
     async def record_first_event(method: str, path: str) -> None:
+        """Record the first event of the task hub just before the registry is read."""
         nonlocal is_recorded
         if "TaskHubs" in path and not is_recorded:
             is_recorded = True
@@ -307,6 +311,7 @@ async def test_two_servers_that_change_the_state_at_the_same_time_lose_nothing(
     is_recorded = False
 
     async def record_first_event(method: str, path: str) -> None:
+        """Record the first event of the task hub just before the first transaction."""
         nonlocal is_recorded
         if path.endswith("$batch") and not is_recorded:
             is_recorded = True

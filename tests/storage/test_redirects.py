@@ -49,6 +49,7 @@ async def redirecting_server(request: pytest.FixtureRequest, anyio_backend: str)
     requests_at_target: list[str] = []
 
     async def answer_at_target(request: web.Request) -> web.StreamResponse:
+        """Keep a request that has followed the redirect, with its credentials."""
         requests_at_target.append(f"{request.method} {request.path} {request.headers.get('Authorization')}")
         return web.json_response({"value": []})
 
@@ -56,6 +57,7 @@ async def redirecting_server(request: pytest.FixtureRequest, anyio_backend: str)
         (target_port,) = await stack.enter_async_context(run_http_server(answer_at_target))
 
         async def redirect_to_target(redirected: web.Request) -> web.StreamResponse:
+            """Redirect the request to another server."""
             requests.append(f"{redirected.method} {redirected.path}")
             location = f"http://{HOST}:{target_port}{redirected.rel_url}"
             return web.Response(status=request.param, headers={"Location": location})

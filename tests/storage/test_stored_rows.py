@@ -84,6 +84,7 @@ def example_rows() -> dict[str, Row]:
 
 
 def parse_json_columns(row: Row) -> Row:
+    """The row with its JSON columns as objects, so that the order of members does not matter."""
     return {name: json.loads(value) if str(value).startswith("{") else value for name, value in row.items()}
 
 

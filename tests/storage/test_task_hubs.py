@@ -20,6 +20,7 @@ PROOF = OwnershipProof(
 
 @pytest.fixture
 def registry(server: StateServer) -> TaskHubStore:
+    """The registry of task hubs. A new one has four shards."""
     return TaskHubStore(server.tables, shards=4)
 
 

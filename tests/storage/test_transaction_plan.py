@@ -34,6 +34,7 @@ NO_ROW = StoredInstance()
 def instance_record(
     instance_id: str, status: str = "Running", tick: int = 0, function_name: str = "ProcessOrder"
 ) -> Instance:
+    """The record of an instance after one event, `tick` ticks after the start of all of them."""
     return instance_from_event(
         LifecycleEvent("hub", instance_id, function_name, RuntimeStatus(status), "", Instant(START + tick))
     )
@@ -42,14 +43,17 @@ def instance_record(
 def event_update(
     instance_id: str, status: str = "Running", tick: int = 0, function_name: str = "ProcessOrder"
 ) -> InstanceUpdate:
+    """The update that one event makes."""
     return InstanceUpdate(instance_id, (instance_record(instance_id, status, tick, function_name),))
 
 
 def written_rows(plan: TransactionPlan) -> list[tuple[str, str]]:
+    """The operation and the kind of each row that the plan writes."""
     return [(operation[0], operation[1]["RowKey"].split("|")[0]) for operation in plan.operations]
 
 
 def operation_count(plan: TransactionPlan) -> int:
+    """The operations of the transaction, with those for stamps and for the correction epoch."""
     return len(plan.operations) + len(plan.activity_stamps) + plan.advances_epoch
 
 

@@ -71,6 +71,7 @@ async def recorded_wire(storage: StorageSettings) -> AsyncIterator[tuple[Request
     async def forward_bytes(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, observe: Callable[[bytes], None]
     ) -> None:
+        """Copy bytes from one connection to another until it is closed. `observe` sees them first."""
         while data := await reader.read(65536):
             observe(data)
             writer.write(data)
@@ -78,6 +79,7 @@ async def recorded_wire(storage: StorageSettings) -> AsyncIterator[tuple[Request
         writer.close()
 
     async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect a client to the storage, and keep the bytes that it sends."""
         storage_reader, storage_writer = await asyncio.open_connection("127.0.0.1", port)
         tasks.add(asyncio.create_task(forward_bytes(storage_reader, writer, lambda data: None)))
         await forward_bytes(reader, storage_writer, recorder.sent.append)
@@ -110,6 +112,7 @@ def entity(key: str, **columns: Any) -> dict[str, Any]:
 async def test_a_transaction_is_sent_as_the_library_sends_it(
     recorded_wire: tuple[RequestRecorder, TableClient, TableClient],
 ) -> None:
+    """Each kind of operation, with each key: create, replace, merge, conditional update, delete."""
     recorder, client, _ = recorded_wire
     etag = "W/\"datetime'2026-11-20T09%3A00%3A00.0000000Z'\""
     condition = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
@@ -123,23 +126,27 @@ async def test_a_transaction_is_sent_as_the_library_sends_it(
     header_names, sent = [], []
     for send in (client.submit_transaction, lambda operations: send_transaction(client, operations)):
         recorder.sent.clear()
+        # It fails, because the rows to update and delete do not exist. What was sent is complete all the same.
         with pytest.raises(TableTransactionError):
             await send(operations)
         message, requests = recorder.parse_last_transaction()
         header_names.append({name.lower() for name, _ in message.items()})
         sent.append(requests)
-    theirs, ours = sent
+    library_requests, server_requests = sent
+    # The headers of the whole transaction: those of the library, and those of the server.
     assert header_names[0] == header_names[1]
-    assert len(ours) == len(operations)
-    assert [line for line, _, _ in ours] == [line for line, _, _ in theirs]
-    assert [headers.get("if-match") for _, headers, _ in ours] == [headers.get("if-match") for _, headers, _ in theirs]
+    assert len(server_requests) == len(operations)
+    assert [line for line, _, _ in server_requests] == [line for line, _, _ in library_requests]
+    assert [headers.get("if-match") for _, headers, _ in server_requests] == [
+        headers.get("if-match") for _, headers, _ in library_requests
+    ]
+    # Where JSON shows the type of a value anyway, the server leaves out the type that the library adds.
     untyped = [
         body and {name: value for name, value in body.items() if not name.endswith("@odata.type")}
-        for _, _, body in theirs
+        for _, _, body in library_requests
     ]
-    assert [body for _, _, body in ours] == untyped
-    # The library adds only types that JSON shows anyway.
-    types = {value for _, _, body in theirs for name, value in (body or {}).items() if name.endswith(".type")}
+    assert [body for _, _, body in server_requests] == untyped
+    types = {value for _, _, body in library_requests for name, value in (body or {}).items() if name.endswith(".type")}
     assert types <= {"Edm.String"}
 
 
@@ -151,9 +158,9 @@ def test_a_merge_in_cosmos_db_is_sent_as_the_library_sends_it(operation: TableOp
     url = "https://shop.table.cosmos.azure.com"
     assert is_cosmos(url)
     assert not is_cosmos("https://shop.table.core.windows.net")
-    theirs = TableBatchOperations(SimpleNamespace(version="2019-02-02"), url, "rows", is_cosmos_endpoint=True)  # type: ignore[arg-type]  # the only attribute that it reads
-    theirs.add_operation(operation)
-    (request,) = theirs.requests
+    library_batch = TableBatchOperations(SimpleNamespace(version="2019-02-02"), url, "rows", is_cosmos_endpoint=True)  # type: ignore[arg-type]  # the only attribute that it reads
+    library_batch.add_operation(operation)
+    (request,) = library_batch.requests
     line, *headers = request_lines(f"{url}/rows", operation, cosmos=True)
     assert line == f"{request.method} {request.url} HTTP/1.1"
     assert f"X-HTTP-Method: {request.headers['X-HTTP-Method']}" in headers

@@ -75,6 +75,7 @@ def test_a_charge_that_fails_is_tried_again(version: str) -> None:
     failures = [OSError("the bank does not answer"), OSError("still not")]
 
     def fail_twice(_: dict[str, Any]) -> str:
+        """Fail as often as there are failures left, then succeed."""
         if failures:
             raise failures.pop()
         return "receipt"

@@ -87,6 +87,7 @@ class WorkerClient:
 
 
 def json_body(http_response: Any) -> Any:
+    """The JSON in the response that the worker returned to the host."""
     return json.loads(http_response.body.bytes)
 
 

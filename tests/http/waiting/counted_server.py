@@ -61,6 +61,7 @@ class CountedServer:
         mode: VerificationMode = VerificationMode.CACHED,
         is_disconnected: Callable[[], Awaitable[bool]] | None = None,
     ) -> SlotStatus:
+        """Ask for the status of a slot, and wait until it is ready or the time is up."""
         question = StatusQuestion(app, slot, Caller("anna", run_url), mode)
         return await self.server.services.readiness.wait_for_status(
             question, wait_seconds=wait_seconds, is_disconnected=is_disconnected or is_never_disconnected
@@ -81,6 +82,7 @@ class CountedServer:
         assert not any(task.done() for task in waiting)
 
     async def _find_watches(self) -> list[Any]:
+        """The watches of the server, once there are any."""
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             while not (watches := list(self.server.services.readiness._waiting._watches.values())):
                 await asyncio.sleep(0.01)
@@ -108,6 +110,7 @@ async def is_never_disconnected() -> bool:
 async def counted_server(
     storage: StorageSettings, intervals: WaitIntervals = SHORT_INTERVALS
 ) -> AsyncIterator[CountedServer]:
+    """A server whose storage requests are counted. At the end no watch and no task of it may be left."""
     tasks_before = asyncio.all_tasks()
     async with run_storage_proxy(storage) as proxy:
         clock = ShiftedClock()
@@ -132,6 +135,7 @@ async def put_active_app(http: httpx.AsyncClient, app: str, hub: str, settle_sec
 
 
 async def end_order(http: httpx.AsyncClient, hub: str) -> None:
+    """Record that the order has ended."""
     await post_events(http, event(hub, status="Completed"))
 
 

@@ -81,6 +81,7 @@ async def test_a_poll_that_fails_once_does_not_end_a_wait(
         failed = asyncio.Event()
 
         def fail_once(method: str, path: str) -> int | None:
+            """Let the first request to the storage fail in a way that is not repeated."""
             if failed.is_set():
                 return None
             failed.set()

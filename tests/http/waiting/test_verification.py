@@ -42,6 +42,7 @@ async def test_the_look_ups_of_requests_that_wait_are_shared(
     find_instances, look_up_count = AzureStorageBackend.find_instances, 0
 
     async def count_look_up(backend: AzureStorageBackend, task_hub: str, ids: Sequence[str]) -> Any:
+        """Look up instances, and count how often that is done."""
         nonlocal look_up_count
         look_up_count += 1
         return await find_instances(backend, task_hub, ids)

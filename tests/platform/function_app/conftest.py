@@ -43,6 +43,7 @@ class Azurite:
 
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A storage emulator that a test can stop and start again, with its data on disk."""
     azurite = Azurite(tmp_path_factory.mktemp("azurite"))
     yield azurite
     azurite.stop()

@@ -137,6 +137,7 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
         method: str | None = None,
         hub: str = "",
     ) -> Any:
+        """Call an operation with this key, and note that it was called. The key must be enough for it."""
         called_operations.add(operation)
         trigger = indexed_functions()[operation].get_trigger()
         response = anonymous.request(

@@ -15,12 +15,14 @@ from tests.storage.stored_rows import instance_store
 
 @pytest.fixture
 async def proxy(storage: StorageSettings) -> AsyncIterator[StorageProxy]:
+    """A proxy in front of the emulator that counts requests and can fail."""
     async with run_storage_proxy(storage) as storage_proxy:
         yield storage_proxy
 
 
 @pytest.fixture
 async def server_behind_proxy(proxy: StorageProxy) -> AsyncIterator[StateServer]:
+    """A state server whose storage requests go through the proxy."""
     server = StateServer(Settings(storage=proxy.settings))
     yield server
     await server.close()
@@ -28,6 +30,7 @@ async def server_behind_proxy(proxy: StorageProxy) -> AsyncIterator[StateServer]
 
 @pytest.fixture
 async def store(server_behind_proxy: StateServer) -> AsyncIterator[InstanceStore]:
+    """The instance store of the server behind the proxy, with nothing cached."""
     instances = instance_store(server_behind_proxy)
     yield instances
     await instances.close()

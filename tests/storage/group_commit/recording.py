@@ -15,6 +15,7 @@ START = parse_instant("2026-11-20T09:00:00Z")
 def lifecycle_event(
     hub: TaskHubRecord, instance_id: str, status: str = "Running", tick: int = 0, reason: str = ""
 ) -> LifecycleEvent:
+    """An event of an order, `tick` ticks after the start of all of them."""
     return LifecycleEvent(hub.name, instance_id, "ProcessOrder", RuntimeStatus(status), reason, Instant(START + tick))
 
 

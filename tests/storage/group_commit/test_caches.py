@@ -40,6 +40,7 @@ async def test_the_cache_of_stamps_is_bounded_and_a_late_event_sets_no_stamp_bac
     functions = [f"Function{number}" for number in range(6)]
 
     def starts_at(tick: int) -> list[LifecycleEvent]:
+        """A start for each of the functions, at this tick."""
         return [
             LifecycleEvent(hub, f"{name}-{tick}", name, RuntimeStatus.RUNNING, "", Instant(START + tick))
             for name in functions

@@ -88,6 +88,7 @@ async def test_a_lost_response_does_not_record_an_event_twice(
     lost = 0
 
     def drops_response(method: str, path: str) -> bool:
+        """Lose the response of the first transaction, which the emulator has carried out."""
         nonlocal lost
         lost += path.endswith("$batch")
         return path.endswith("$batch") and lost == 1

@@ -27,6 +27,7 @@ def storage() -> Iterator[StorageSettings]:
 
 @pytest.fixture
 async def server(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StateServer]:
+    """A state server that can read task hubs in the emulator."""
     assert storage.connection_string is not None
     connections = TaskHubConnections({PROVIDER_CONFIG["connection"]: storage.connection_string.get_secret_value()})
     state = StateServer(Settings(storage=storage, connections=connections))
@@ -36,6 +37,7 @@ async def server(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[
 
 @pytest.fixture
 async def stored_app(server: StateServer, http: httpx.AsyncClient, storage: StorageSettings, app: str) -> StoredApp:
+    """An app with rows of every kind: events, an active instance, a result of a probe."""
     stored = StoredApp(server, app)
     slots = {"staging": {"taskHub": stored.hub}, "production": {"taskHub": stored.production}}
     await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)

@@ -17,7 +17,7 @@ from tests.builders import event, timestamp
 from tests.conftest import new_hub_name
 from tests.http.operations import assert_problem
 
-NEWER_SCHEMA = 4
+NEWER_SCHEMA = 99
 
 
 OLDER_SCHEMA = 0
@@ -40,6 +40,7 @@ class StoredApp:
     production: str = field(default_factory=new_hub_name)
 
     async def list_rows(self, table: str, matches: Callable[[Row], bool]) -> list[TableEntity]:
+        """The rows of a table that match."""
         all_rows = self.server.tables.client(table).list_entities()
         return [row async for row in all_rows if matches(row)]
 
