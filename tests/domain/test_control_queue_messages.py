@@ -43,13 +43,26 @@ def build_pending_timer(fires: float, key: int = 1) -> PendingTimer:
 def build_visible_message(
     kind: MessageKind = MessageKind.START, instance_id: str = "order-1", name: str = "Ship"
 ) -> VisibleMessage:
-    return VisibleMessage(f"id of {instance_id}", 1, kind, instance_id, name)
+    """A message for one instance, as a peek shows it."""
+    return VisibleMessage(
+        message_id=f"id of {instance_id}",
+        dequeue_count=1,
+        kind=kind,
+        instance_id=instance_id,
+        function_name=name,
+    )
 
 
 def build_queue_snapshot(*messages: VisibleMessage, invisible: int = 0, more: bool = False) -> QueueSnapshot:
     """A look at the control queues that shows these messages, and counts `invisible` others."""
     count = len(messages)
-    return QueueSnapshot(count + invisible, messages, count, more, "owners")
+    return QueueSnapshot(
+        message_count=count + invisible,
+        visible=messages,
+        peeked_twice=count,
+        more_visible=more,
+        partition_owners="owners",
+    )
 
 
 def build_queues_with_timers(*timers: PendingTimer, invisible: int = 0, when: float = 0) -> ObservedQueues:
