@@ -26,6 +26,7 @@ class SideBySideApp:
     """An app with two releases. The server reads their task hubs, which exist."""
 
     def __init__(self, app_client: AppClient, storage: StorageSettings) -> None:
+        """Register an app with two releases, whose task hubs exist at the provider."""
         self.client = app_client
         self._storage = storage
         self.task_hubs = {version: new_hub_name() for version in ("1.4.0", "1.5.0")}
