@@ -45,6 +45,7 @@ class OrdersRelease:
 
     @property
     def address(self) -> str:
+        """Where the Functions host of the release listens."""
         return f"http://127.0.0.1:{self.port}"
 
 
@@ -84,6 +85,7 @@ class RoutedOrders:
             yield host
 
     def register(self, release: OrdersRelease) -> None:
+        """Register the release with PostRelease."""
         body = {"version": release.version, "taskHub": release.task_hub, "address": release.address}
         self.app.request("POST", "/releases", body)
 
@@ -92,6 +94,7 @@ class RoutedOrders:
         self.app.wait_until_acknowledged(self.app.promote(release.version))
 
     def delete_release(self, release: OrdersRelease, outcome: str) -> httpx.Response:
+        """Report a step of the removal of the release. Its response may be a refusal."""
         return httpx.delete(self._release_url(release), params={"outcome": outcome}, timeout=150)
 
     def get_status(self, release: OrdersRelease, *, wait_seconds: int = 0) -> dict[str, Any]:
@@ -112,11 +115,13 @@ class RoutedOrders:
         return None
 
     def _release_url(self, release: OrdersRelease) -> str:
+        """The release in the API of the state server."""
         return f"{self.app.server_url}/api/apps/{self.app.name}/releases/{release.version}"
 
     # Requests through the router
 
     def send(self, method: str, target: str, body: Any = None, **headers: str) -> httpx.Response:
+        """Send a request through the router, as a client does that knows its public name only."""
         url = f"http://127.0.0.1:{self.app.port}{target}"
         return httpx.request(method, url, json=body, headers={"Host": "shop.example"} | headers, timeout=60)
 
@@ -144,6 +149,7 @@ class RoutedOrders:
         assert response.status_code == 202, response.text
 
     def wait_until_waiting_for_approval(self, release: OrdersRelease, order_id: str) -> None:
+        """Wait until the order waits for its approval."""
         wait_until(
             lambda: self._get_instance(release, order_id)["customStatus"] == "WaitingForApproval",
             f"order {order_id} waits for its approval",
