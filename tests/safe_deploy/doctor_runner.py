@@ -22,6 +22,7 @@ class CheckResults(dict[str, tuple[str, str]]):
     """Status and message of every check, by its name."""
 
     def __init__(self, result: InProcessResult) -> None:
+        """Parse what doctor has printed: status and message by the name of the check."""
         checks = json.loads(result.out)
         super().__init__({check["check"]: (check["status"], check["message"]) for check in checks})
         assert len(self) == len(checks), "every check has one result"
