@@ -19,6 +19,7 @@ class GroupCommitAlone:
     """Writes the events of one stream to one partition. Transactions are not sent through the client library."""
 
     def __init__(self, tables: RawTables) -> None:
+        """Prepare to write the rows of events by group commit, without a server."""
         self._tables = tables
         self._stream = EventStream("alone", lag=min_lag_events(EVENTS_PER_TRANSACTION))
         self._known: dict[str, Instance] = {}

@@ -56,6 +56,7 @@ class RawTables:
     """A table client over plain HTTP, which signs once for all requests."""
 
     def __init__(self, connection: str) -> None:
+        """Prepare requests to the emulator without the library of Azure. One signature is valid for all of them."""
         self._connection = connection
         parts = dict(part.split("=", 1) for part in connection.split(";") if part)
         self._endpoint = parts["TableEndpoint"].rstrip("/")

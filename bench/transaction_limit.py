@@ -33,6 +33,7 @@ class _Partition:
     """A partition with a stream of its own, and the active instances of its rows."""
 
     def __init__(self, number: int) -> None:
+        """Begin a stream of events for the partition with this number."""
         self.name = f"{number:02d}"
         self._stream = EventStream("limit", seed=number, lag=min_lag_events(EVENTS_PER_TRANSACTION))
         self._known: dict[str, Instance] = {}
@@ -53,6 +54,8 @@ class TransactionLimit:
     With `without_library` the bodies are built before the clock starts, so that only the emulator is measured."""
 
     def __init__(self, connection: str, *, without_library: bool) -> None:
+        """Prepare to write transactions as fast as the storage takes them, through the library of Azure or without
+        it."""
         self._connection = connection
         self._raw = without_library
         self._table = "RawLimit" if without_library else "TransactionLimit"

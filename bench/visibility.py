@@ -74,6 +74,7 @@ class _Source:
         tables: RawTables,
         prepare: Callable[[list[PacedEvent], Pace], Awaitable[_Publish]],
     ) -> None:
+        """Measure events of this stream. `publish` delivers them, and `tables` are read until they are visible."""
         self._stream = stream
         self._tables = tables
         self._prepare = prepare

@@ -116,6 +116,7 @@ class _TriggerWorker:
     """Calls the Event Grid trigger as the Azure Functions worker does: one event as text for each invocation."""
 
     def __init__(self, *, straightforward: bool) -> None:
+        """Load the Function App, or with `straightforward` the baseline that the trigger is compared with."""
         server = function_app.server()
         self._recorder = StraightforwardRecorder(server.tables, SHARD_COUNT) if straightforward else None
         self._stream = open_trigger_stream()

@@ -59,6 +59,8 @@ class StateServer:
         *,
         wait_intervals: WaitIntervals | None = None,
     ) -> None:
+        """Connect stores, backends and services, and build the application on them. Tests pass a clock, leases and
+        intervals."""
         self.tables = Tables(settings.storage, on_request=note_storage_request)
         self.stopping = asyncio.Event()
         self.admission = AdmissionController()

@@ -76,6 +76,7 @@ class AppWatch:
     """The requests that wait for one app, and the task that decides when they ask again."""
 
     def __init__(self, app_name: str, context: WatchContext) -> None:
+        """Begin to watch an app for the first request that waits for it."""
         self._app_name = app_name
         self._clock = context.clock
         self._stopping = context.stopping
@@ -102,7 +103,7 @@ class AppWatch:
         return not self._groups
 
     def join(self, question: WaitingQuestion) -> WaitingGroup:
-        """Add a request that waits. Call `leave` at the end."""
+        """Add a request that waits to the group of those with the same question. Call `leave` at the end."""
         key = question.key
         if key not in self._groups:
             self._groups[key] = WaitingGroup(question, self.reads, self._intervals.verification)
@@ -110,7 +111,7 @@ class AppWatch:
         return self._groups[key]
 
     def leave(self, group: WaitingGroup) -> None:
-        """Remove a request."""
+        """Remove a request that waits no longer. The last one ends its group."""
         group.member_count -= 1
         if group.member_count == 0:
             del self._groups[group.question.key]
@@ -133,7 +134,7 @@ class AppWatch:
             self._changed.set()
 
     async def close(self) -> None:
-        """End the watch."""
+        """Stop watching the app, when no request waits for it any more."""
         self.reads.close()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)

@@ -35,6 +35,7 @@ class ReleaseSequences(RuleBasedStateMachine):
     """One app, two runs, and two routers that read the routing document now and then."""
 
     def __init__(self) -> None:
+        """Begin at noon with an app without releases."""
         super().__init__()
         self.now = NOON
         self.app: App = build_side_by_side_app()

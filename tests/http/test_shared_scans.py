@@ -58,6 +58,7 @@ class HeldSave:
     """Holds the first outcome of a scan that a worker stores, until `may_continue` is set. Later ones are stored."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Hold up the first write of a probe's outcome until the test sets `may_continue`."""
         self.has_begun, self.may_continue = asyncio.Event(), asyncio.Event()
         save = ProbeStore.save
 

@@ -117,7 +117,7 @@ class Example:
 def _row(
     name: str,
     document: str,
-    to: str | int,
+    goes_to: str | int,
     *,
     target: str = "/orders?id=1",
     cookie: str | tuple[str, ...] = (),
@@ -136,9 +136,9 @@ def _row(
             *(("Cookie", value) for value in cookies),
             *((header_name, value) for value in headers),
         ),
-        version=to if isinstance(to, str) and to != DRAWN else None,
-        status=to if isinstance(to, int) else None,
-        set_cookie=DRAWN if to == DRAWN else set_cookie,
+        version=goes_to if isinstance(goes_to, str) and goes_to != DRAWN else None,
+        status=goes_to if isinstance(goes_to, int) else None,
+        set_cookie=DRAWN if goes_to == DRAWN else set_cookie,
     )
 
 
@@ -146,19 +146,19 @@ _MANAGEMENT = "/runtime/webhooks/durabletask"
 _INSTANCE = f"{_MANAGEMENT}/instances/4f2c"
 
 
-def _management(name: str, to: str | int, target: str, **others: Any) -> Example:
+def _management(name: str, goes_to: str | int, target: str, **others: Any) -> Example:
     """An example of a request to the management API, whose query names a task hub."""
-    return _row(f"management: {name}", others.pop("document", "active"), to, target=target, **others)
+    return _row(f"management: {name}", others.pop("document", "active"), goes_to, target=target, **others)
 
 
-def _override(name: str, to: str | int, **others: Any) -> Example:
+def _override(name: str, goes_to: str | int, **others: Any) -> Example:
     """An example of a request with an override token."""
-    return _row(f"override: {name}", others.pop("document", "at 10"), to, **others)
+    return _row(f"override: {name}", others.pop("document", "at 10"), goes_to, **others)
 
 
-def _sticky(name: str, document: str, to: str | int, **others: Any) -> Example:
+def _sticky(name: str, document: str, goes_to: str | int, **others: Any) -> Example:
     """An example of a request with the cookie of an earlier visit."""
-    return _row(f"sticky: {name}", document, to, **others)
+    return _row(f"sticky: {name}", document, goes_to, **others)
 
 
 def _override_cookie(version: str) -> str:
@@ -282,9 +282,13 @@ EXAMPLES: list[Example] = [
     # Buckets under growth, and under an abort.
     *(
         _sticky(
-            f"of {version}, bucket {bucket}, {document}", document, to, cookie=visit(version, bucket), set_cookie=cookie
+            f"of {version}, bucket {bucket}, {document}",
+            document,
+            goes_to,
+            cookie=visit(version, bucket),
+            set_cookie=cookie,
         )
-        for version, bucket, document, to, cookie in [
+        for version, bucket, document, goes_to, cookie in [
             ("1.6.0", "00", "at 10", "1.6.0", None),
             ("1.6.0", "09", "at 10", "1.6.0", None),
             ("1.5.0", "10", "at 10", "1.5.0", None),

@@ -19,6 +19,7 @@ class QuiescedApp:
     """An app with the releases 1.4.0, which is active, and 1.5.0, each with a Function App in Azure."""
 
     def __init__(self, app_client: AppClient, folder: Path) -> None:
+        """Register an app with two releases, of which 1.4.0 is active, and their Function Apps at the fake `az`."""
         install_fake_az(folder / "bin", folder / "cloud.json")
         self.fake_azure = FakeAzure(folder / "cloud.json")
         self.fake_azure.reset({name: _make_function_app() for name in ("shop-140", "shop-150")})

@@ -124,6 +124,7 @@ class QuiescedRelease:
     """The functions Nightly and Send_Invoices in a release, with what was reported."""
 
     def __init__(self, path: str) -> None:
+        """The functions of a release, one of which the policy names twice, in different case."""
         self.reported: list[str] = []
         self.release_functions = ReleaseFunctions(
             FunctionApps("shop-rg", environment={"PATH": path}),
