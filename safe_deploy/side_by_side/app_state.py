@@ -32,6 +32,7 @@ class Release:
 
     @property
     def had_traffic(self) -> bool:
+        """Whether the release was ever active, or got a share of the traffic."""
         return self.first_traffic_at is not None
 
 
@@ -56,11 +57,17 @@ class Routing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideBySideApp:
-    """`first_traffic` has the times of all releases that had traffic, by version, also of the last removed ones.
-    `has_provider`: the server can read the app's task hubs."""
+    """All that a pipeline needs to know of the app.
+
+    - `releases`: those that are not removed, by version.
+    - `removed`: the versions of the last removed releases.
+    - `first_traffic`: the times of all releases that had traffic, by version, also of removed ones.
+    - `has_provider`: the server can read the app's task hubs.
+    """
 
     name: str
     releases: Mapping[str, Release]
+    removed: frozenset[str]
     first_traffic: Mapping[str, str]
     routing: Routing
     quiesce_functions: Sequence[str]
@@ -80,6 +87,7 @@ class SideBySideApp:
         return cls(
             name=app["app"],
             releases=releases,
+            removed=frozenset(removed["version"] for removed in app["removedReleases"]),
             first_traffic={
                 version: release["firstTrafficAt"] for version, release in listed if release["firstTrafficAt"]
             },
@@ -111,6 +119,7 @@ def parse_routing(routing: Mapping[str, Any]) -> Routing:
 
 
 def _parse_release(version: str, release: Mapping[str, Any]) -> Release:
+    """A release in the response of GetApp."""
     return Release(
         version=version,
         task_hub=release["taskHub"],
@@ -122,4 +131,5 @@ def _parse_release(version: str, release: Mapping[str, Any]) -> Release:
 
 
 def _first_traffic_of(release: Release) -> str:
+    """When the release first had traffic, for sorting; empty if never."""
     return release.first_traffic_at or ""

@@ -98,6 +98,8 @@ class Promotion:
             raise
 
     def _write_routing(self, app: SideBySideApp, version: str) -> int:
+        """Make the release active, and return the routing revision. Raises ConflictError if another caller has divided
+        the requests differently since the app was read."""
         reason = _ROLLBACK_REASON if self.rollback else None
         current = app
         for _ in range(_MAX_ATTEMPTS):
@@ -137,6 +139,5 @@ def check_quiescing(app: SideBySideApp, resource_group: str) -> None:
     if app.quiesce_functions and not resource_group:
         raise UsageError(
             f"the policy of app {app.name} has quiesceFunctions ({', '.join(app.quiesce_functions)}), which only the "
-            "active release may run. Add --resource-group, so that they are disabled in the release before and enabled "
-            "in this one"
+            "active release may run. Add --resource-group, so that safe-deploy can disable them in the others"
         )

@@ -58,6 +58,17 @@ def create_provider_hub(storage: StorageSettings, hub: str, **instances: str) ->
     asyncio.run(create_hub_with_instances())
 
 
+def delete_provider_hub(storage: StorageSettings, hub: str) -> None:
+    """Delete the task hub at its provider."""
+
+    async def delete_hub() -> None:
+        """Delete its tables and queues."""
+        async with ProviderTaskHub(storage, hub) as provider:
+            await provider.delete()
+
+    asyncio.run(delete_hub())
+
+
 def register_verified_app(app_client: AppClient, storage: StorageSettings) -> AppClient:
     """Register an app whose task hub the server reads, with one active instance."""
     create_provider_hub(storage, app_client.hub, **{"order-1": "Running"})

@@ -13,6 +13,7 @@ Share = str | tuple[str, str]
 
 
 def build_change(before: Share | None, after: Share) -> RoutingChange:
+    """A change of the routing in the audit log, from one share of the traffic to another."""
     return RoutingChange(
         active_before=None if before is None else list_versions(before)[0],
         versions_before=frozenset(() if before is None else list_versions(before)),
@@ -22,6 +23,7 @@ def build_change(before: Share | None, after: Share) -> RoutingChange:
 
 
 def list_versions(share: Share) -> Sequence[str]:
+    """The versions of a share: one that gets everything, or several."""
     return (share,) if isinstance(share, str) else share
 
 
@@ -51,6 +53,7 @@ def choose(
     app = SideBySideApp(
         name="shop",
         releases=releases,
+        removed=frozenset(removed),
         first_traffic={version: f"2026-11-1{number}" for number, version in enumerate(versions, 1)},
         routing=Routing(revision=len(shares), active=last[0], split=dict.fromkeys(last, 50) if len(last) > 1 else None),
         quiesce_functions=[],
@@ -117,6 +120,7 @@ def test_a_named_release_must_have_had_traffic() -> None:
 
 def test_only_as_much_of_the_audit_log_is_read_as_is_needed() -> None:
     def list_changes_until_the_second() -> Iterator[RoutingChange]:
+        """The last change of the routing. Fails if an earlier one is asked for."""
         yield build_change("1", "2")
         raise AssertionError("the last change already says what was active before")
 
@@ -132,6 +136,7 @@ def test_only_as_much_of_the_audit_log_is_read_as_is_needed() -> None:
                 first_traffic_at="1",
             )
         },
+        removed=frozenset(),
         first_traffic={"1": "1", "2": "2"},
         routing=Routing(revision=2, active="2", split=None),
         quiesce_functions=[],
