@@ -1,0 +1,231 @@
+"""The workflows for releases side by side, run step by step: approvals, promotions, rollbacks, retirement, and lost
+machines."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import new_hub_name
+from tests.pipelines.ci_machine import Machine
+from tests.pipelines.github_actions_runner import WorkflowRun
+from tests.pipelines.job_killer import JobKiller
+from tests.pipelines.side_by_side_cloud import SideBySideCloud, deployed_app
+from tests.pipelines.workflow_releases import (
+    SIDE_BY_SIDE,
+    SIDE_BY_SIDE_RETIRE,
+    SIDE_BY_SIDE_ROLLBACK,
+    ReleaseRunner,
+    job_logs,
+)
+
+
+class SideBySideRunner:
+    """Starts runs of the workflows."""
+
+    def __init__(self, machine: Machine, cloud: SideBySideCloud) -> None:
+        self._releases = ReleaseRunner(machine, cloud.pipeline_app)
+        self.cloud = cloud
+
+    def create_release(self) -> WorkflowRun:
+        return self._releases.run(SIDE_BY_SIDE)
+
+    def release(self) -> WorkflowRun:
+        """Release and promote. Fails unless all jobs succeed."""
+        return require_success(self.create_release().start())
+
+    def create_retirement(self, **inputs: str) -> WorkflowRun:
+        return self._releases.run(SIDE_BY_SIDE_RETIRE, **inputs)
+
+    def create_rollback(self, **inputs: str) -> WorkflowRun:
+        return self._releases.run(SIDE_BY_SIDE_ROLLBACK, **inputs)
+
+
+def require_success(run: WorkflowRun) -> WorkflowRun:
+    assert set(run.conclusions.values()) == {"success"}, job_logs(run)
+    return run
+
+
+def version_of(run: WorkflowRun, attempt: int = 1) -> str:
+    return f"{run.number}.{attempt}"
+
+
+def name_of(run: WorkflowRun, attempt: int = 1) -> str:
+    """The name of the release's task hub, Function App and container."""
+    return f"shop{run.number}x{attempt}"
+
+
+@pytest.fixture
+def runner(machine: Machine, side_by_side_cloud: SideBySideCloud) -> SideBySideRunner:
+    return SideBySideRunner(machine, side_by_side_cloud)
+
+
+def test_releases_are_promoted_rolled_back_promoted_again_and_retired(
+    runner: SideBySideRunner, side_by_side_cloud: SideBySideCloud
+) -> None:
+    first = runner.create_release()
+    first.builds_for_real = True
+    first.unapproved_environments = {"production"}
+    first.start()
+    assert first.conclusions == {"build": "success", "release": "success", "promote": "waiting"}, job_logs(first)
+    assert side_by_side_cloud.releases() == {version_of(first): "Staged"}
+    assert side_by_side_cloud.active_version() is None
+
+    require_success(first.approve("production"))
+    assert side_by_side_cloud.active_version() == version_of(first)
+
+    second = runner.release()
+    assert side_by_side_cloud.releases() == {version_of(first): "Draining", version_of(second): "Serving"}
+    first.rerun("promote")
+    assert first.conclusions["promote"] == "success", job_logs(first)
+    assert side_by_side_cloud.active_version() == version_of(first)
+    second.rerun("promote")
+    assert side_by_side_cloud.active_version() == version_of(second), job_logs(second)
+
+    retirement = runner.create_retirement()
+    assert retirement.workflow["on"]["schedule"]
+    require_success(retirement.start())
+    assert side_by_side_cloud.releases().keys() == {version_of(first), version_of(second)}
+    side_by_side_cloud.pass_time()
+    require_success(runner.create_retirement().start())
+    assert side_by_side_cloud.releases() == {version_of(second): "Serving"}
+    assert side_by_side_cloud.removed_versions() == [version_of(first)]
+    assert side_by_side_cloud.resources() == {
+        "apps": {name_of(second): deployed_app(name_of(second))},
+        "plans": 1,
+        "containers": [f"shopreleases/{name_of(second)}"],
+    }
+    first.rerun("promote")
+    assert first.conclusions["promote"] == "failure"
+    assert "removed" in first.jobs["promote"].log
+    assert side_by_side_cloud.active_version() == version_of(second)
+
+
+def test_the_rollback_workflow_goes_back_once_and_requires_the_name_of_the_app(
+    runner: SideBySideRunner, side_by_side_cloud: SideBySideCloud
+) -> None:
+    first, second = runner.release(), runner.release()
+    rollback_run = runner.create_rollback(confirm="another-app").start()
+    assert rollback_run.conclusions == {"rollback": "failure"}
+    assert side_by_side_cloud.active_version() == version_of(second)
+    for _ in range(2):
+        require_success(runner.create_rollback(confirm=side_by_side_cloud.pipeline_app.name).start())
+        assert side_by_side_cloud.active_version() == version_of(first)
+    app = side_by_side_cloud.pipeline_app.name
+    require_success(runner.create_rollback(confirm=app, version=version_of(second)).start())
+    assert side_by_side_cloud.active_version() == version_of(second)
+
+
+def test_a_release_that_fails_is_continued_by_its_next_attempt_and_a_rerun_of_all_jobs_is_another_release(
+    runner: SideBySideRunner, side_by_side_cloud: SideBySideCloud
+) -> None:
+    side_by_side_cloud.add_plan_without_app()
+    side_by_side_cloud.pipeline_app.fake_azure.set_fault("config-zip", call_count=1)
+    run = runner.create_release().start()
+    assert run.conclusions == {"build": "success", "release": "failure", "promote": "skipped"}, job_logs(run)
+    require_success(run.rerun_failed())
+    assert side_by_side_cloud.releases() == {version_of(run): "Serving"}
+    assert side_by_side_cloud.resources()["apps"] == {name_of(run): deployed_app(name_of(run))}
+    assert side_by_side_cloud.resources()["plans"] == 1
+    require_success(run.rerun_all())
+    assert side_by_side_cloud.releases() == {version_of(run): "Draining", version_of(run, 3): "Serving"}
+
+
+def test_a_release_with_work_is_not_retired(runner: SideBySideRunner, side_by_side_cloud: SideBySideCloud) -> None:
+    first = runner.release()
+    side_by_side_cloud.pipeline_app.publish_event(name_of(first), "Running")
+    second = runner.release()
+    side_by_side_cloud.pass_time()
+    require_success(runner.create_retirement().start())
+    assert side_by_side_cloud.releases() == {version_of(first): "Draining", version_of(second): "Serving"}
+    assert name_of(first) in side_by_side_cloud.resources()["apps"]
+
+
+@pytest.mark.parametrize("prefix", ["9lives", "Shop", "shop-", "a" * 20])
+def test_a_prefix_that_makes_no_name_for_all_resources_is_refused(
+    runner: SideBySideRunner, side_by_side_cloud: SideBySideCloud, prefix: str
+) -> None:
+    run = runner.create_release()
+    [step] = [step for step in run.workflow["jobs"]["build"]["steps"] if step.get("id") == "name"]
+    step["env"]["PREFIX"] = prefix
+    run.start()
+    assert run.conclusions == {"build": "failure", "release": "skipped", "promote": "skipped"}
+    assert "::error::PREFIX" in run.jobs["build"].log
+    assert side_by_side_cloud.releases() == {}
+
+
+# --- lost machines ---
+
+
+EVERY_FOURTH_PLACE = pytest.param(4, False, id="every fourth place")
+"""Before the requests 1, 5, 9 and so on, and after the requests 3, 7, 11 and so on."""
+EVERY_PLACE = pytest.param(1, True, id="every place", marks=pytest.mark.long)
+
+PLACES = pytest.mark.parametrize(("stride", "is_complete"), [EVERY_FOURTH_PLACE, EVERY_PLACE])
+
+
+def list_places(stride: int, *, is_complete: bool) -> Iterator[tuple[int, bool]]:
+    """The number of a request at which a job is killed, and whether this is after its effect."""
+    for number in itertools.count(1, stride):
+        yield number, False
+        yield (number if is_complete else number + stride // 2), True
+
+
+@PLACES
+def test_a_release_whose_machine_is_lost_again_and_again_ends_as_one_that_was_never_interrupted(
+    runner: SideBySideRunner,
+    side_by_side_cloud: SideBySideCloud,
+    job_killer: JobKiller,
+    *,
+    stride: int,
+    is_complete: bool,
+) -> None:
+    """Each attempt is killed later than the one before it, until one ends before that."""
+    before = runner.release()
+    run = runner.create_release()
+    kill_count = 0
+    for number, after_effect in list_places(stride, is_complete=is_complete):
+        with job_killer.kill_at(number, after_effect=after_effect) as is_killed:
+            run.start() if run.attempt == 0 else run.rerun_failed()
+        if not is_killed():
+            break
+        kill_count += 1
+        assert "failure" in run.conclusions.values(), job_logs(run)
+    require_success(run)
+    assert kill_count >= 12 // stride
+    assert side_by_side_cloud.releases() == {version_of(before): "Draining", version_of(run): "Serving"}
+    assert side_by_side_cloud.pipeline_app.get_app()["deployment"] is None
+    assert side_by_side_cloud.resources() == {
+        "apps": {name: deployed_app(name) for name in (name_of(before), name_of(run))},
+        "plans": 2,
+        "containers": [f"shopreleases/{name}" for name in (name_of(before), name_of(run))],
+    }
+
+
+@PLACES
+def test_a_retirement_whose_machine_is_lost_is_completed_by_its_next_attempt(
+    runner: SideBySideRunner,
+    side_by_side_cloud: SideBySideCloud,
+    job_killer: JobKiller,
+    *,
+    stride: int,
+    is_complete: bool,
+) -> None:
+    kill_count = 0
+    for number, after_effect in list_places(stride, is_complete=is_complete):
+        name = new_hub_name()
+        side_by_side_cloud.add_drained_release(name)
+        run = runner.create_retirement(version=name)
+        with job_killer.kill_at(number, after_effect=after_effect) as is_killed:
+            run.start()
+        if is_killed():
+            kill_count += 1
+            assert run.conclusions == {"retire": "failure"}, job_logs(run)
+            run.rerun_failed()
+        require_success(run)
+        assert name not in side_by_side_cloud.releases()
+        assert name not in side_by_side_cloud.resources()["apps"]
+        assert f"shopreleases/{name}" not in side_by_side_cloud.resources()["containers"]
+        if not is_killed():
+            break
+    assert kill_count >= 8 // stride
