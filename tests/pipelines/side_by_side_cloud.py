@@ -122,29 +122,29 @@ class SideBySideCloud:
             state["groups"] = [RESOURCE_GROUP]
             state["starterPort"] = starter_port
 
-    def add_drained_release(self, name: str) -> None:
-        """Add a release that had traffic, and its resources, without a pipeline. Another one has the traffic then."""
+    def add_active_release(self) -> str:
+        """Add a release, with its resources, that gets all traffic, without a pipeline. Returns its version, which is
+        also its name."""
+        name = new_hub_name()
         with locked_cloud(self.pipeline_app.fake_azure.path) as state:
             state.setdefault("plans", {})[f"ASP-{name}"] = {"resourceGroup": RESOURCE_GROUP, "tier": "FlexConsumption"}
             state.setdefault("containers", []).append(f"shopreleases/{name}")
             settings = {"TASK_HUB": {"value": name, "slotSetting": False}}
             slots = {"production": {"settings": settings, "package": "app.zip"}}
             state["apps"][name] = {"resourceGroup": RESOURCE_GROUP, "plan": f"ASP-{name}", "slots": slots}
-        active = new_hub_name()
-        for version in (name, active):
-            self._register(version)
-            self._put("routing", {"active": version})
+        path = f"/api/apps/{self.pipeline_app.name}"
+        body = {"version": name, "taskHub": name, "address": f"https://{name}.azurewebsites.net"}
+        self.pipeline_app.admin.post(f"{path}/releases", json=body).raise_for_status()
+        create_task_hub(self.server.connection, name)
+        self.pipeline_app.admin.put(f"{path}/routing", json={"active": name}).raise_for_status()
+        return name
+
+    def add_drained_release(self) -> str:
+        """Add a release that had traffic, and another one that has it now. Returns the version of the first one."""
+        name = self.add_active_release()
+        self.add_active_release()
         self.pass_time()
-
-    def _register(self, version: str) -> None:
-        """Register a release whose version is also its name, and create its task hub."""
-        body = {"version": version, "taskHub": version, "address": f"https://{version}.azurewebsites.net"}
-        path = f"/api/apps/{self.pipeline_app.name}/releases"
-        self.pipeline_app.admin.post(path, json=body).raise_for_status()
-        create_task_hub(self.server.connection, version)
-
-    def _put(self, path: str, body: dict[str, Any]) -> None:
-        self.pipeline_app.admin.put(f"/api/apps/{self.pipeline_app.name}/{path}", json=body).raise_for_status()
+        return name
 
     def releases(self) -> dict[str, str]:
         """The state of each release that is not removed, by its version."""

@@ -97,6 +97,7 @@ def test_pipelines_promote_roll_back_promote_again_and_retire(
     assert side_by_side_cloud.active_version() == version_of(second)
 
 
+@pytest.mark.long
 def test_a_stage_release_that_failed_is_continued_and_one_that_is_run_again_is_another_release(
     runner: PipelineRunner, side_by_side_cloud: SideBySideCloud
 ) -> None:
@@ -112,17 +113,17 @@ def test_a_stage_release_that_failed_is_continued_and_one_that_is_run_again_is_a
 def test_the_rollback_pipeline_goes_back_once_and_requires_the_name_of_the_app(
     runner: PipelineRunner, side_by_side_cloud: SideBySideCloud
 ) -> None:
-    first, second = runner.release(), runner.release()
+    first, second = side_by_side_cloud.add_active_release(), side_by_side_cloud.add_active_release()
     assert runner.create(ROLLBACK, confirm="another-app").start().results == {"RollBack": "failed"}
     app = side_by_side_cloud.pipeline_app.name
     for _ in range(2):
         require_success(runner.create(ROLLBACK, confirm=app).start())
-        assert side_by_side_cloud.active_version() == version_of(first)
-    require_success(runner.create(ROLLBACK, confirm=app, version=version_of(second)).start())
-    assert side_by_side_cloud.active_version() == version_of(second)
+        assert side_by_side_cloud.active_version() == first
+    require_success(runner.create(ROLLBACK, confirm=app, version=second).start())
+    assert side_by_side_cloud.active_version() == second
 
 
-@pytest.mark.parametrize("prefix", ["9lives", "Shop", "shop-", "a" * 24])
+@pytest.mark.parametrize("prefix", ["9lives", "shop-"])
 def test_a_prefix_that_makes_no_name_for_all_resources_is_refused(
     runner: PipelineRunner, side_by_side_cloud: SideBySideCloud, prefix: str
 ) -> None:
