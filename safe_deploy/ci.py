@@ -39,6 +39,9 @@ class CiSystem(Protocol):
     def set_outputs(self, values: Mapping[str, str]) -> None:
         """Publish values to later steps, each as one printable line. Names are in kebab-case."""
 
+    def set_secret_output(self, name: str, value: str) -> None:
+        """Publish a value that the log must not show. A system that cannot mask it in the log does not get it."""
+
     def write_summary(self, markdown: str) -> None:
         """Add Markdown to the page of the run."""
 
@@ -87,6 +90,9 @@ class Terminal:
     def set_outputs(self, values: Mapping[str, str]) -> None:
         """Does nothing."""
 
+    def set_secret_output(self, name: str, value: str) -> None:
+        """Does nothing."""
+
     def write_summary(self, markdown: str) -> None:
         """Does nothing."""
 
@@ -116,6 +122,11 @@ class GitHubActions:
         """Set outputs of the step, which later steps read."""
         lines = [f"{name}={escape_unprintable(value)}\n" for name, value in values.items()]
         self._append_to_file("GITHUB_OUTPUT", self.output_file, "".join(lines))
+
+    def set_secret_output(self, name: str, value: str) -> None:
+        # The runner masks the value in this line, too.
+        _write_line(self.stderr, f"::add-mask::{_escape_github_data(sanitize_line(value))}")
+        self.set_outputs({name: value})
 
     def write_summary(self, markdown: str) -> None:
         """Add Markdown to the summary of the job."""
@@ -153,8 +164,15 @@ class AzurePipelines:
 
     def set_outputs(self, values: Mapping[str, str]) -> None:
         for name, value in values.items():
-            line = neutralize_ci_commands(escape_unprintable(value))
-            self._write_logging_command("task.setvariable", line, variable=_camel_case(name), isOutput="true")
+            self._set_variable(name, value)
+
+    def set_secret_output(self, name: str, value: str) -> None:
+        self._set_variable(name, value, issecret="true")
+
+    def _set_variable(self, name: str, value: str, **properties: str) -> None:
+        """Set an output variable of the step."""
+        line = neutralize_ci_commands(escape_unprintable(value))
+        self._write_logging_command("task.setvariable", line, variable=_camel_case(name), isOutput="true", **properties)
 
     def write_summary(self, markdown: str) -> None:
         """Have the agent show a summary on the page of the run. A summary that cannot be written is only a warning."""

@@ -18,6 +18,7 @@ from safe_deploy.commands.deploy import deploy_commands
 from safe_deploy.commands.diagnose import diagnose_commands
 from safe_deploy.commands.inspect import inspect_commands
 from safe_deploy.commands.quiesce import quiesce_commands
+from safe_deploy.commands.release import release_commands
 from safe_deploy.commands.router import router_commands
 from safe_deploy.errors import CommandError, ExitCode
 from safe_deploy.sanitization import sanitize_line
@@ -58,6 +59,7 @@ def shared_options(
 
 for command_group in (
     deploy_commands,
+    release_commands,
     inspect_commands,
     administer_commands,
     diagnose_commands,

@@ -4,7 +4,6 @@ documents into the errors of `errors.py`.
 A request that was cut off is sent again, because every change is safe to repeat.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,15 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from safe_deploy.errors import CommandError, ConflictError, NotAllowed, NotReady, ServerUnavailable, UsageError
+from safe_deploy.errors import ServerUnavailable, UsageError
+from safe_deploy.server_responses import (
+    MAX_BACKOFF_SECONDS,
+    describe_unavailability,
+    parse_object,
+    parse_problem,
+    parse_retry_after,
+    require_success,
+)
 
 RETRY_SECONDS = 120
 """How long one request is retried. A server that restarts, or that starts from zero instances, answers by then."""
@@ -25,11 +32,7 @@ _CONNECT_TIMEOUT_SECONDS = 10
 _ROUTING_TIMEOUT_SECONDS = 10
 """How long the response with a routing document may take after the time that the server waits."""
 
-_MAX_BACKOFF_SECONDS = 30
 _RETRYABLE_STATUS_CODES = frozenset({429, 502, 503, 504})
-_EXPECTED_MEMBERS = ("app", "taskHub", "status")
-"""Every successful response of a state server has one of these members."""
-
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Json = dict[str, Any]
@@ -140,12 +143,12 @@ class StateServerClient:
             retry_seconds=retry_seconds,
             response_timeout_seconds=response_timeout_seconds,
         )
-        return _parse_object(response)
+        return parse_object(response)
 
     def get_app(self, *, retry_seconds: float | None = None) -> tuple[Json, str]:
         """The app and its ETag."""
         response = self._send_with_retries(_Request(method="GET", path=self.app_path), retry_seconds=retry_seconds)
-        return _parse_object(response), response.headers.get("ETag", "")
+        return parse_object(response), response.headers.get("ETag", "")
 
     def put_app(self, body: Json) -> Json:
         return self.request_json("PUT", self.app_path, body)
@@ -180,8 +183,53 @@ class StateServerClient:
         """A page of the app's audit log, newest first. `token` is the continuation token of the previous page."""
         return self.request_json("GET", f"{self.app_path}/history", query={"top": top, "continuationToken": token})
 
+    def list_releases(self) -> Json:
+        """The releases side by side with their states, and what routers have acknowledged."""
+        return self.request_json("GET", f"{self.app_path}/releases")
+
+    def post_release(self, body: Json) -> Json:
+        return self.request_json("POST", f"{self.app_path}/releases", body)
+
+    def get_release_status(
+        self,
+        version: str,
+        *,
+        wait_seconds: int = 0,
+        verify: str = "cached",
+        retry_seconds: float | None = None,
+        response_timeout_seconds: float = RESPONSE_TIMEOUT_SECONDS,
+    ) -> Json:
+        """The verdict: may this release be removed? The parameters are those of `get_staging_status`."""
+        query = {"wait": wait_seconds, "verify": verify}
+        response = self._send_with_retries(
+            _Request(method="GET", path=f"{self._release_path(version)}/status", query=query),
+            retry_seconds=retry_seconds,
+            response_timeout_seconds=response_timeout_seconds,
+        )
+        return parse_object(response)
+
+    def delete_release(self, version: str, *, outcome: str) -> Json:
+        """Record a step of a release's removal. `outcome` is Pending, Done or Failed. Returns the app."""
+        return self.request_json("DELETE", self._release_path(version), query={"outcome": outcome})
+
+    def _release_path(self, version: str) -> str:
+        return f"{self.app_path}/releases/{quote(version, safe='')}"
+
+    def put_routing(self, body: Json, *, etag: str) -> Json:
+        """Change the routing if its document still has `etag`. Returns the document.
+
+        Raises ConflictError with the code PreconditionFailed if it has another one. This also happens if the response
+        to a first attempt was lost: the change may have been made.
+        """
+        return self.request_json("PUT", f"{self.app_path}/routing", body, headers={"If-Match": etag})
+
+    def read_routing(self) -> tuple[Json, str]:
+        """The routing document and its ETag. It holds tokens, which must not be printed."""
+        response = self._send_with_retries(_Request(method="GET", path=f"{self.app_path}/routing"))
+        return parse_object(response), response.headers.get("ETag", "")
+
     def get_routing(self, *, wait_seconds: int, etag: str | None, router: str | None) -> tuple[Json, str] | None:
-        """The routing document and its ETag; None if it still has `etag` after `wait_seconds`.
+        """The routing document and its ETag, for a router; None if it still has `etag` after `wait_seconds`.
 
         With `router`, the request acknowledges that this router routes by the document of `etag`. Sends the request
         once. Raises the errors of `errors.py`.
@@ -194,7 +242,7 @@ class StateServerClient:
         )
         timeout_seconds = wait_seconds + _ROUTING_TIMEOUT_SECONDS
         response = self._send_with_retries(request, retry_seconds=0, response_timeout_seconds=timeout_seconds)
-        return None if response.status_code == 304 else (_parse_object(response), response.headers.get("ETag", ""))
+        return None if response.status_code == 304 else (parse_object(response), response.headers.get("ETag", ""))
 
     def post_waiver(self, body: Json) -> Json:
         return self.request_json("POST", f"{self.app_path}/waivers", body)
@@ -217,7 +265,7 @@ class StateServerClient:
         """Send a request, retry it while the server is unavailable, and return the response's JSON object. Raises the
         errors of `errors.py`."""
         request = _Request(method=method, path=path, body=body, query=query, headers=headers)
-        return _parse_object(self._send_with_retries(request))
+        return parse_object(self._send_with_retries(request))
 
     def _send_with_retries(
         self,
@@ -233,14 +281,14 @@ class StateServerClient:
             try:
                 response = self._send(request, response_timeout_seconds)
                 if response.status_code not in _RETRYABLE_STATUS_CODES:
-                    return _require_success(response, self.url)
-                failure = ServerUnavailable(_describe_unavailability(response), _parse_problem(response))
-                failure.retry_after_seconds = _parse_retry_after(response)
+                    return require_success(response, self.url)
+                failure = ServerUnavailable(describe_unavailability(response), parse_problem(response))
+                failure.retry_after_seconds = parse_retry_after(response)
             except httpx.RequestError as error:
                 failure = ServerUnavailable(
                     f"the server {self.url} cannot be reached: {_describe_request_error(error)}"
                 )
-            pause_seconds = max(min(2.0**attempt, _MAX_BACKOFF_SECONDS), failure.retry_after_seconds)
+            pause_seconds = max(min(2.0**attempt, MAX_BACKOFF_SECONDS), failure.retry_after_seconds)
             if time.monotonic() + pause_seconds >= deadline:
                 raise failure
             self._report(f"{failure.message}; trying again")
@@ -276,68 +324,6 @@ class StateServerClient:
 
 def _is_printable_ascii(text: str) -> bool:
     return text.isascii() and text.isprintable()
-
-
-def _require_success(response: httpx.Response, url: str) -> httpx.Response:
-    """Return a successful response. Raises the error that the problem document or the status code stands for."""
-    if response.is_success or response.status_code == 304:
-        return response
-    if response.is_redirect:
-        raise CommandError(f"{url} redirects to another server, and redirects are not followed. Check --server")
-    problem = _parse_problem(response)
-    detail = str(problem.get("detail") or f"{url} answered with status {response.status_code}")
-    code = problem.get("code")
-    if code == "InvalidRequest":
-        raise UsageError(detail, problem)
-    if code == "StagingNotReady":
-        raise NotReady(detail, problem)
-    if response.status_code in (401, 403):
-        hint = "" if code else ". Check SAFE_DEPLOY_KEY: it must be a key of this server"
-        raise NotAllowed(f"{detail}{hint}", problem)
-    if response.status_code in (409, 412):
-        raise ConflictError(detail, problem)
-    if response.status_code == 404 and code is None:
-        raise CommandError(
-            f"there is no state server at {url}: it does not know {response.request.url.path}. Check --server"
-        )
-    trace = f" (traceId {problem['traceId']})" if "traceId" in problem else ""
-    raise CommandError(f"{detail}{trace}", problem)
-
-
-def _parse_object(response: httpx.Response) -> Json:
-    """The JSON object of a response. Raises CommandError if the response does not come from a state server."""
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict) or body.keys().isdisjoint(_EXPECTED_MEMBERS):
-        raise CommandError(f"{response.request.url.host} answers, but is not a state server. Check --server")
-    return body
-
-
-def _parse_problem(response: httpx.Response) -> Json:
-    """The problem document of a response, empty if there is none with a code."""
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) and isinstance(body.get("code"), str) else {}
-
-
-def _describe_unavailability(response: httpx.Response) -> str:
-    """Why the server could not answer, in its own words if it gave any."""
-    detail = _parse_problem(response).get("detail")
-    return str(detail) if detail else f"the server answered with status {response.status_code}"
-
-
-def _parse_retry_after(response: httpx.Response) -> float:
-    """The seconds of Retry-After, at most `_MAX_BACKOFF_SECONDS`; 0 without a usable value. The server never sends a
-    date."""
-    try:
-        seconds = float(response.headers.get("Retry-After", ""))
-    except ValueError:
-        return 0
-    return min(seconds, _MAX_BACKOFF_SECONDS) if math.isfinite(seconds) and seconds > 0 else 0
 
 
 def _describe_request_error(error: httpx.RequestError) -> str:

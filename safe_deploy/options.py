@@ -114,13 +114,40 @@ VersionOption = Annotated[
         "--version", envvar=environment_variable("VERSION"), show_default=False, help="Version, shown to people."
     ),
 ]
+ReleaseVersionOption = Annotated[
+    str,
+    typer.Option("--version", envvar=environment_variable("VERSION"), show_default=False, help="Version of a release."),
+]
+OtherVersionOption = Annotated[
+    str,
+    typer.Option("--version", show_default=False, help="Version of the release. Ignores SAFE_DEPLOY_VERSION."),
+]
+"""Without a variable: a pipeline may set SAFE_DEPLOY_VERSION to the version that it deploys, and these commands are
+about another one."""
+AddressOption = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        envvar=environment_variable("ADDRESS"),
+        help="Address of the release's Function App, without a path.",
+    ),
+]
+SchedulerOption = Annotated[
+    str,
+    typer.Option(
+        "--scheduler",
+        envvar=environment_variable("SCHEDULER"),
+        show_default=False,
+        help="Scheduler (Durable Task Scheduler) in the resource group that has the release's task hub.",
+    ),
+]
 ResourceGroupOption = Annotated[
     str,
     typer.Option(
         "--resource-group",
         envvar=environment_variable("RESOURCE_GROUP"),
         show_default=False,
-        help="Resource group of the Function App. With it, `az` reads the slots in Azure.",
+        help="Resource group of the Function App. With it, `az` reads the app in Azure.",
     ),
 ]
 FunctionAppOption = Annotated[
@@ -148,7 +175,7 @@ TimeoutOption = Annotated[
         max=_MAX_SECONDS,
         callback=_require_number,
         envvar=environment_variable("TIMEOUT"),
-        help="How long to wait until the slot is ready, in seconds.",
+        help="How long to wait, in seconds.",
     ),
 ]
 StabilizationOption = Annotated[
@@ -231,6 +258,10 @@ SwapCommandOption = Annotated[
 OutcomeOption = Annotated[
     SwapOutcome | None,
     typer.Option("--outcome", help="Outcome of a swap that is made without safe-deploy. Replaces the command."),
+]
+ReleaseCommandArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="-- COMMAND...", help="Command that deploys the Function App, after two hyphens."),
 ]
 SwapCommandArgument = Annotated[
     list[str] | None, typer.Argument(metavar="-- COMMAND...", help="Command that swaps the slots, after two hyphens.")

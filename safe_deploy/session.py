@@ -55,6 +55,10 @@ class Session:
         """Print progress to stderr."""
         _print_line(self.err, line)
 
+    def warn(self, message: str) -> None:
+        """Print a warning to stderr, and add it to the annotations of the run."""
+        report_warning(self.ci, sys.stderr, message)
+
     def print_result(self, result: Any, columns: Sequence[str], rows: rendering.Rows, title: str = "") -> None:
         """Print a result to stdout (`result` as JSON, or title and rows as a table) and add it to the job summary."""
         if self.output is OutputFormat.JSON:

@@ -1,28 +1,13 @@
-"""Finds swaps in the audit log of an app. Hides its pages and the members of its entries."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Finds swaps in the audit log of an app. Hides the members of its entries."""
 
 from safe_deploy.client import StateServerClient
+from safe_deploy.history import HistoryEntry, list_history
 from safe_deploy.slot_task_hubs import RecordedSlots, is_same_task_hub
-
-_PAGE_SIZE = 100
-
-HistoryEntry = Mapping[str, Any]
 
 
 def find_last_swap(server: StateServerClient, slot: str) -> HistoryEntry | None:
     """The newest completed swap of a slot, None if there is none."""
-    token: str | None = None
-    while True:
-        page = server.get_history(_PAGE_SIZE, token)
-        for entry in page["history"]:
-            if _is_completed_swap(entry, slot):
-                last_swap: HistoryEntry = entry
-                return last_swap
-        token = page["continuationToken"]
-        if token is None:
-            return None
+    return next((entry for entry in list_history(server) if _is_completed_swap(entry, slot)), None)
 
 
 def find_hub_swapped_by_this_run(server: StateServerClient, recorded: RecordedSlots) -> str | None:

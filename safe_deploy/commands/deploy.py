@@ -8,6 +8,7 @@ from safe_deploy import deployment, rendering
 from safe_deploy.azure_slots import DeploymentSlots
 from safe_deploy.ci import report_warning
 from safe_deploy.client import Json
+from safe_deploy.commands.release import ROUTER_TIMEOUT_SECONDS, roll_back_release
 from safe_deploy.deployment import Deployment, StagingRequest, clean_up
 from safe_deploy.errors import CommandError, NotReady, TimedOut, UsageError
 from safe_deploy.option_groups import (
@@ -22,11 +23,13 @@ from safe_deploy.options import (
     DeleteTaskHubsOption,
     DeployCommandOption,
     OptionalTaskHubOption,
+    OtherVersionOption,
     SlotOption,
     StabilizationOption,
     SwapCommandOption,
     SwapOutcome,
     TaskHubOption,
+    TimeoutOption,
     VersionOption,
     WaitOption,
 )
@@ -38,6 +41,7 @@ from safe_deploy.session import (
     resolve_deployment_slots,
     wait_with_progress,
 )
+from safe_deploy.side_by_side.app_state import SideBySideApp, is_side_by_side
 from safe_deploy.slot_observer import SlotObserver
 from safe_deploy.subprocesses import Command, SignalGuard
 from safe_deploy.swap_executor import STABILIZATION_SECONDS, SwapExecutor
@@ -175,9 +179,28 @@ def rollback(
     *,
     task_hub: OptionalTaskHubOption = "",
     slot: SlotOption = "staging",
+    version: OtherVersionOption = "",
+    timeout: TimeoutOption = ROUTER_TIMEOUT_SECONDS,
 ) -> None:
-    """Swap back to the task hub that was swapped out and is still in the slot. Safe to repeat."""
+    """Swap back to the task hub that was swapped out, or give all requests back to the release that was active before.
+    Safe to repeat."""
     session = open_session(common, slot=slot)
+    app, _ = session.server.get_app()
+    if is_side_by_side(app):
+        if swap_options.command or swap_options.outcome:
+            raise UsageError(
+                f"app {app['app']} has releases side by side, which no command swaps: omit the command and --outcome"
+            )
+        roll_back_release(
+            session,
+            SideBySideApp.from_json(app),
+            requested_version=version,
+            resource_group=azure.resource_group,
+            timeout_seconds=timeout,
+        )
+        return
+    if version:
+        raise UsageError(f"app {app['app']} has slots. Name what to roll back to with --task-hub instead of --version")
     command = build_command(swap_options.command, task_hub=task_hub)
     outcome = _require_command_or_outcome(command, swap_options.outcome)
     deployment_slots = resolve_deployment_slots(azure, session, command)

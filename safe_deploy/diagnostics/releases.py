@@ -1,7 +1,7 @@
 """The checks of an app with releases side by side: its releases, its routers, and its status URLs."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,11 +9,11 @@ from safe_deploy.azure_function_apps import FunctionApps
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.diagnostics.deployments import check_deployment
 from safe_deploy.diagnostics.evidence import EvidenceHints, check_evidence
+from safe_deploy.diagnostics.function_apps import check_function_apps
 from safe_deploy.diagnostics.results import CheckResult, CheckStatus
 from safe_deploy.diagnostics.status_urls import StatusUrl, check_status_url
-from safe_deploy.errors import CommandError, ExitCode
+from safe_deploy.errors import CommandError
 from safe_deploy.rendering import format_age, is_older
-from safe_deploy.slot_task_hubs import is_same_task_hub
 
 SIDE_BY_SIDE = "sideBySide"
 
@@ -38,8 +38,7 @@ def check_releases(
     status_url: StatusUrl | None,
     now: datetime,
 ) -> Iterator[CheckResult]:
-    """Run the checks of an app with releases side by side. With `function_apps`, compare the task hub in the setting of
-    each release's Function App."""
+    """Run the checks of an app with releases side by side, those of Azure only with `function_apps`."""
     yield from check_deployment(app)
     try:
         listed = server.request_json("GET", f"{server.app_path}/releases")
@@ -48,7 +47,7 @@ def check_releases(
         return
     yield _check_active(listed["routing"])
     yield from map(_check_release, listed["releases"])
-    yield from _check_function_apps(listed["releases"], function_apps, task_hub_setting)
+    yield from check_function_apps(app, function_apps, task_hub_setting)
     yield from _check_routers(listed, now)
     yield check_status_url(status_url, listed["releases"], listed["removed"])
     active = next(
@@ -82,38 +81,6 @@ def _check_release(release: Json) -> CheckResult:
     hint = ", so it can be removed: safe-deploy retire" if release["state"] == "Drained" else ""
     message = f"{release['state']}, task hub {release['taskHub']}, {release['address']}{hint}"
     return CheckResult(check, CheckStatus.OK, message)
-
-
-def _check_function_apps(
-    releases: Sequence[Json], function_apps: FunctionApps | None, setting: str
-) -> Iterator[CheckResult]:
-    """Compare each release in Azure with the record. An error of `az` is reported once, not once a release."""
-    if function_apps is None:
-        message = "not checked. Add --resource-group to compare the task hubs of the Function Apps with the server's"
-        yield CheckResult("Azure", CheckStatus.WARNING, message)
-        return
-    reported_errors: set[str] = set()
-    for release in releases:
-        try:
-            yield _compare_function_app(release, function_apps, setting)
-        except CommandError as error:
-            if error.message not in reported_errors:
-                reported_errors.add(error.message)
-                yield CheckResult(f"Azure: {release['version']}", CheckStatus.FAILED, error.message, error.exit_code)
-
-
-def _compare_function_app(release: Json, function_apps: FunctionApps, setting: str) -> CheckResult:
-    """Whether the Function App of a release has its task hub. Raises CommandError."""
-    check = f"Azure: {release['version']}"
-    function_app = function_apps.find_by_address(release["address"])
-    observed, recorded = function_apps.read_task_hub(function_app, setting), release["taskHub"]
-    if is_same_task_hub(observed, recorded):
-        return CheckResult(check, CheckStatus.OK, f"{function_app} has {observed}, as on the server")
-    message = (
-        f"{function_app} has {observed or 'no task hub'} in its setting {setting}, but the server has {recorded} on "
-        "record. Correct the one that is wrong"
-    )
-    return CheckResult(check, CheckStatus.FAILED, message, ExitCode.CONFLICT)
 
 
 def _check_routers(listed: Json, now: datetime) -> Iterator[CheckResult]:

@@ -45,11 +45,17 @@ curl -sS -X PUT "https://$HOST/api/apps/shop" -H "x-functions-key: $OPERATOR_KEY
   -H "Content-Type: application/json" -d '{"model": "sideBySide", "releases": {
   "1.4.0": {"taskHub": "shop140", "address": "https://shop-140.azurewebsites.net"},
   "1.5.0": {"taskHub": "shop150", "address": "https://shop-150.azurewebsites.net"}}}' --fail --output /dev/null
+curl -sS -X PUT "https://$HOST/api/apps/shop/routing" -H "x-functions-key: $OPERATOR_KEY" \\
+  -H "Content-Type: application/json" -d '{"active": "1.5.0"}' --fail --output /dev/null
 PIPELINE_KEY="$OPERATOR_KEY"
 """
-"""An app with two releases, and their Function Apps."""
+"""An app with two releases, of which 1.5.0 is active, and their Function Apps."""
 
-SIDE_BY_SIDE_SECTIONS = ("Functions that start work by themselves", "Durable Task Scheduler")
+SIDE_BY_SIDE_SECTIONS = (
+    "Release, promote, roll back, retire",
+    "Functions that start work by themselves",
+    "Durable Task Scheduler",
+)
 
 
 @pytest.mark.parametrize("page", LOCAL_PAGES, ids=lambda page: page.name)

@@ -22,6 +22,8 @@ from tests.safe_deploy.doctor_runner import register_verified_app
 from tests.safe_deploy.fault_proxy import FaultProxy, run_fault_proxy
 from tests.safe_deploy.injections import AppWithInjections
 from tests.safe_deploy.processes import server_key_entries, state_server
+from tests.safe_deploy.release_fixture import ReleaseFixture, create_release_fixture
+from tests.safe_deploy.shifted_server import ShiftedServer, serve_with_shifted_clock
 from tests.safe_deploy.wait_scenario import WaitScenario
 
 
@@ -86,6 +88,37 @@ def connection_proxy(server: httpx.Client, deployment_fixture: DeploymentFixture
         deployment_fixture.url = connection_proxy.url
         yield connection_proxy
     deployment_fixture.url = direct_url
+
+
+@pytest.fixture(scope="session")
+def shifted_server(storage: StorageSettings) -> Iterator[ShiftedServer]:
+    """A server with keys, whose clock tests can advance."""
+    with serve_with_shifted_clock(storage) as shifted_server:
+        yield shifted_server
+
+
+@pytest.fixture(scope="session")
+def shifted_client(shifted_server: ShiftedServer) -> Iterator[httpx.Client]:
+    with open_admin_client(shifted_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def releases(
+    shifted_server: ShiftedServer, shifted_client: httpx.Client, fork_server: ForkServer, tmp_path: Path
+) -> ReleaseFixture:
+    """An app with releases side by side, and none yet."""
+    releases = create_release_fixture(shifted_client, fork_server, tmp_path, shifted_server.clock)
+    releases.create()
+    return releases
+
+
+@pytest.fixture
+def releases_proxy(releases: ReleaseFixture) -> Iterator[ConnectionProxy]:
+    """A proxy through which safe-deploy reaches the server."""
+    with run_connection_proxy(releases.cli.url) as connection_proxy:
+        releases.cli.url = connection_proxy.url
+        yield connection_proxy
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-OWN_GITHUB_COMMANDS = {"error", "warning"}
+OWN_GITHUB_COMMANDS = {"error", "warning", "add-mask"}
 OWN_AZURE_COMMANDS = {"task.setvariable", "task.logissue", "task.uploadsummary"}
 """The commands that the CLI itself writes."""
 

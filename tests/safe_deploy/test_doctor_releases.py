@@ -1,5 +1,6 @@
 """`safe-deploy doctor` for apps with releases side by side, against a real server with keys and the fake `az`."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -53,17 +54,16 @@ class SideBySideApp:
         again = httpx.get(url, params={"router": router}, headers=headers | {"If-None-Match": etag}, timeout=60)
         assert again.status_code == 304
 
-    def set_function_apps(self, fake_azure: FakeAzure, **task_hubs: str | None) -> None:
-        """Set the task hub in the setting of each Function App, by its name."""
-        fake_azure.reset(
-            {
-                name: {
-                    "resourceGroup": RESOURCE_GROUP,
-                    "slots": {"production": {"settings": {"TASK_HUB": hub} if hub else {}}},
-                }
-                for name, hub in task_hubs.items()
-            }
-        )
+    def set_function_apps(
+        self, fake_azure: FakeAzure, task_hubs: Mapping[str, str | None], **other_settings: str
+    ) -> None:
+        """Set the task hub in the setting of each release's Function App, by version, and the other settings of all."""
+        apps = {}
+        for version, hub in task_hubs.items():
+            settings = other_settings | ({"TASK_HUB": hub} if hub else {})
+            slots = {"production": {"settings": settings}}
+            apps[self.function_app(version)] = {"resourceGroup": RESOURCE_GROUP, "slots": slots}
+        fake_azure.reset(apps)
 
     def status_url(self, origin: str, version: str, **parameters: str) -> str:
         """The status URL of an instance of this release, as the SDK builds it for this origin."""
@@ -103,7 +103,7 @@ def test_every_check_passes_on_a_complete_set_up(
 ) -> None:
     app, hubs = side_by_side, side_by_side.task_hubs
     app.client.publish(event(hubs["1.5.0"], status="Completed"))
-    app.set_function_apps(azure_on_path, **{app.function_app(version): hub for version, hub in hubs.items()})
+    app.set_function_apps(azure_on_path, hubs)
     proxy.always_inject(CannedResponse(410))
     results = run_doctor(
         app.client, "--resource-group", RESOURCE_GROUP, "--status-url", app.status_url(proxy.url, "1.5.0")
@@ -197,7 +197,7 @@ def test_a_function_app_with_the_task_hub_of_another_release_is_a_conflict(
     side_by_side: SideBySideApp, azure_on_path: FakeAzure
 ) -> None:
     app, hubs = side_by_side, side_by_side.task_hubs
-    app.set_function_apps(azure_on_path, **{app.function_app("1.4.0"): None, app.function_app("1.5.0"): hubs["1.4.0"]})
+    app.set_function_apps(azure_on_path, {"1.4.0": None, "1.5.0": hubs["1.4.0"]})
     results = run_doctor(app.client, "--resource-group", RESOURCE_GROUP)
     assert results.code == ExitCode.CONFLICT
     assert results.failed_checks() == ["Azure: 1.4.0", "Azure: 1.5.0"]
@@ -211,10 +211,28 @@ def test_a_release_without_a_function_app_fails_its_check_alone(
     side_by_side: SideBySideApp, azure_on_path: FakeAzure
 ) -> None:
     app = side_by_side
-    app.set_function_apps(azure_on_path, **{app.function_app("1.5.0"): app.task_hubs["1.5.0"]})
+    app.set_function_apps(azure_on_path, {"1.5.0": app.task_hubs["1.5.0"]})
     results = run_doctor(app.client, "--resource-group", RESOURCE_GROUP)
     assert results.failed_checks() == ["Azure: 1.4.0"]
     assert results["Azure: 1.5.0"][0] == "ok"
+
+
+def test_functions_that_run_in_a_release_without_traffic_or_not_in_the_active_one_are_a_conflict(
+    side_by_side: SideBySideApp, azure_on_path: FakeAzure
+) -> None:
+    """The policy names functions that start work by themselves."""
+    app = side_by_side
+    app.client.request_json("PUT", "", {"policy": {"quiesceFunctions": ["Nightly", "Import"]}})
+    disabled = {"AzureWebJobs.Nightly.Disabled": "true"}
+    app.set_function_apps(azure_on_path, app.task_hubs, **disabled)
+    results = run_doctor(app.client, "--resource-group", RESOURCE_GROUP)
+    assert results.code == ExitCode.CONFLICT
+    assert results["functions: 1.4.0"][1].startswith(
+        "release 1.4.0 is not active and runs Import. Run safe-deploy quiesce --version 1.4.0 --functions Import "
+    )
+    assert results["functions: 1.5.0"][1].startswith(
+        "release 1.5.0 is active and does not run Nightly. Run safe-deploy unquiesce --version 1.5.0 "
+    )
 
 
 # --- status URLs ---

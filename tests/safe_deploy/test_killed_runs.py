@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,15 +11,15 @@ import pytest
 from harness.processes import wait_until
 from safe_deploy.errors import ExitCode
 from tests.conftest import new_hub_name
-from tests.safe_deploy.connection_proxy import ConnectionProxy, Request, run_connection_proxy
+from tests.safe_deploy.connection_proxy import ConnectionProxy, run_connection_proxy
 from tests.safe_deploy.deployment_fixture import (
     SWAP_COMMAND,
     DeploymentFixture,
     ForkServer,
-    RunningCli,
     create_deployment_fixture,
     kill_cli,
 )
+from tests.safe_deploy.killer import Killer
 
 
 @pytest.fixture(scope="module")
@@ -43,41 +42,6 @@ def deployment_fixtures(
         return create_deployment_fixture(server, fork_server, folder, f"shop-{new_hub_name()}", connection_proxy.url)
 
     return create_app
-
-
-class Killer:
-    """Kills safe-deploy at one of its requests, counted from 1: before the request reaches the server, or before the
-    response reaches safe-deploy."""
-
-    def __init__(self, connection_proxy: ConnectionProxy, request_number: int, *, server_answers: bool) -> None:
-        self.running_cli: RunningCli | None = None
-        self.has_started = threading.Event()
-        connection_proxy.clear()
-        if server_answers:
-            connection_proxy.cut_before_response = self._kill_before_forwarding(request_number)
-        else:
-            connection_proxy.cut_before_request = self._kill_before_forwarding(request_number)
-
-    def _kill_before_forwarding(self, fatal_request: int) -> Callable[[int, Request], bool]:
-        """For the proxy: kill safe-deploy at the request with this number, and forward nothing of that request."""
-
-        def kill_at_request(request_number: int, request: Request) -> bool:
-            """Kill the CLI when it sends the fatal request."""
-            if request_number != fatal_request:
-                return False
-            assert self.has_started.wait(60)
-            assert self.running_cli is not None
-            kill_cli(self.running_cli)
-            return True
-
-        return kill_at_request
-
-    def run_until_killed(self, deployment_fixture: DeploymentFixture, arguments: list[str]) -> None:
-        """Start safe-deploy with these arguments, and wait until it has been killed at the request."""
-        self.running_cli = deployment_fixture.start(arguments)
-        self.has_started.set()
-        result = self.running_cli.wait_for_result()
-        assert result.code == -signal.SIGKILL, result.stderr
 
 
 def prepare_swap(deployment_fixture: DeploymentFixture) -> list[str]:
@@ -135,7 +99,9 @@ def test_the_next_run_succeeds_after_a_kill_at_any_request(
             deployment_fixture = deployment_fixtures()
             arguments = prepare(deployment_fixture)
             initial_state = read_state(deployment_fixture)
-        Killer(connection_proxy, number, server_answers=server_answers).run_until_killed(deployment_fixture, arguments)
+        Killer(connection_proxy, number, server_answers=server_answers).run_until_killed(
+            deployment_fixture.start, arguments
+        )
         connection_proxy.clear()
         if read_state(deployment_fixture) == initial_state and number < len(requests):
             # The killed run changed nothing, so the app is reused for the next kill.

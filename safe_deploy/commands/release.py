@@ -1,0 +1,181 @@
+"""The commands of releases side by side: `release` and `promote`. `rollback` is in `deploy.py`, for both models."""
+
+import typer
+
+from safe_deploy.azure_function_apps import FunctionApps
+from safe_deploy.ci import Terminal
+from safe_deploy.errors import CommandError, UsageError
+from safe_deploy.option_groups import CommonOptions, expand_option_groups
+from safe_deploy.options import (
+    AddressOption,
+    ReasonOption,
+    ReleaseCommandArgument,
+    ReleaseVersionOption,
+    ResourceGroupOption,
+    SchedulerOption,
+    TakeOverOption,
+    TaskHubOption,
+    TaskHubSettingOption,
+    TimeoutOption,
+)
+from safe_deploy.scheduler_task_hubs import SchedulerTaskHubs
+from safe_deploy.session import Session, open_session
+from safe_deploy.side_by_side import rendering
+from safe_deploy.side_by_side.app_state import SideBySideApp
+from safe_deploy.side_by_side.function_apps import ReleaseFunctionApps
+from safe_deploy.side_by_side.promotion import Promotion, check_quiescing, read_app
+from safe_deploy.side_by_side.release_deployment import NewRelease, ReleaseDeployment
+from safe_deploy.side_by_side.rollback_planner import choose_rollback_version
+from safe_deploy.side_by_side.routers import wait_for_routers
+from safe_deploy.side_by_side.routing_history import list_routing_changes
+
+START_TIMEOUT_SECONDS = 600
+"""How long the Function App of a release may take to start."""
+
+ROUTER_TIMEOUT_SECONDS = 60
+"""How long routers may take to confirm the routing. Envoy takes up to 5 s, and a router that restarts some more."""
+
+release_commands = typer.Typer()
+
+
+@release_commands.command()
+@expand_option_groups
+def release(
+    common: CommonOptions,
+    *,
+    version: ReleaseVersionOption,
+    task_hub: TaskHubOption,
+    address: AddressOption,
+    command: ReleaseCommandArgument = None,
+    resource_group: ResourceGroupOption = "",
+    task_hub_setting: TaskHubSettingOption = "TASK_HUB",
+    scheduler: SchedulerOption = "",
+    take_over: TakeOverOption = False,
+    reason: ReasonOption = "",
+    timeout: TimeoutOption = START_TIMEOUT_SECONDS,
+) -> None:
+    """Register a release side by side, run the command that deploys its Function App, and check that it has started."""
+    session = open_session(common)
+    if not command:
+        raise UsageError("no command is given. Add the command that creates and deploys the Function App after --")
+    new_release = NewRelease(
+        version=version, task_hub=task_hub, address=address, take_over=take_over, reason=reason or None
+    )
+    app = ReleaseDeployment(
+        server=session.server,
+        release=new_release,
+        command_line=command,
+        function_apps=open_function_apps(session, resource_group, task_hub_setting),
+        scheduler=open_scheduler(scheduler, resource_group),
+        timeout_seconds=timeout,
+        report=session.report,
+        warn=session.warn,
+    ).run()
+    deployed = app["releases"][version]
+    session.ci.set_outputs(rendering.release_outputs(version, deployed))
+    _publish_override_token(session, version)
+    session.print_result(
+        app,
+        rendering.RELEASE_COLUMNS,
+        rendering.build_release_rows(app["releases"].items()),
+        f"release {version} of app {app['app']} is deployed with task hub {deployed['taskHub']}",
+    )
+
+
+@release_commands.command()
+@expand_option_groups
+def promote(
+    common: CommonOptions,
+    *,
+    version: ReleaseVersionOption,
+    resource_group: ResourceGroupOption = "",
+    timeout: TimeoutOption = ROUTER_TIMEOUT_SECONDS,
+) -> None:
+    """Give all requests to a release side by side, and wait until every router has confirmed it. Safe to repeat."""
+    session = open_session(common)
+    app = read_app(session.server)
+    check_quiescing(app, resource_group)
+    promotion = _build_promotion(session, resource_group, rollback=False)
+    _make_active(session, promotion, app, version, timeout_seconds=timeout)
+
+
+def roll_back_release(
+    session: Session, app: SideBySideApp, *, requested_version: str, resource_group: str, timeout_seconds: float
+) -> None:
+    """Give all requests back to the release that was active before, or to `requested_version`."""
+    version = choose_rollback_version(app, requested_version or None, list_routing_changes(session.server))
+    session.report(f"rolling back to release {version}")
+    if app.quiesce_functions and not resource_group:
+        session.warn(
+            f"without --resource-group the functions {', '.join(app.quiesce_functions)} stay enabled in the release "
+            f"before, and disabled in release {version}. Run the same command again with --resource-group"
+        )
+    promotion = _build_promotion(session, resource_group, rollback=True)
+    _make_active(session, promotion, app, version, timeout_seconds=timeout_seconds)
+
+
+def open_function_apps(
+    session: Session, resource_group: str, task_hub_setting: str = "TASK_HUB"
+) -> ReleaseFunctionApps | None:
+    """The Function Apps in Azure; None without a resource group."""
+    if not resource_group:
+        return None
+    return ReleaseFunctionApps(FunctionApps(resource_group), task_hub_setting=task_hub_setting, report=session.report)
+
+
+def open_scheduler(scheduler: str, resource_group: str) -> SchedulerTaskHubs | None:
+    """The task hubs of the scheduler; None without one. Raises UsageError without a resource group."""
+    if not scheduler:
+        return None
+    if not resource_group:
+        raise UsageError("--scheduler needs the scheduler's resource group. Add --resource-group")
+    return SchedulerTaskHubs(scheduler, resource_group)
+
+
+def _build_promotion(session: Session, resource_group: str, *, rollback: bool) -> Promotion:
+    return Promotion(
+        server=session.server,
+        function_apps=open_function_apps(session, resource_group),
+        rollback=rollback,
+        report=session.report,
+        warn=session.warn,
+    )
+
+
+def _make_active(
+    session: Session, promotion: Promotion, app: SideBySideApp, version: str, *, timeout_seconds: float
+) -> None:
+    """Make a release active, wait for the routers, and print the releases. Raises TimedOut if a router is behind."""
+    revision = promotion.make_active(app, version)
+    progress = wait_for_routers(session.server, revision, timeout_seconds=timeout_seconds, report=session.report)
+    releases = progress.releases
+    session.ci.set_outputs(rendering.routing_outputs(releases, previous=app.routing.active, behind=progress.behind))
+    session.print_result(
+        releases,
+        rendering.RELEASE_COLUMNS,
+        rendering.build_listed_rows(releases),
+        f"release {version} is active in app {releases['app']}",
+    )
+    progress.check(timeout_seconds)
+
+
+def _publish_override_token(session: Session, version: str) -> None:
+    """Show how to look at the release before its promotion. The token is a secret towards visitors, so a log never has
+    it: a CI system gets it as a masked output, and only an interactive terminal prints it."""
+    try:
+        document, _ = session.server.read_routing()
+    except CommandError as error:
+        session.warn(f"the override token of release {version} is not known: {error.message}")
+        return
+    token = document["releases"][version]["overrideToken"]
+    header, cookie = document["override"]["header"], document["override"]["cookie"]
+    session.ci.set_secret_output("override-token", token)
+    if type(session.ci) is Terminal and session.err.is_terminal:
+        session.report("to look at the release before its promotion, send the router one of these, and keep it secret:")
+        session.report(f"  header  {header}: {token}")
+        session.report(f"  cookie  {cookie}={token}")
+    else:
+        session.report(
+            f"to look at the release before its promotion, send the router its overrideToken from GetRouting in the "
+            f"header {header}"
+        )

@@ -1,0 +1,125 @@
+"""An app with releases side by side, as GetApp shows it. Knows the members of that response."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from safe_deploy.errors import ConflictError
+
+SIDE_BY_SIDE = "sideBySide"
+
+
+class ReleaseState(StrEnum):
+    """The states that GetApp shows. `Drained` is not one of them, because it needs a verdict."""
+
+    STAGED = "Staged"
+    SERVING = "Serving"
+    DRAINING = "Draining"
+    REMOVING = "Removing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A release that is not removed. `first_traffic_at` is None if it never had traffic. Times sort as text."""
+
+    version: str
+    task_hub: str
+    address: str
+    state: str
+    registered_at: str
+    first_traffic_at: str | None
+
+    @property
+    def had_traffic(self) -> bool:
+        return self.first_traffic_at is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """How routers divide the requests. `active` is None before the first promotion, `split` None if the active release
+    gets all requests."""
+
+    revision: int
+    active: str | None
+    split: Mapping[str, int] | None
+
+    @property
+    def etag(self) -> str:
+        """The ETag of the routing document, for If-Match."""
+        return f'"{self.revision}"'
+
+    def divides_as(self, other: "Routing") -> bool:
+        """Whether both give each release the same requests. Their documents can differ in other things."""
+        return (self.active, self.split) == (other.active, other.split)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideBySideApp:
+    """`first_traffic` has the times of all releases that had traffic, by version, also of the last removed ones.
+    `has_provider`: the server can read the app's task hubs."""
+
+    name: str
+    releases: Mapping[str, Release]
+    first_traffic: Mapping[str, str]
+    routing: Routing
+    quiesce_functions: Sequence[str]
+    quiesce_order: str
+    has_provider: bool
+
+    @classmethod
+    def from_json(cls, app: Mapping[str, Any]) -> "SideBySideApp":
+        """Raises ConflictError for an app with slots."""
+        if not is_side_by_side(app):
+            raise ConflictError(
+                f"app {app['app']} has slots, and this command is for releases side by side. Use safe-deploy stage, "
+                "swap and rollback"
+            )
+        releases = {version: _parse_release(version, release) for version, release in app["releases"].items()}
+        listed = [*app["releases"].items(), *((removed["version"], removed) for removed in app["removedReleases"])]
+        return cls(
+            name=app["app"],
+            releases=releases,
+            first_traffic={
+                version: release["firstTrafficAt"] for version, release in listed if release["firstTrafficAt"]
+            },
+            routing=parse_routing(app["routing"]),
+            quiesce_functions=app["policy"]["quiesceFunctions"],
+            quiesce_order=app["policy"]["quiesceOrder"],
+            has_provider=app["taskHubs"] is not None,
+        )
+
+    @property
+    def rollback_candidates(self) -> list[str]:
+        """The versions that can be routed to again, the newest first."""
+        candidates = [
+            release
+            for release in self.releases.values()
+            if release.had_traffic and release.state != ReleaseState.REMOVING and release.version != self.routing.active
+        ]
+        return [release.version for release in sorted(candidates, key=_first_traffic_of, reverse=True)]
+
+
+def is_side_by_side(app: Mapping[str, Any]) -> bool:
+    """Whether GetApp shows an app with releases side by side."""
+    return bool(app["model"] == SIDE_BY_SIDE)
+
+
+def parse_routing(routing: Mapping[str, Any]) -> Routing:
+    """The routing in a response of GetApp, ListReleases or PutRouting."""
+    return Routing(revision=routing["revision"], active=routing["active"], split=routing["split"])
+
+
+def _parse_release(version: str, release: Mapping[str, Any]) -> Release:
+    return Release(
+        version=version,
+        task_hub=release["taskHub"],
+        address=release["address"],
+        state=release["state"],
+        registered_at=release["registeredAt"],
+        first_traffic_at=release["firstTrafficAt"],
+    )
+
+
+def _first_traffic_of(release: Release) -> str:
+    return release.first_traffic_at or ""

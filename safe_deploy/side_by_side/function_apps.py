@@ -1,0 +1,75 @@
+"""The Function Apps of releases in one resource group of Azure, as the commands of releases use them."""
+
+import time
+from collections.abc import Callable
+
+from safe_deploy.azure_function_apps import FunctionAppNotFound, FunctionApps
+from safe_deploy.errors import ConflictError
+from safe_deploy.quiescing import ReleaseFunctions
+from safe_deploy.side_by_side.app_state import Release, SideBySideApp
+from safe_deploy.slot_task_hubs import is_same_task_hub
+
+DELETION_SECONDS = 60
+"""How long Azure may show a Function App after the command that deleted it has succeeded."""
+
+_POLL_SECONDS = 5
+
+
+class ReleaseFunctionApps:
+    """Finds the Function App of each release by its address, and keeps the functions that only the active release may
+    run disabled in the others. Raises FunctionAppNotFound and AzureUnavailable."""
+
+    def __init__(self, function_apps: FunctionApps, *, task_hub_setting: str, report: Callable[[str], None]) -> None:
+        self._function_apps = function_apps
+        self._task_hub_setting = task_hub_setting
+        self._report = report
+
+    def find(self, release: Release) -> str | None:
+        """The name of the release's Function App, None if it does not exist."""
+        try:
+            return self._function_apps.find_by_address(release.address)
+        except FunctionAppNotFound:
+            return None
+
+    def is_deleted(self, release: Release) -> bool:
+        """Whether the release's Function App is gone. Waits for a while until Azure does not show it any more."""
+        deadline = time.monotonic() + DELETION_SECONDS
+        while self.find(release) is not None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def check_task_hub(self, release: Release) -> None:
+        """Raises ConflictError if the release's Function App would run on another task hub than the release's."""
+        function_app = self._function_apps.find_by_address(release.address)
+        setting = self._task_hub_setting
+        task_hub = self._function_apps.read_task_hub(function_app, setting)
+        if is_same_task_hub(task_hub, release.task_hub):
+            return
+        if task_hub is None:
+            difference = f"has no app setting {setting}, so it does not run on task hub {release.task_hub}"
+        else:
+            difference = (
+                f"has {task_hub} in its app setting {setting} instead of {release.task_hub}: it would run on another "
+                "release's task hub, and replay that release's orchestrations with this code"
+            )
+        raise ConflictError(
+            f"Function App {function_app} of release {release.version} {difference}. Stop it now, with az functionapp "
+            f"stop --resource-group {self._function_apps.resource_group} --name {function_app}. Set the setting to "
+            f"{release.task_hub} in the command that deploys it, and check that host.json reads the task hub name from "
+            "it. Then run the same command again"
+        )
+
+    def quiesce(self, app: SideBySideApp, release: Release) -> None:
+        """Disable the functions that only the active release may run."""
+        if app.quiesce_functions:
+            self._functions_of(app).quiesce(release)
+
+    def unquiesce(self, app: SideBySideApp, release: Release) -> None:
+        """Enable the functions that only the active release may run."""
+        if app.quiesce_functions:
+            self._functions_of(app).unquiesce(release)
+
+    def _functions_of(self, app: SideBySideApp) -> ReleaseFunctions:
+        return ReleaseFunctions(self._function_apps, app.quiesce_functions, report=self._report)

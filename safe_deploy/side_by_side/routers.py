@@ -1,0 +1,66 @@
+"""Waits until routers have acknowledged a routing revision. Those without a name acknowledge nothing."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safe_deploy.client import Json, StateServerClient
+from safe_deploy.errors import TimedOut
+
+_POLL_SECONDS = 1
+"""A router has each change within five seconds, so a look every second costs a few requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterProgress:
+    """Which routers still route by a document before `revision`. `releases` is the last response of ListReleases."""
+
+    releases: Json
+    revision: int
+    behind: tuple[str, ...]
+
+    @classmethod
+    def of(cls, releases: Json, revision: int) -> "RouterProgress":
+        behind = tuple(router["router"] for router in releases["routers"] if router["revision"] < revision)
+        return cls(releases=releases, revision=revision, behind=behind)
+
+    def check(self, timeout_seconds: float) -> None:
+        """Raises TimedOut, which names the routers that are behind."""
+        if not self.behind:
+            return
+        seen_at = {router["router"]: router["seenAt"] for router in self.releases["routers"]}
+        names = ", ".join(f"{name} (asked last at {seen_at[name]})" for name in self.behind)
+        raise TimedOut(
+            f"the routing is changed, but these routers have not confirmed revision {self.revision} within "
+            f"{timeout_seconds:.10g} s, and may send requests by an older one: {names}. Run the same command again to "
+            "wait for them. An administrator removes a router that is gone with ForgetRouter"
+        )
+
+
+def wait_for_routers(
+    server: StateServerClient, revision: int, *, timeout_seconds: float, report: Callable[[str], None]
+) -> RouterProgress:
+    """Wait until no router is behind `revision`, for at most `timeout_seconds`."""
+    deadline = time.monotonic() + timeout_seconds
+    reported: tuple[str, ...] | None = None
+    while True:
+        progress = RouterProgress.of(server.list_releases(), revision)
+        seconds_left = deadline - time.monotonic()
+        if not progress.behind:
+            report(_describe_acknowledgements(progress.releases, revision))
+        if not progress.behind or seconds_left <= 0:
+            return progress
+        if progress.behind != reported:
+            reported = progress.behind
+            report(f"waiting for these routers to confirm routing revision {revision}: {', '.join(reported)}")
+        time.sleep(min(_POLL_SECONDS, seconds_left))
+
+
+def _describe_acknowledgements(releases: Mapping[str, Any], revision: int) -> str:
+    names = ", ".join(router["router"] for router in releases["routers"])
+    if names:
+        return f"all routers that ask under a name have confirmed routing revision {revision}: {names}"
+    return (
+        "no router asks under a name. Those that read the routing at intervals, such as API Management, follow in 20 s"
+    )

@@ -1,0 +1,190 @@
+"""Releases side by side whose Function Apps are read and changed in Azure: `release`, `promote` and `rollback` with
+--resource-group, on a fake `az`."""
+
+import pytest
+
+from harness.processes import wait_until
+from safe_deploy.errors import ExitCode
+from tests.safe_deploy.assertions import assert_exit
+from tests.safe_deploy.connection_proxy import ConnectionProxy
+from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP, kill_cli
+from tests.safe_deploy.release_fixture import ReleaseFixture, address_of, name_of
+
+GROUP = ["--resource-group", RESOURCE_GROUP]
+PROMOTE = ["promote", "--version", "1.1", *GROUP]
+ROLLBACK = ["rollback", *GROUP]
+SET = "functionapp config appsettings set"
+SURVIVING_SECONDS = 3
+"""How long a change in Azure takes that is in progress when safe-deploy is killed."""
+
+
+def set_task_hub(releases: ReleaseFixture, version: str, task_hub: str) -> list[str]:
+    """The command that sets the task hub name in the release's Function App."""
+    app = ["--resource-group", RESOURCE_GROUP, "--name", name_of(version)]
+    return ["az", *SET.split(), *app, "--settings", f"TASK_HUB={task_hub}"]
+
+
+@pytest.fixture
+def quiesced(releases: ReleaseFixture) -> ReleaseFixture:
+    """1.0 is active and runs the function Nightly, 1.1 is staged, and has it disabled."""
+    releases.create(policy={"quiesceFunctions": ["Nightly"]})
+    releases.register_and_promote("1.0")
+    releases.register("1.1")
+    releases.create_function_apps("1.0", "1.1")
+    set_nightly(releases, "1.1", disabled=True)
+    return releases
+
+
+def set_nightly(releases: ReleaseFixture, version: str, *, disabled: bool) -> None:
+    releases.run(["quiesce" if disabled else "unquiesce", "--version", version, *GROUP])
+
+
+# release
+
+
+def test_a_release_with_its_own_task_hub_passes(releases: ReleaseFixture) -> None:
+    releases.create_function_apps("1.0")
+    command = set_task_hub(releases, "1.0", releases.task_hub_of("1.0"))
+    assert_exit(releases.run(releases.release("1.0", *command, options=GROUP)), ExitCode.DONE)
+
+
+def test_a_release_with_the_task_hub_of_another_is_stopped_before_it_replays_its_orchestrations(
+    releases: ReleaseFixture,
+) -> None:
+    releases.register_and_promote("1.0")
+    releases.create_function_apps("1.0", "1.1")
+    wrong = set_task_hub(releases, "1.1", releases.task_hub_of("1.0"))
+    result = releases.run(releases.release("1.1", *wrong, options=GROUP))
+    assert_exit(
+        result,
+        ExitCode.CONFLICT,
+        f"has {releases.task_hub_of('1.0')} in its app setting TASK_HUB",
+        "it would run on another release's task hub",
+        f"az functionapp stop --resource-group {RESOURCE_GROUP} --name {name_of('1.1')}",
+    )
+    assert releases.states() == {"1.0": "Serving", "1.1": "Staged"}
+    right = set_task_hub(releases, "1.1", releases.task_hub_of("1.1"))
+    assert_exit(releases.run(releases.release("1.1", *right, options=GROUP)), ExitCode.DONE)
+
+
+def test_a_release_without_the_setting_is_refused(releases: ReleaseFixture) -> None:
+    releases.create_function_apps("1.0")
+    options = [*GROUP, "--task-hub-setting", "HUB_NAME"]
+    result = releases.run(releases.release("1.0", "true", options=options))
+    assert_exit(result, ExitCode.CONFLICT, "has no app setting HUB_NAME")
+
+
+def test_a_command_that_creates_no_function_app_is_refused(releases: ReleaseFixture) -> None:
+    releases.create_function_apps("1.1")
+    result = releases.run(releases.release("1.0", "true", options=GROUP))
+    assert_exit(result, ExitCode.FAILURE, "no Function App", address_of("1.0").removeprefix("https://"))
+    assert releases.states() == {"1.0": "Staged"}
+
+
+def test_a_release_starts_without_the_functions_that_only_the_active_release_may_run(
+    quiesced: ReleaseFixture,
+) -> None:
+    set_nightly(quiesced, "1.1", disabled=False)
+    result = quiesced.run(quiesced.release("1.1", "true", options=GROUP))
+    assert_exit(result, ExitCode.DONE, "Nightly of release 1.1 will be disabled")
+    assert quiesced.disabled_functions() == {"1.0": False, "1.1": True}
+
+
+def test_a_scheduler_gets_the_task_hub_before_the_command_runs(releases: ReleaseFixture) -> None:
+    releases.task_hub_of("1.0")
+    releases.cli.fake_azure.reset({}, {"shop-dts": {"resourceGroup": RESOURCE_GROUP, "taskHubs": []}})
+    scheduler = [*GROUP, "--scheduler", "shop-dts"]
+    result = releases.run(releases.release("1.0", "sh", "-c", "exit 1", options=scheduler))
+    assert_exit(result, ExitCode.FAILURE, "creating task hub")
+    assert releases.cli.fake_azure.task_hubs("shop-dts") == [releases.task_hub_of("1.0")]
+    assert_exit(
+        releases.run(releases.release("1.0", "true", options=["--scheduler", "shop-dts"])),
+        ExitCode.USAGE,
+        "--scheduler needs",
+    )
+
+
+# promote and rollback
+
+
+def test_a_promotion_and_a_rollback_leave_the_functions_to_the_active_release(quiesced: ReleaseFixture) -> None:
+    result = quiesced.run(PROMOTE)
+    assert_exit(
+        result, ExitCode.DONE, "Nightly of release 1.0 will be disabled", "Nightly of release 1.1 will be enabled"
+    )
+    assert quiesced.disabled_functions() == {"1.0": True, "1.1": False}
+    restarts = quiesced.cli.fake_azure.count_restarts(name_of("1.1"))
+    assert_exit(quiesced.run(PROMOTE), ExitCode.DONE, "is active already")
+    assert quiesced.cli.fake_azure.count_restarts(name_of("1.1")) == restarts
+    assert_exit(quiesced.run(ROLLBACK), ExitCode.DONE)
+    assert quiesced.disabled_functions() == {"1.0": False, "1.1": True}
+
+
+def test_a_promotion_that_the_server_refuses_gives_the_functions_back(
+    quiesced: ReleaseFixture, releases_proxy: ConnectionProxy
+) -> None:
+    quiesced.register_and_promote("1.2")
+    quiesced.route("1.0")
+    quiesced.let_routers_stop()
+
+    def remove_first(number: int, request: tuple[str, str]) -> bool:
+        if request[0] == "PUT":
+            quiesced.request("DELETE", "/releases/1.2", params={"outcome": "Pending"})
+        return False
+
+    quiesced.create_function_apps("1.0", "1.1", "1.2")
+    releases_proxy.cut_before_request = remove_first
+    result = quiesced.run(["promote", "--version", "1.2", *GROUP])
+    assert_exit(result, ExitCode.CONFLICT, "so release 1.0 gets its functions as before", "removing release 1.2")
+    assert quiesced.disabled_functions()["1.0"] is False
+
+
+def test_azure_that_does_not_answer_delays_no_rollback(quiesced: ReleaseFixture) -> None:
+    quiesced.run(PROMOTE)
+    quiesced.cli.fake_azure.set_fault("functionapp list")
+    assert_exit(quiesced.run(ROLLBACK), ExitCode.FAILURE, "az failed")
+    assert quiesced.active() == "1.0"
+    quiesced.cli.fake_azure.clear_faults()
+    assert_exit(quiesced.run(ROLLBACK), ExitCode.DONE, "is active already")
+    assert quiesced.disabled_functions() == {"1.0": False, "1.1": True}
+
+
+@pytest.mark.parametrize("order", ["gap", "overlap"])
+@pytest.mark.parametrize("change", [1, 2])
+@pytest.mark.parametrize("takes_effect", [False, True], ids=["before the change", "after the change"])
+@pytest.mark.parametrize("command", [PROMOTE, ROLLBACK], ids=["promote", "rollback"])
+def test_the_next_run_ends_in_the_same_state_after_a_kill_while_azure_changes_functions(
+    quiesced: ReleaseFixture, command: list[str], change: int, order: str, *, takes_effect: bool
+) -> None:
+    quiesced.create(policy={"quiesceFunctions": ["Nightly"], "quiesceOrder": order})
+    if command is ROLLBACK:
+        quiesced.run(PROMOTE)
+    azure = quiesced.cli.fake_azure
+    earlier_changes = azure.count_calls(SET)
+    # az survives the kill, and ends by itself.
+    delay = {"before": 0.0 if takes_effect else SURVIVING_SECONDS, "after": SURVIVING_SECONDS if takes_effect else 0.0}
+
+    def delay_next_change() -> None:
+        azure.set_fault(
+            "appsettings set",
+            exit_code=None,
+            call_count=1,
+            delay_before_seconds=delay["before"],
+            delay_after_seconds=delay["after"],
+        )
+
+    if change == 1:
+        delay_next_change()
+    else:
+        azure.set_fault("appsettings set", exit_code=None, call_count=1, delay_after_seconds=0.5)
+    running = quiesced.start(command)
+    if change == 2:
+        wait_until(lambda: azure.count_calls(SET) == earlier_changes + 1, "the first change")
+        delay_next_change()
+    wait_until(lambda: azure.count_calls(SET) == earlier_changes + change, "az changes the settings")
+    kill_cli(running)
+    azure.clear_faults()
+    assert_exit(quiesced.run(command), ExitCode.DONE)
+    active, other = ("1.1", "1.0") if command is PROMOTE else ("1.0", "1.1")
+    assert quiesced.active() == active
+    assert quiesced.disabled_functions() == {active: False, other: True}
