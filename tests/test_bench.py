@@ -11,10 +11,9 @@ from xml.etree import ElementTree
 import pytest
 from aiohttp import web
 
-from bench import cold_start, figures, groups, host_start, ingest, memory, plots, profiling, readiness, report, waiting
+from bench import figures, ingest, memory, plots, profiling, report
 from bench.comparison import Aim, Figure, compare_rounds, percentile, round_significant, run_in_turns
 from bench.event_stream import EventStream, apply_events, count_warm_up_events, encode_events, min_lag_events
-from bench.groups import Group, Run, Scale, run_groups
 from bench.load_generator import (
     LoadError,
     build_get_request,
@@ -28,7 +27,6 @@ from bench.storage import RawTables
 from bench.straightforward import StraightforwardRecorder
 from bench.transaction_limit import PARTITION_COUNT, transaction_writes
 from harness.http_server import run_http_server
-from harness.platform_programs import INSTALL_HINT, ProgramNotFoundError, platform_folder
 from harness.state_server import run_server
 from state_api.app import StateServer
 from state_api.domain.task_hubs.lifecycle import Instance
@@ -37,8 +35,6 @@ from tests.conftest import new_hub_name
 from tests.storage.stored_rows import stored_rows
 
 ROUND = {"subject": "ours", "baseline": "theirs", "ratio": 0.9, "lowest": 0.8, "highest": 1.1, "rounds": 3}
-
-needs_programs = pytest.mark.skipif(platform_folder() is None, reason=INSTALL_HINT)
 
 
 # Arithmetic
@@ -249,106 +245,6 @@ async def test_a_response_in_chunks_is_read_to_its_end() -> None:
         async with open_connections(url, 1) as (connection,):
             answers = [await connection.send(build_get_request(url, path)) for path in ("/first", "/second")]
     assert [answer.json() for answer in answers] == [{"path": "/first"}, {"path": "/second"}]
-
-
-# Groups
-
-
-def _build_group(section: dict[str, Any] | Exception) -> Group:
-    """A group of benchmarks that returns this section, or fails with this error."""
-
-    async def return_section(folder: Path) -> dict[str, Any]:
-        """A group of benchmarks that ends with this section, or with this error."""
-        if isinstance(section, Exception):
-            raise section
-        return section
-
-    return Group(return_section)
-
-
-@pytest.mark.anyio
-async def test_a_group_that_fails_or_lacks_its_program_loses_no_other(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    members = {
-        "ingest": _build_group({"figures": [ROUND]}),
-        "readiness": _build_group(ProgramNotFoundError("there is no durable-host")),
-        "visibility": _build_group(LoadError("not all events were recorded")),
-        "memory": _build_group({"figures": []}),
-    }
-    monkeypatch.setattr(groups, "GROUPS", members)
-    measured: list[list[str]] = []
-    run = await run_groups(list(members), tmp_path, Scale.NORMAL, lambda so_far: measured.append(list(so_far.sections)))
-    assert list(run.sections) == ["ingest", "memory"]
-    assert run.left_out == {"readiness": "there is no durable-host"}
-    assert run.failures == {"visibility": "LoadError: not all events were recorded"}
-    assert measured == [["ingest"], ["ingest"], ["ingest"], ["ingest", "memory"]]
-    assert "readiness is left out: there is no durable-host\n" in capsys.readouterr().out
-
-
-def test_sections_that_a_run_did_not_measure_stay_with_their_origin() -> None:
-    section = {"figures": [ROUND]}
-    earlier = {"at": "earlier", "machine": {"revision": "aaa"}, "ingest": section, "memory": section}
-    second = Run({"ingest": section}, failures={"memory": "RuntimeError: no memory"})
-    merged = report.merge_results(earlier, second, {"at": "now", "machine": {"revision": "bbb"}})
-    third = report.merge_results(merged, second, {"at": "later", "machine": {"revision": "ccc"}})
-    for results in (merged, third):
-        assert results["ingest"] == section
-        assert results["memory"] == {**section, "at": "earlier", "revision": "aaa"}
-        assert results["notMeasured"] == {"memory": "RuntimeError: no memory"}
-
-
-@needs_programs
-@pytest.mark.anyio
-async def test_verdicts_are_compared_with_the_status_check_of_the_real_extension(tmp_path: Path) -> None:
-    """Every query raises unless it sees exactly the instances that are active."""
-    section = await readiness.run(tmp_path, rounds=1, sizes=(20, 40))
-    subjects = [figure["subject"] for figure in section["figures"]]
-    for description in (
-        "GetStagingStatus by events, 20 finished, 5 active",
-        "GetStagingStatus verified, fresh, 40 finished, none active",
-        "GetStagingStatus verified, fresh, 40 finished and purged",
-        "processor time of the storage, GetStagingStatus by events, 40 finished, 5 active",
-    ):
-        assert description in subjects
-    for phase in ("active", "drained"):
-        assert section["requests"][phase]["status check"] == {"20": 1, "40": 1}
-        assert section["requests"][phase]["by events"]["20"] == section["requests"][phase]["by events"]["40"]
-    assert {"readiness.svg", "storage-requests.svg"} <= set(figures.draw_plots({"readiness": section}))
-
-
-@pytest.mark.anyio
-async def test_requests_that_wait_are_counted_and_timed(tmp_path: Path) -> None:
-    section = await waiting.run(tmp_path, rounds=1, wait_seconds=1, caller_count=20, delay_samples=1)
-    assert [list(section["requests"]), len(section["figures"])] == [["1", "10", "20"], 5]
-    assert all(count > 0 for counts in section["requests"].values() for count in counts)
-    assert set(section["delayMilliseconds"]) == {"the same process", "another process"}
-    assert "waiting.svg" in figures.draw_plots({"waiting": section})
-
-
-@needs_programs
-@pytest.mark.anyio
-async def test_the_function_app_and_an_empty_app_start_on_the_real_host(tmp_path: Path) -> None:
-    section = await host_start.run(tmp_path, rounds=1)
-    start, _, worker_memory = section["figures"]
-    assert start["subject"] == "start of the Functions host until the first answered request"
-    assert worker_memory["ratio"] > 1
-    assert set(section["hostSeconds"]) == {"Function App", "empty app"}
-
-
-@pytest.mark.anyio
-async def test_without_the_functions_host_only_imports_are_timed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    async def raise_not_found(folder: Path, rounds: int) -> dict[str, Any]:
-        """A group of benchmarks whose program is not installed."""
-        raise ProgramNotFoundError("there is no functions-host")
-
-    monkeypatch.setattr(host_start, "run", raise_not_found)
-    section = await cold_start.run(tmp_path, import_rounds=1)
-    assert section["notes"] == ["The start on the Functions host is left out: there is no functions-host"]
-    assert section["figures"][0]["subject"] == "`import function_app`"
-    assert "\nThe start on the Functions host is left out" in report.render_sections({"coldStart": section})
 
 
 # Profile

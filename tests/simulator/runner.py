@@ -20,7 +20,8 @@ from state_api.storage.tables import StorageClock
 from tests.http.operations import run_headers
 from tests.simulator.parameters import PAGE_SIZES, SimulationParameters
 from tests.simulator.results import SimulationFailure, SimulationResults
-from tests.simulator.simulation import DIRECT_CONNECTION, PROXIED_CONNECTION, ReadHook, Simulation, SimulationContext
+from tests.simulator.simulated_task_hub import ReadHook, SimulationContext
+from tests.simulator.simulation import DIRECT_CONNECTION, PROXIED_CONNECTION, Simulation
 from tests.simulator.task_hub_storage import SimulatedAccount
 from tests.simulator.verdict_checker import NeverReady, WrongVerdict
 

@@ -3,38 +3,27 @@ ends."""
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
-import httpx
-
-from state_api.domain.readiness.policy import Policy
-from state_api.services.readiness import Readiness
 from tests.conftest import new_hub_name
 from tests.http.operations import get_staging, post_staging, put_app, reason_codes
-from tests.simulator.activity_timeline import ActivityTimeline
-from tests.simulator.event_grid import PublishedEvent, SimulatedEventGrid
-from tests.simulator.events_only import EventsOnlyVerdict
+from tests.simulator.episodes import MIN_REUSE_DELAY_SECONDS
+from tests.simulator.event_grid import PublishedEvent
 from tests.simulator.parameters import SimulationParameters, seeded_random
 from tests.simulator.platform import (
     AFTER_DRAIN_WEIGHTS,
     DEFAULT_WEIGHTS,
     DURING_READ_WEIGHTS,
     HAND_OVER_WEIGHTS,
-    MIN_REUSE_DELAY_SECONDS,
     PURGE_WEIGHTS,
-    PlatformContext,
-    SimulatedPlatform,
 )
-from tests.simulator.task_hub_storage import SimulatedAccount, TaskHubStorage
-from tests.simulator.verdict_checker import NeverReady, VerdictChecker, WrongVerdict
+from tests.simulator.simulated_task_hub import POLICY, SimulatedTaskHub, SimulationContext
+from tests.simulator.verdict_checker import NeverReady, WrongVerdict
 
 DIRECT_CONNECTION, PROXIED_CONNECTION = "STATE_TASKHUBS_DIRECT", "STATE_TASKHUBS_WATCHED"
 """The connection settings of task hubs: one reads the storage directly, the other through the proxy."""
 
-POLICY = Policy(settle_seconds=1, freshness_seconds=120)
 _SETTLE_WAIT_SECONDS = POLICY.settle_seconds + 0.1
 _CONFIRMATION_SECONDS = 2.1
 """Seconds after a start from which a read confirms it.
@@ -56,55 +45,6 @@ REQUEST_WEIGHTS = {"fresh": 40, "cached": 20, "none": 5, "waiting": 5, "both": 1
 
 _MAX_MOVES_PER_REQUEST = 12
 """Maximum number of moves during one request, because a scan never ends while changes continue."""
-
-ReadHook = Callable[[], Awaitable[None]]
-
-
-class ReadHooks(Protocol):
-    """A hook that is called before the server reads a task hub."""
-
-    def register(self, hub: str, read_hook: ReadHook) -> None: ...
-
-    def unregister(self, hub: str) -> None: ...
-
-
-@dataclass(slots=True)
-class SimulationContext:
-    """The server and the storage that all histories share."""
-
-    http: httpx.AsyncClient
-    readiness: Readiness
-    account: SimulatedAccount
-    read_hooks: ReadHooks
-    tally: Counter[str]
-
-
-class SimulatedTaskHub:
-    """A task hub with its platform, its events and its checker. `number` counts the task hubs of one history."""
-
-    def __init__(
-        self,
-        context: SimulationContext,
-        parameters: SimulationParameters,
-        storage: TaskHubStorage,
-        number: int,
-        log: list[str],
-    ) -> None:
-        """Create the simulated parts of one task hub. `number` is its position in the history, and gives it random
-        numbers of its own."""
-        self.hub = storage.hub
-        self.storage = storage
-        self.timeline = ActivityTimeline()
-        self.transport = SimulatedEventGrid(
-            seeded_random(parameters.seed, f"transport {number}"), parameters, context.tally
-        )
-        rng = seeded_random(parameters.seed, f"platform {number}")
-        self.platform = SimulatedPlatform(
-            PlatformContext(self.hub, parameters, rng, storage, self.transport, self.timeline, context.tally, log)
-        )
-        self.checker = VerdictChecker(self.platform, self.timeline, parameters.messages_unseen)
-        self.events_only = EventsOnlyVerdict(self.hub, POLICY)
-        self.delivered_at = 0.0
 
 
 class Simulation:
