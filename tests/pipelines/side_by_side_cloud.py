@@ -168,6 +168,11 @@ class SideBySideCloud:
                 "containers": sorted(state.get("containers", [])),
             }
 
+    def is_disabled(self, function_app: str, function: str) -> bool:
+        """Whether an app setting disables the function."""
+        settings = self.pipeline_app.fake_azure.settings(function_app)
+        return settings.get(f"AzureWebJobs.{function}.Disabled") == "true"
+
     def add_plan_without_app(self) -> None:
         """Add what an interrupted `az functionapp create` leaves."""
         with locked_cloud(self.pipeline_app.fake_azure.path) as state:
