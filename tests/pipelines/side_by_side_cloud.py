@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from durable_app.local.task_hub_storage import TaskHubStorageWriter
+from harness.processes import wait_until
 from harness.state_server import HOST, run_server
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
@@ -24,6 +25,9 @@ from tests.pipelines.shifted_clock_server import FILE_VARIABLE, SHIFTED_CLOCK_SE
 
 SECONDS_UNTIL_ROUTERS_STOP = 61
 """After this time no router without a name sends requests by the routing before."""
+
+DEPLOYMENT_TIMEOUT_SECONDS = 3600
+"""After this time the open deployment of another run does not block a run, by the default of the policy."""
 
 _CONNECTION_NAME = "STATE_TASKHUBS_SHOP"
 
@@ -181,6 +185,18 @@ class SideBySideCloud:
     def pass_time(self) -> None:
         """Let so much time pass that no router sends requests by the routing before."""
         self.server.advance_clock(SECONDS_UNTIL_ROUTERS_STOP)
+
+    @contextmanager
+    def pass_time_during_removal(self) -> Iterator[None]:
+        """Let that time pass when the removal of a release has begun, which must be before the block ends."""
+        passing = threading.Thread(target=self._pass_time_when_removing)
+        passing.start()
+        yield
+        passing.join()
+
+    def _pass_time_when_removing(self) -> None:
+        wait_until(lambda: "Removing" in self.releases().values(), "the removal begins")
+        self.pass_time()
 
 
 def deployed_app(name: str) -> dict[str, object]:

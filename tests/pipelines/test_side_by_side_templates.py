@@ -1,6 +1,7 @@
 """The Azure Pipelines for releases side by side, run step by step: approvals, promotions, rollbacks, retirement, lost
 agents."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.pipelines.azure_pipelines_runner import PipelineRun
 from tests.pipelines.ci_machine import PIPELINES_FOLDER, RESOURCE_GROUP, Machine, load_yaml
+from tests.pipelines.job_killer import JobKiller
 from tests.pipelines.side_by_side_cloud import SideBySideCloud, deployed_app
 
 SIDE_BY_SIDE, ROLLBACK, RETIRE = (
@@ -121,6 +123,36 @@ def test_the_rollback_pipeline_goes_back_once_and_requires_the_name_of_the_app(
         assert side_by_side_cloud.active_version() == first
     require_success(runner.create(ROLLBACK, confirm=app, version=second).start())
     assert side_by_side_cloud.active_version() == second
+
+
+@pytest.mark.long
+def test_stages_and_a_retirement_whose_agents_are_lost_again_and_again_end_as_if_never_interrupted(
+    runner: PipelineRunner, side_by_side_cloud: SideBySideCloud, job_killer: JobKiller
+) -> None:
+    """Each attempt is killed later than the one before it, until one ends before that."""
+
+    def run_with_kills(run: PipelineRun) -> int:
+        """Returns how often the run was killed."""
+        for kill_count in itertools.count():
+            with job_killer.kill_at(1 + 2 * kill_count, after_effect=kill_count % 2 == 1) as is_killed:
+                run.start() if kill_count == 0 else run.rerun_failed()
+            if not is_killed():
+                require_success(run)
+                return kill_count
+        raise AssertionError("the attempts have no end")
+
+    before = side_by_side_cloud.add_active_release()
+    run = runner.create(SIDE_BY_SIDE)
+    assert run_with_kills(run) >= 5
+    assert side_by_side_cloud.releases() == {before: "Draining", version_of(run): "Serving"}
+    side_by_side_cloud.pass_time()
+    assert run_with_kills(runner.create(RETIRE)) >= 3
+    assert side_by_side_cloud.releases() == {version_of(run): "Serving"}
+    assert side_by_side_cloud.resources() == {
+        "apps": {name_of(run): deployed_app(name_of(run))},
+        "plans": 1,
+        "containers": [f"shopreleases/{name_of(run)}"],
+    }
 
 
 @pytest.mark.parametrize("prefix", ["9lives", "shop-"])

@@ -9,7 +9,7 @@ import pytest
 from tests.pipelines.ci_machine import Machine
 from tests.pipelines.github_actions_runner import WorkflowRun
 from tests.pipelines.job_killer import JobKiller
-from tests.pipelines.side_by_side_cloud import SideBySideCloud, deployed_app
+from tests.pipelines.side_by_side_cloud import DEPLOYMENT_TIMEOUT_SECONDS, SideBySideCloud, deployed_app
 from tests.pipelines.workflow_releases import (
     SIDE_BY_SIDE,
     SIDE_BY_SIDE_RETIRE,
@@ -139,6 +139,28 @@ def test_a_release_with_work_is_not_retired(runner: SideBySideRunner, side_by_si
     assert drained not in side_by_side_cloud.releases()
     assert busy in side_by_side_cloud.resources()["apps"]
     assert drained not in side_by_side_cloud.resources()["apps"]
+
+
+@pytest.mark.long
+def test_a_release_that_is_not_approved_is_retired_by_its_version_when_its_deployment_has_expired(
+    runner: SideBySideRunner, side_by_side_cloud: SideBySideCloud
+) -> None:
+    run = runner.create_release()
+    run.unapproved_environments = {"production"}
+    run.start()
+    require_success(runner.create_retirement().start())
+    assert side_by_side_cloud.releases() == {version_of(run): "Staged"}
+    early = runner.create_retirement(version=version_of(run)).start()
+    assert early.conclusions == {"retire": "failure"}
+    assert run.url in early.jobs["retire"].log
+    side_by_side_cloud.server.advance_clock(DEPLOYMENT_TIMEOUT_SECONDS)
+    with side_by_side_cloud.pass_time_during_removal():
+        require_success(runner.create_retirement(version=version_of(run)).start())
+    assert side_by_side_cloud.releases() == {}
+    assert side_by_side_cloud.resources() == {"apps": {}, "plans": 0, "containers": []}
+    run.approve("production")
+    assert run.conclusions["promote"] == "failure"
+    assert "removed" in run.jobs["promote"].log
 
 
 @pytest.mark.parametrize("prefix", ["Shop", "a" * 20])
