@@ -41,6 +41,8 @@ class EventStream:
     """The stream of one task hub. The same seed gives the same stream, except for its times."""
 
     def __init__(self, hub: str, seed: int = 1, *, lag: int) -> None:
+        """Begin a stream for one task hub. The same seed gives the same events. An orchestration ends at least `lag`
+        events after its start."""
         self.hub = hub
         self._random = random.Random(seed)
         self._lag_events = lag
@@ -78,6 +80,7 @@ class DeliveriesInTurns:
     """Takes each delivery from the next stream, so that many task hubs have events at the same time."""
 
     def __init__(self, streams: Sequence[EventStream]) -> None:
+        """Take deliveries from these streams in turns."""
         self._streams = cycle(streams)
 
     def next_events(self, count: int) -> list[dict[str, Any]]:

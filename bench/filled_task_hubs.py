@@ -15,12 +15,12 @@ from typing import Any
 from azure.data.tables.aio import TableServiceClient
 
 from bench.load_generator import HttpResponse, LoadError, build_get_request, build_post_request, open_connections
-from bench.storage import Emulator, RawTables, run_emulator
+from bench.storage import SHARD_COUNT, Emulator, RawTables, run_emulator
 from bench.task_hub_rows import FUNCTION_NAME, provider_row, recorded_row
 from harness.durable_host import DurableHost
 from harness.state_server import ServerProcess, run_server
 from harness.storage_proxy import StorageProxy, run_storage_proxy
-from state_api.settings import STATE_SHARDS, Settings, StorageSettings
+from state_api.settings import STATE_SHARDS, StorageSettings
 from state_api.storage.instance_keys import shard_of
 from state_api.storage.tables import instance_table_name
 
@@ -30,8 +30,6 @@ FULL_SIZES = (1_000, 10_000, 50_000)
 DELAY_SECONDS = 0.010
 """The delay of each storage request."""
 ACTIVE_COUNT = 5
-SHARD_COUNT: int = Settings.model_fields["shards"].default
-"""The server's default."""
 CONTROL_QUEUE_COUNT = 4
 """The extension's default."""
 _CONNECTION_SETTING = "STATE_TASKHUBS_BENCH"

@@ -6,32 +6,29 @@ import time
 from collections import deque
 
 from bench.event_stream import EventStream, apply_events, min_lag_events
-from bench.paced_events import Pace, PublishingDelays, plan_events, publish_when_due
+from bench.paced_events import Pace, PublishingDelays, exempt_planned_events, plan_events, publish_when_due
 from bench.storage import RawTables, RowWrite
 from bench.transaction_limit import EVENTS_PER_TRANSACTION, transaction_writes
 from state_api.domain.task_hubs.lifecycle import Instance
 
 _TABLE = "GroupCommitAlone"
 _PARTITION = "00"
-_LEAD_SECONDS = 0.5
-"""The time to prepare the events of a round before the first is due."""
 
 
 class GroupCommitAlone:
     """Writes the events of one stream to one partition. Transactions are not sent through the client library."""
 
-    def __init__(self, tables: RawTables, *, events_per_second: float) -> None:
+    def __init__(self, tables: RawTables) -> None:
+        """Prepare to write the rows of events by group commit, without a server."""
         self._tables = tables
-        self._events_per_second = events_per_second
         self._stream = EventStream("alone", lag=min_lag_events(EVENTS_PER_TRANSACTION))
         self._known: dict[str, Instance] = {}
 
     async def create_table(self) -> None:
         await self._tables.create_table(_TABLE)
 
-    async def run(self, seconds: float, seed: int) -> PublishingDelays:
-        """Publish events for this time. An event is acknowledged when its transaction has ended."""
-        pace = Pace(self._events_per_second, seconds, seed, time.perf_counter() + _LEAD_SECONDS)
+    async def run(self, pace: Pace) -> PublishingDelays:
+        """Publish events at this pace. An event is acknowledged when its transaction has ended."""
         paced_events = plan_events(self._stream, pace)
         writes_by_event = [
             transaction_writes(_PARTITION, before, after)
@@ -59,8 +56,9 @@ class GroupCommitAlone:
                 for _, written in batch:
                     written.set_result(None)
 
+        exempt_planned_events()
         async with asyncio.TaskGroup() as tasks:
             writer = tasks.create_task(write_queue())
-            delays = await publish_when_due(paced_events, enqueue, begins_at=pace.begins_at)
+            delays = await publish_when_due(paced_events, enqueue, begins_at=time.perf_counter())
             writer.cancel()
         return delays

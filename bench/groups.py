@@ -15,6 +15,8 @@ from harness.platform_programs import ProgramNotFoundError
 
 TIMEOUT_SECONDS = 1200
 """The longest time for one group. A full run of the longest takes half of it."""
+RUN_SECONDS = 1500
+"""The longest time for all groups together. A group for which none of it remains is left out."""
 
 Section = dict[str, Any]
 """The results of a group: its `figures`, and the numbers that they were calculated from."""
@@ -36,11 +38,11 @@ class Group:
     quick: Mapping[str, Any] = field(default_factory=dict)
     full: Mapping[str, Any] = field(default_factory=dict)
 
-    async def measure(self, folder: Path, scale: Scale) -> Section:
+    async def measure(self, folder: Path, scale: Scale, timeout_seconds: float = TIMEOUT_SECONDS) -> Section:
         """Measure the group's figures at this scale. Raises ProgramNotFoundError if the group needs a program that is
-        missing."""
+        missing, and TimeoutError."""
         arguments = {Scale.QUICK: self.quick, Scale.NORMAL: {}, Scale.FULL: self.full}[scale]
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(timeout_seconds):
             return await self.run(folder, **arguments)
 
 
@@ -58,7 +60,8 @@ GROUPS: Mapping[str, Group] = {
 
 @dataclass
 class Run:
-    """The sections that were measured, and why the others were not: a program is missing, or the group failed."""
+    """The sections that were measured, and why the others were not: a program is missing, no time remained, or the
+    group failed."""
 
     sections: dict[str, Section] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -69,13 +72,20 @@ async def run_groups(
     names: Sequence[str], folder: Path, scale: Scale, after_group: Callable[[Run], None] = lambda run: None
 ) -> Run:
     """Measure one group at a time, because two would share the machine. `after_group` gets the results so far."""
-    run = Run()
+    run, run_began = Run(), time.monotonic()
     for name in names:
         began = time.monotonic()
+        remaining_seconds = RUN_SECONDS - (began - run_began)
+        if remaining_seconds <= 0:
+            run.left_out[name] = f"no time remained after the {RUN_SECONDS} s of a run"
+            print(f"{name} is left out: {run.left_out[name]}", flush=True)
+            continue
         group_folder = folder / name
         group_folder.mkdir()
         try:
-            run.sections[name] = await GROUPS[name].measure(group_folder, scale)
+            run.sections[name] = await GROUPS[name].measure(
+                group_folder, scale, min(TIMEOUT_SECONDS, remaining_seconds)
+            )
         except ProgramNotFoundError as error:
             run.left_out[name] = str(error)
             print(f"{name} is left out: {error}", flush=True)

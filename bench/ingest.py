@@ -19,7 +19,7 @@ from state_api.storage.tables import instance_table_name
 ROUNDS = 3
 EVENTS_PER_DELIVERY = 250
 DELIVERIES_IN_FLIGHT = 4
-"""As many as the partitions to which `bench.transaction_limit` writes at once."""
+"""So that a shard always has a full transaction to write when the previous one has ended."""
 _SERVER_MODULE = ("-m", "state_api")
 _STRAIGHTFORWARD_MODULE = ("-m", "bench.straightforward")
 

@@ -12,10 +12,10 @@ from azure.data.tables.aio import TableServiceClient
 
 from bench.comparison import Figure, compare_rounds, round_significant, run_in_turns
 from bench.event_stream import build_event, encode_events
-from bench.filled_task_hubs import ACTIVE_COUNT, SHARD_COUNT, BenchEnvironment, delay_request
+from bench.filled_task_hubs import ACTIVE_COUNT, BenchEnvironment, delay_request
 from bench.ingest import EVENTS_PER_DELIVERY, EventEntry, create_event_stream, open_event_entry
 from bench.load_generator import LoadError, build_post_request, deliver_until_accepted, open_connections
-from bench.storage import Emulator, run_emulator
+from bench.storage import SHARD_COUNT, Emulator, run_emulator
 from bench.worker import CONCURRENT_EVENTS
 from harness.state_server import ServerProcess, run_server
 from harness.storage_proxy import run_storage_proxy

@@ -18,10 +18,12 @@ from azure.data.tables.aio import TableServiceClient
 
 from harness.processes import free_ports
 from state_api.emulator import EmulatorPorts, storage_emulator
-from state_api.settings import StorageSettings
+from state_api.settings import Settings, StorageSettings
 
 ROWS_PER_TRANSACTION = 100
 """Rows of a full transaction (PLATFORM: Table storage)."""
+SHARD_COUNT: int = Settings.model_fields["shards"].default
+"""The server's default number of shards. What the server is compared with writes to as many partitions."""
 _VERSION_HEADERS = {"x-ms-version": "2019-02-02", "DataServiceVersion": "3.0"}
 _ACCEPTED_STATUS = 202
 
@@ -54,6 +56,7 @@ class RawTables:
     """A table client over plain HTTP, which signs once for all requests."""
 
     def __init__(self, connection: str) -> None:
+        """Prepare requests to the emulator without the library of Azure. One signature is valid for all of them."""
         self._connection = connection
         parts = dict(part.split("=", 1) for part in connection.split(";") if part)
         self._endpoint = parts["TableEndpoint"].rstrip("/")

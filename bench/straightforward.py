@@ -33,6 +33,7 @@ class StraightforwardRecorder(Recorder):
     """Replaces the server's recorder. It has no quarantine: an event that cannot be parsed is an error."""
 
     def __init__(self, tables: Tables, shards: int) -> None:
+        """Prepare to record events one by one into the tables, with at most as many at once as the benchmarks send."""
         self._tables = tables
         self._shards = shards
         self._in_flight = asyncio.Semaphore(CONCURRENT_EVENTS)
@@ -78,6 +79,7 @@ class StraightforwardServer(StateServer):
     """The state server with the straightforward recorder."""
 
     def __init__(self, settings: Settings) -> None:
+        """Build a state server, and replace its recorder by the straightforward one."""
         super().__init__(settings)
         recorder = StraightforwardRecorder(self.tables, settings.shards)
         self.services = replace(self.services, recorder=recorder)

@@ -1,4 +1,5 @@
-"""The storage's limit: only the writes that events need, in full transactions. No reads, no merges, no HTTP server."""
+"""The storage's limit: only the writes that events need, in full transactions, to as many partitions as the server has
+shards. No reads, no merges, no HTTP server."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,11 +9,10 @@ from azure.data.tables.aio import TableServiceClient
 
 from bench.event_stream import EventStream, apply_events, min_lag_events
 from bench.machine import Stopwatch
-from bench.storage import ROWS_PER_TRANSACTION, RawTables, RowWrite
+from bench.storage import ROWS_PER_TRANSACTION, SHARD_COUNT, RawTables, RowWrite
 from state_api.domain.task_hubs.lifecycle import Instance
 from state_api.storage.instance_rows import active_row, active_row_key, instance_row
 
-PARTITION_COUNT = 4
 WRITES_PER_EVENT = 2
 """An instance's row, and the row that marks the instance as active, which its end deletes."""
 EVENTS_PER_TRANSACTION = ROWS_PER_TRANSACTION // WRITES_PER_EVENT
@@ -33,6 +33,7 @@ class _Partition:
     """A partition with a stream of its own, and the active instances of its rows."""
 
     def __init__(self, number: int) -> None:
+        """Begin a stream of events for the partition with this number."""
         self.name = f"{number:02d}"
         self._stream = EventStream("limit", seed=number, lag=min_lag_events(EVENTS_PER_TRANSACTION))
         self._known: dict[str, Instance] = {}
@@ -53,10 +54,12 @@ class TransactionLimit:
     With `without_library` the bodies are built before the clock starts, so that only the emulator is measured."""
 
     def __init__(self, connection: str, *, without_library: bool) -> None:
+        """Prepare to write transactions as fast as the storage takes them, through the library of Azure or without
+        it."""
         self._connection = connection
         self._raw = without_library
         self._table = "RawLimit" if without_library else "TransactionLimit"
-        self._partitions = [_Partition(number) for number in range(PARTITION_COUNT)]
+        self._partitions = [_Partition(number) for number in range(SHARD_COUNT)]
         self._exit_stack = AsyncExitStack()
 
     async def __aenter__(self) -> "TransactionLimit":
@@ -74,9 +77,9 @@ class TransactionLimit:
         """Write what `events` events need, to all partitions at once. Returns wall and processor seconds.
 
         Transactions are prepared before the clock starts. Raises ValueError if the events do not fill transactions."""
-        transactions_per_partition, rest = divmod(events, EVENTS_PER_TRANSACTION * PARTITION_COUNT)
+        transactions_per_partition, rest = divmod(events, EVENTS_PER_TRANSACTION * SHARD_COUNT)
         if not transactions_per_partition or rest:
-            raise ValueError(f"{events} events do not fill the transactions of {PARTITION_COUNT} partitions")
+            raise ValueError(f"{events} events do not fill the transactions of {SHARD_COUNT} partitions")
         work = [partition.next_transactions(transactions_per_partition) for partition in self._partitions]
         if self._raw:
             bodies = [

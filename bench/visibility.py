@@ -4,12 +4,14 @@ trigger handler.
 Events come at half of the rate that each of them can handle."""
 
 import asyncio
+import itertools
 import statistics
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,17 @@ from azure.data.tables.aio import TableServiceClient
 from bench.comparison import Aim, Figure, compare_rounds, percentile, round_significant, run_in_turns
 from bench.event_stream import EventStream, apply_events, encode_events, min_lag_events
 from bench.group_commit_alone import GroupCommitAlone
-from bench.ingest import EventEntry, open_event_entry
+from bench.ingest import open_event_entry
 from bench.load_generator import Connection, build_post_request, deliver_until_accepted
-from bench.paced_events import Pace, PacedEvent, PublishingDelays, plan_events, publish_when_due
-from bench.storage import Emulator, RawTables, run_emulator
+from bench.paced_events import (
+    Pace,
+    PacedEvent,
+    PublishingDelays,
+    exempt_planned_events,
+    plan_events,
+    publish_when_due,
+)
+from bench.storage import SHARD_COUNT, Emulator, RawTables, run_emulator
 from bench.transaction_limit import transaction_writes
 from bench.worker import Worker, open_trigger_stream, run_worker
 from state_api.storage.instance_keys import shard_of
@@ -30,15 +39,14 @@ from state_api.storage.tables import instance_table_name
 
 ROUNDS = 3
 SECONDS = 4.0
-_SHARD_COUNT = 1
 _CALIBRATION_EVENTS = 600
 _TRANSACTION_COUNT = 100
 _SAMPLE_EVERY = 16
 """One of this many events is awaited in the table. Awaiting every event would add a load of its own."""
 _POLL_SECONDS = 0.002
 _SEEN_TIMEOUT_SECONDS = 60.0
-_LEAD_SECONDS = 0.5
-"""The time to prepare the events of a round before the first is due."""
+_LEAD_SECONDS = 0.1
+"""How long after the order to publish the first event is due: the order may have to reach another process."""
 _RUNNING = "Running"
 SEEN_AIM = Aim(maximum=10)
 _AGAINST = "one transaction of two rows, alone"
@@ -53,42 +61,50 @@ class EventDelays:
     seen: list[float] = field(default_factory=list)
 
 
+_Publish = Callable[[float], Awaitable[PublishingDelays]]
+"""Publishes events that are prepared, from a time of `time.perf_counter` on."""
+
+
 class _Source:
-    """Publishes events by one endpoint, and awaits some of them in the table."""
+    """Publishes events by one endpoint, and awaits some of them in the table. `prepare` prepares planned events."""
 
     def __init__(
         self,
         stream: EventStream,
         tables: RawTables,
-        publish: Callable[[list[PacedEvent], Pace], Awaitable[PublishingDelays]],
+        prepare: Callable[[list[PacedEvent], Pace], Awaitable[_Publish]],
     ) -> None:
+        """Measure events of this stream. `publish` delivers them, and `tables` are read until they are visible."""
         self._stream = stream
         self._tables = tables
-        self._publish = publish
+        self._prepare = prepare
         # Readers take turns: if each read at its own rate, a slow emulator would get ever more reads.
         self._reading = asyncio.Lock()
         self.possible_rate = 0.0
 
     async def run(self, seconds: float, seed: int) -> EventDelays:
         """Publish events for this time, at half of the possible rate."""
-        pace = Pace(self.possible_rate / 2, seconds, seed, time.perf_counter() + _LEAD_SECONDS)
+        pace = Pace(self.possible_rate / 2, seconds, seed)
         paced_events = plan_events(self._stream, pace)
+        publish = await self._prepare(paced_events, pace)
+        exempt_planned_events()
         delays = EventDelays()
+        begins_at = time.perf_counter() + _LEAD_SECONDS
 
         async def publish_all() -> None:
-            delays.published = await self._publish(paced_events, pace)
+            delays.published = await publish(begins_at)
 
         async with asyncio.timeout(seconds + _SEEN_TIMEOUT_SECONDS), asyncio.TaskGroup() as tasks:
             tasks.create_task(publish_all())
-            for event in paced_events[::_SAMPLE_EVERY]:
-                tasks.create_task(self._wait_until_visible(event, pace.begins_at, delays.seen))
+            for event in [event for event in paced_events if event.is_counted][::_SAMPLE_EVERY]:
+                tasks.create_task(self._wait_until_visible(event, begins_at, delays.seen))
         return delays
 
     async def _wait_until_visible(self, event: PacedEvent, begins_at: float, seen: list[float]) -> None:
         """Add to `seen` how many seconds after it was due the event could be seen in the table."""
         await asyncio.sleep(begins_at + event.due_seconds - time.perf_counter())
         instance_id, status = event.body["data"]["instanceId"], event.body["data"]["runtimeStatus"]
-        table, shard = instance_table_name(self._stream.hub), f"{shard_of(instance_id, _SHARD_COUNT):02d}"
+        table, shard = instance_table_name(self._stream.hub), f"{shard_of(instance_id, SHARD_COUNT):02d}"
         row = instance_row_key(instance_id)
         while True:
             async with self._reading:
@@ -111,29 +127,37 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
             "webhook": await _open_webhook(stack, storage, folder, tables),
             "trigger": await _open_trigger(stack, storage, tables),
         }
-        alone = GroupCommitAlone(tables, events_per_second=sources["webhook"].possible_rate / 2)
+        alone = GroupCommitAlone(tables)
         await alone.create_table()
-        seeds = {name: iter(range(rounds)) for name in (*sources, "alone")}
-        variants: dict[str, Callable[[], Awaitable[Any]]] = {
-            "single": single_transactions.run,
-            "webhook": lambda: sources["webhook"].run(seconds, next(seeds["webhook"])),
-            "trigger": lambda: sources["trigger"].run(seconds, next(seeds["trigger"])),
-            "alone": lambda: alone.run(seconds, next(seeds["alone"])),
-        }
+        seeds = itertools.count()
+
+        async def run_alone(events_per_second: float) -> PublishingDelays:
+            """Write what this many events need, without a server."""
+            return await alone.run(Pace(events_per_second, seconds, next(seeds)))
+
+        async def run_source(source: _Source) -> EventDelays:
+            """Publish events at half of the rate that the source's endpoint can take."""
+            return await source.run(seconds, next(seeds))
+
+        variants: dict[str, Callable[[], Awaitable[Any]]] = {"single": single_transactions.run}
+        for name, source in sources.items():
+            variants[name] = partial(run_source, source)
+            variants[f"alone, {name}"] = partial(run_alone, source.possible_rate / 2)
         samples = await run_in_turns(rounds, variants)
     return _build_section(samples, {name: source.possible_rate for name, source in sources.items()})
 
 
 async def _open_webhook(stack: AsyncExitStack, storage: Emulator, folder: Path, tables: RawTables) -> _Source:
     """A server that gets events by its webhook, with the rate that it can take."""
-    settings = {"STATE_SHARDS": str(_SHARD_COUNT)}
-    entry = open_event_entry(stack, storage, folder, "visible", 1, extra_settings=settings)
+    entry = open_event_entry(stack, storage, folder, "visible", 1)
 
-    async def publish(paced_events: list[PacedEvent], pace: Pace) -> PublishingDelays:
-        """Deliver the events by HTTP from this process."""
-        return await _post_events(entry, paced_events, pace)
+    async def prepare(paced_events: list[PacedEvent], pace: Pace) -> _Publish:
+        """Build the requests that deliver the events by HTTP from this process."""
+        url = entry.server.url
+        requests = [build_post_request(url, "/api/events", encode_events([event.body])) for event in paced_events]
+        return partial(_post_events, url, paced_events, requests)
 
-    source = _Source(entry.stream, tables, publish)
+    source = _Source(entry.stream, tables, prepare)
     await entry.send_events(_CALIBRATION_EVENTS)
     source.possible_rate = (await entry.send_events(_CALIBRATION_EVENTS)).events_per_second
     return source
@@ -144,22 +168,22 @@ async def _open_trigger(stack: AsyncExitStack, storage: Emulator, tables: RawTab
     worker: Worker = stack.enter_context(run_worker("trigger", storage.connection))
     stream = open_trigger_stream()
 
-    async def publish(paced_events: list[PacedEvent], pace: Pace) -> PublishingDelays:
-        """Have the worker process build and record the same events. They are not sent to it, because that would take
-        time."""
-        return await worker.publish(pace)
+    async def prepare(paced_events: list[PacedEvent], pace: Pace) -> _Publish:
+        """Have the worker process build the same events. They are not sent to it, because that would take time."""
+        await worker.prepare(pace)
+        return worker.publish
 
-    source = _Source(stream, tables, publish)
+    source = _Source(stream, tables, prepare)
     for _ in range(2):
         stream.next_events(_CALIBRATION_EVENTS)
         source.possible_rate = _CALIBRATION_EVENTS / (await worker.run(_CALIBRATION_EVENTS))[0]
     return source
 
 
-async def _post_events(entry: EventEntry, paced_events: list[PacedEvent], pace: Pace) -> PublishingDelays:
-    """Deliver each event in a request of its own."""
-    url = entry.server.url
-    requests = [build_post_request(url, "/api/events", encode_events([event.body])) for event in paced_events]
+async def _post_events(
+    url: str, paced_events: list[PacedEvent], requests: list[bytes], begins_at: float
+) -> PublishingDelays:
+    """Deliver each event by its request."""
     idle: deque[Connection] = deque()
     opened: list[Connection] = []
 
@@ -174,7 +198,7 @@ async def _post_events(entry: EventEntry, paced_events: list[PacedEvent], pace: 
         idle.append(connection)
 
     try:
-        return await publish_when_due(paced_events, post, begins_at=pace.begins_at)
+        return await publish_when_due(paced_events, post, begins_at=begins_at)
     finally:
         for connection in opened:
             await connection.close()
@@ -199,7 +223,7 @@ class _SingleTransactions:
         """The seconds of each transaction."""
         durations = []
         for before, after in apply_events(self._stream.next_events(_TRANSACTION_COUNT), self._known):
-            writes = transaction_writes(f"{shard_of(after.instance_id, _SHARD_COUNT):02d}", before, after)
+            writes = transaction_writes(f"{shard_of(after.instance_id, SHARD_COUNT):02d}", before, after)
             began = time.perf_counter()
             await self._table.submit_transaction(writes)
             durations.append(time.perf_counter() - began)
@@ -230,13 +254,14 @@ def _build_section(samples: dict[str, list[Any]], possible_rates: dict[str, floa
             against_one_transaction(f"published to seen in the table {half}", seen, 0.5),
             against_one_transaction(f"published to seen in the table {half}", seen, 0.99, SEEN_AIM),
         ]
-    written = [delays.acknowledged for delays in samples["alone"]]
-    same_rate = "the emulator alone: published to written, without a server, at the webhook's rate"
-    figures += [
-        against_one_transaction(same_rate, written, 0.5),
-        against_one_transaction(same_rate, written, 0.99),
-        against_one_transaction(_AGAINST, alone_seconds, 0.99),
-    ]
+    for name in ("webhook", "trigger"):
+        written = [delays.acknowledged for delays in samples[f"alone, {name}"]]
+        same_rate = f"the emulator alone: published to written, without a server, at the {name}'s rate"
+        figures += [
+            against_one_transaction(same_rate, written, 0.5),
+            against_one_transaction(same_rate, written, 0.99),
+        ]
+    figures.append(against_one_transaction(_AGAINST, alone_seconds, 0.99))
     published = [delays for name in ("webhook", "trigger") for delays in samples[name]]
     return {
         "figures": [figure.as_json() for figure in figures],

@@ -18,13 +18,20 @@ from typing import Any
 import function_app
 from bench.event_stream import EventStream, min_lag_events
 from bench.machine import ROOT, Stopwatch
-from bench.paced_events import Pace, PublishingDelays, plan_events, publish_when_due
+from bench.paced_events import (
+    Pace,
+    PacedEvent,
+    PublishingDelays,
+    exempt_planned_events,
+    plan_events,
+    publish_when_due,
+)
+from bench.storage import SHARD_COUNT
 from bench.straightforward import StraightforwardRecorder
 from bench.transaction_limit import TransactionLimit
 from state_api.settings import STATE_STORAGE, read_settings
 
 CONCURRENT_EVENTS = 64
-_STRAIGHTFORWARD_SHARDS = 4
 WORKER_ROLES = ("limit", "emulator", "trigger", "straightforward-trigger")
 
 
@@ -43,11 +50,15 @@ class Worker:
         seconds, worked = await asyncio.to_thread(self._send_order, events)
         return float(seconds), float(worked)
 
-    async def publish(self, pace: Pace) -> PublishingDelays:
-        """Let the worker of the trigger handle the next events, each when it is due."""
-        return PublishingDelays(**await asyncio.to_thread(self._send_order, asdict(pace)))
+    async def prepare(self, pace: Pace) -> None:
+        """Let the worker of the trigger prepare the next events, for `publish`."""
+        await asyncio.to_thread(self._send_order, asdict(pace))
 
-    def _send_order(self, order: int | dict[str, Any]) -> Any:
+    async def publish(self, begins_at: float) -> PublishingDelays:
+        """Let the worker of the trigger handle the prepared events, each when it is due."""
+        return PublishingDelays(**await asyncio.to_thread(self._send_order, begins_at))
+
+    def _send_order(self, order: int | float | dict[str, Any]) -> Any:
         """Send an order to the worker process, and return its answer. Raises RuntimeError if the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -105,28 +116,36 @@ class _TriggerWorker:
     """Calls the Event Grid trigger as the Azure Functions worker does: one event as text for each invocation."""
 
     def __init__(self, *, straightforward: bool) -> None:
+        """Load the Function App, or with `straightforward` the baseline that the trigger is compared with."""
         server = function_app.server()
-        self._recorder = StraightforwardRecorder(server.tables, _STRAIGHTFORWARD_SHARDS) if straightforward else None
+        self._recorder = StraightforwardRecorder(server.tables, SHARD_COUNT) if straightforward else None
         self._stream = open_trigger_stream()
         # The decorators of the library wrap the function.
         functions = {
             function.get_function_name(): function.get_user_function() for function in function_app.app.get_functions()
         }
         self._function = functions["RecordLifecycleEvent"]
+        self._prepared: list[tuple[PacedEvent, str]] = []
 
-    async def run(self, order: int | dict[str, Any]) -> tuple[float, float] | dict[str, Any]:
-        """Carry out an order: a number of events, or a Pace as JSON."""
-        return await self._run_at_once(order) if isinstance(order, int) else await self._publish(Pace(**order))
+    async def run(self, order: int | float | dict[str, Any]) -> tuple[float, float] | dict[str, Any] | None:
+        """Carry out an order: handle a number of events, prepare events for a Pace as JSON, or publish these from a
+        time on."""
+        if isinstance(order, int):
+            return await self._run_at_once(order)
+        if isinstance(order, dict):
+            self._prepared = [(event, json.dumps(event.body)) for event in plan_events(self._stream, Pace(**order))]
+            exempt_planned_events()
+            return None
+        return await self._publish(order)
 
-    async def _publish(self, pace: Pace) -> dict[str, Any]:
-        """Deliver the next events, each when it is due. Returns PublishingDelays as JSON."""
-        paced_events = plan_events(self._stream, pace)
-        texts = [json.dumps(event.body) for event in paced_events]
+    async def _publish(self, begins_at: float) -> dict[str, Any]:
+        """Deliver the prepared events, each when it is due. Returns PublishingDelays as JSON."""
 
         async def deliver(index: int) -> None:
-            await self._function(event=texts[index])
+            await self._function(event=self._prepared[index][1])
 
-        return asdict(await publish_when_due(paced_events, deliver, begins_at=pace.begins_at))
+        events = [event for event, _ in self._prepared]
+        return asdict(await publish_when_due(events, deliver, begins_at=begins_at))
 
     async def _run_at_once(self, events: int) -> tuple[float, float]:
         """Deliver the next events, CONCURRENT_EVENTS at a time. Returns wall and processor seconds."""

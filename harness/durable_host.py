@@ -40,6 +40,7 @@ class DurableHost:
         visibility_timeout: str = "00:01:00",
         polling_interval: str = "00:00:00.2",
     ) -> None:
+        """Prepare the command line of a host for this task hub. The times are in .NET's form, `hh:mm:ss`."""
         self.task_hub = task_hub
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -39,6 +39,7 @@ class FunctionAppTarget:
     subscription: str | None = None
 
     def __post_init__(self) -> None:
+        """Check the names before `az` is run. Raises UsageError."""
         require_valid_name("resource group", self.resource_group)
         require_valid_name("function app", self.function_app)
         require_valid_name("app setting", self.task_hub_setting)

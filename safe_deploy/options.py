@@ -239,7 +239,12 @@ DryRunOption = Annotated[
     ),
 ]
 WaitOption = Annotated[
-    bool, typer.Option("--wait", envvar=environment_variable("WAIT"), help="Wait until the slot is ready.")
+    bool,
+    typer.Option(
+        "--wait",
+        envvar=environment_variable("WAIT"),
+        help="Wait until the slot is ready, or releases have drained.",
+    ),
 ]
 DeployCommandOption = Annotated[
     str,
@@ -262,6 +267,10 @@ OutcomeOption = Annotated[
 ReleaseCommandArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="-- COMMAND...", help="Command that deploys the Function App, after two hyphens."),
+]
+RetirementCommandArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="-- COMMAND...", help="Command that deletes the Function App, after two hyphens."),
 ]
 SwapCommandArgument = Annotated[
     list[str] | None, typer.Argument(metavar="-- COMMAND...", help="Command that swaps the slots, after two hyphens.")

@@ -34,13 +34,13 @@ _PROMOTION_ORDERS = {
     "overlap": (PromotionAction.UNQUIESCE, PromotionAction.ROUTE, PromotionAction.QUIESCE),
 }
 
-_ROLLBACK_ORDERS = {
+_ROUTE_FIRST_ORDERS = {
     "gap": (PromotionAction.ROUTE, PromotionAction.QUIESCE, PromotionAction.UNQUIESCE),
     "overlap": (PromotionAction.ROUTE, PromotionAction.UNQUIESCE, PromotionAction.QUIESCE),
 }
 
 
-def order_actions(quiesce_order: str, *, rollback: bool) -> tuple[PromotionAction, ...]:
+def order_actions(quiesce_order: str, *, rollback: bool, had_traffic: bool) -> tuple[PromotionAction, ...]:
     """The order of the steps of a promotion or of a rollback, by the policy `quiesceOrder`.
 
     - `gap`: no two releases run the functions at once. From the first step to the last one, none runs them. The old
@@ -48,10 +48,14 @@ def order_actions(quiesce_order: str, *, rollback: bool) -> tuple[PromotionActio
     - `overlap`: always some release runs the functions, and for a while two do. Neither app restarts with traffic: the
       new one restarts before it gets some, the old one after it has lost its traffic.
 
-    A rollback routes first. Visitors must leave a bad release within seconds, also if Azure does not answer. The server
-    refuses to route to a release that is being removed, so its functions are not enabled while it is being deleted.
+    A rollback routes first. Visitors must leave a bad release within seconds, also if Azure does not answer.
+
+    `had_traffic`: the release that is to be active had traffic before, so a retirement may be removing it at the same
+    time. Its functions are enabled only after the server, which refuses a release that is being removed, has routed to
+    it. Otherwise they could start work in a Function App that is deleted next.
     """
-    return (_ROLLBACK_ORDERS if rollback else _PROMOTION_ORDERS)[quiesce_order]
+    routes_first = rollback or (had_traffic and quiesce_order == "overlap")
+    return (_ROUTE_FIRST_ORDERS if routes_first else _PROMOTION_ORDERS)[quiesce_order]
 
 
 class DeployedRelease(Protocol):
@@ -85,9 +89,13 @@ class ReleaseFunctions:
         self._functions = tuple(names_by_key.values())
         self._report = report
 
-    def quiesce(self, release: DeployedRelease) -> None:
-        """Disable the functions in a release. Raises FunctionAppNotFound and AzureUnavailable."""
-        self.set_disabled(release, disabled=True)
+    def quiesce(self, release: DeployedRelease) -> bool:
+        """Disable the functions in a release. Returns whether they were enabled, so that its Function App restarts.
+
+        They may start work until the restart, which comes after the change. A verdict that is asked for at once does
+        not cover that work. Raises FunctionAppNotFound and AzureUnavailable.
+        """
+        return bool(self.set_disabled(release, disabled=True).changed)
 
     def unquiesce(self, release: DeployedRelease) -> None:
         """Enable the functions in a release. Raises FunctionAppNotFound and AzureUnavailable."""

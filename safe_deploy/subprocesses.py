@@ -37,6 +37,7 @@ class Command:
     environment: Mapping[str, str]
 
     def __str__(self) -> str:
+        """The name of the program, for messages. A command line for a shell is not shown."""
         return "the command" if isinstance(self.command_line, str) else PurePath(self.command_line[0]).name
 
 
@@ -53,6 +54,7 @@ class CommandResult:
         return self.code == 0
 
     def __str__(self) -> str:
+        """How the command ended, to complete a sentence: an exit code, or the signal that ended it."""
         if self.code < 0:
             names = {known.value: known.name for known in signal.Signals}
             return f"was ended by {names.get(-self.code, f'signal {-self.code}')}"
@@ -68,6 +70,7 @@ class SignalGuard:
     """Keeps this process alive through signals until the `with` block ends."""
 
     def __init__(self) -> None:
+        """Prepare to keep this process alive through signals. The guard acts only inside its `with` block."""
         self._signal_count = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._previous_handlers: dict[int, object] = {}
@@ -81,10 +84,12 @@ class SignalGuard:
         return self._signal_count > 0
 
     def __enter__(self) -> "SignalGuard":
+        """Handle signals until the block ends."""
         self._previous_handlers = {number: signal.signal(number, self._handle_signal) for number in _HANDLED_SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
+        """Restore the signal handlers that were there before."""
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # signal.signal returned it
 

@@ -65,6 +65,7 @@ class _Server(uvicorn.Server):
         self._log_limit = log_limit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen as uvicorn does, with this server's own backlog."""
         await super().startup(sockets)
         for server in self.servers:
             set_backlog(server.sockets)

@@ -20,6 +20,7 @@ from state_api.services.app_watch import WaitIntervals, WatchContext
 from state_api.services.background import BackgroundProber
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.cleanup import Cleanup
+from state_api.services.ownership import Ownership
 from state_api.services.parallel_reads import ParallelReads
 from state_api.services.ports import Clock, EventLease
 from state_api.services.quarantine_administration import QuarantineAdministration
@@ -58,6 +59,8 @@ class StateServer:
         *,
         wait_intervals: WaitIntervals | None = None,
     ) -> None:
+        """Connect stores, backends and services, and build the application on them. Tests pass a clock, leases and
+        intervals."""
         self.tables = Tables(settings.storage, on_request=note_storage_request)
         self.stopping = asyncio.Event()
         self.admission = AdmissionController()
@@ -67,7 +70,7 @@ class StateServer:
         signals = ChangeSignals()
         self._instances = instances = InstanceStore(self.tables, signals)
         app_store = AppStore(self.tables, signals)
-        routers = RouterStore(self.tables)
+        routers = RouterStore(self.tables, signals)
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
         self.backends = ConfiguredBackendRegistry(settings.connections)
@@ -101,6 +104,7 @@ class StateServer:
                 releases=releases,
                 routers=routers,
                 readiness=readiness,
+                ownership=Ownership(task_hub_store, self.backends),
                 reads=reads,
                 waiting=waiting,
                 clock=time,

@@ -116,11 +116,12 @@ def test_an_action_that_is_pinned_by_a_tag_fails_the_audit(tmp_path: Path) -> No
     assert "error: .github/workflows/audit.yml: actions/checkout@v6 is not pinned by its commit" in ended.stderr
 
 
-def copy_files(to: Path) -> Path:
+def copy_files(destination: Path) -> Path:
+    """Copy the files that dev/audit reads."""
     for name in FILES:
-        (to / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, to / name)
-    return to
+        (destination / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, destination / name)
+    return destination
 
 
 def run_audit(

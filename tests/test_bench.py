@@ -23,9 +23,9 @@ from bench.load_generator import (
     run_load,
 )
 from bench.machine import describe_machine, read_cpu_seconds, read_resident_bytes
-from bench.storage import RawTables
+from bench.storage import SHARD_COUNT, RawTables
 from bench.straightforward import StraightforwardRecorder
-from bench.transaction_limit import PARTITION_COUNT, transaction_writes
+from bench.transaction_limit import transaction_writes
 from harness.http_server import run_http_server
 from harness.state_server import run_server
 from state_api.app import StateServer
@@ -130,7 +130,7 @@ def test_no_start_and_its_end_are_in_flight_at_once_and_a_stream_is_warm_before_
         in_flight = batch * ingest.count_requests_in_flight(batch)
         assert min_lag_events(in_flight) > in_flight
         names = [name for name in ingest.WARM_UP_EVENTS if name.startswith("batches") == (batch > 1)]
-        per_partition = {name: PARTITION_COUNT if name in ("limit", "emulator") else 1 for name in names}
+        per_partition = {name: SHARD_COUNT if name in ("limit", "emulator") else 1 for name in names}
         assert all(
             ingest.WARM_UP_EVENTS[name] / per_partition[name] >= count_warm_up_events(min_lag_events(in_flight))
             for name in names

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench import cold_start, figures, groups, host_start, readiness, report, waiting
+from bench import cold_start, figures, groups, host_start, memory, readiness, report, waiting
 from bench.groups import Group, Run, Scale, run_groups
 from bench.load_generator import (
     LoadError,
@@ -46,6 +46,26 @@ async def test_a_group_that_fails_or_lacks_its_program_loses_no_other(
     assert run.failures == {"visibility": "LoadError: not all events were recorded"}
     assert measured == [["ingest"], ["ingest"], ["ingest"], ["ingest", "memory"]]
     assert "readiness is left out: there is no durable-host\n" in capsys.readouterr().out
+
+
+@pytest.mark.anyio
+async def test_a_group_for_which_no_time_remains_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(groups, "GROUPS", {"ingest": _build_group({"figures": [ROUND]})})
+    monkeypatch.setattr(groups, "RUN_SECONDS", 0)
+    run = await run_groups(["ingest"], tmp_path, Scale.NORMAL)
+    assert run.left_out == {"ingest": "no time remained after the 0 s of a run"}
+    assert not run.sections
+
+
+@pytest.mark.anyio
+async def test_a_slow_machine_records_fewer_events_and_the_memory_figure_says_how_many(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "_CONCURRENT_TASK_HUBS", 2)
+    section = await memory.run(tmp_path, events=4000, seconds=0)
+    assert section["events"] == 2000
+    assert section["taskHubs"] == 2
+    assert section["notes"] == ["2,000 of 4,000 events were recorded within 0 s."]
 
 
 def test_sections_that_a_run_did_not_measure_stay_with_their_origin() -> None:

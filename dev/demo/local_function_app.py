@@ -42,6 +42,7 @@ class FunctionApp:
     """A Function App with two slots, in place of Azure. Without a `topic`, it publishes no lifecycle events."""
 
     def __init__(self, processes: Processes, storage: str, topic: TopicEndpoint | None) -> None:
+        """Create the app without any slot. Its processes publish events to `topic`, if there is one."""
         self.topic = topic
         self.task_hub_by_order: dict[str, str] = {}
         """The task hub on which each order was started."""

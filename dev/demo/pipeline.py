@@ -42,6 +42,7 @@ class CommandProcess:
     """A running command, whose output is collected."""
 
     def __init__(self, arguments: list[str], variables: Mapping[str, str], displayed_command: str) -> None:
+        """Start a command, show it as `displayed_command`, and keep what it prints."""
         report(f"    $ {displayed_command}")
         self._process = subprocess.Popen(
             arguments,
@@ -93,6 +94,7 @@ class Pipeline:
     """`safe-deploy` for an app. Every release is a run of its own."""
 
     def __init__(self, server: str, app: str, keys: Mapping[str, str], platform_variables: Mapping[str, str]) -> None:
+        """Prepare the settings with which each command of the pipeline runs."""
         self._keys = keys
         self._settings = {"SAFE_DEPLOY_SERVER": server, "SAFE_DEPLOY_APP": app, "SAFE_DEPLOY_ACTOR": "pipeline"}
         self._platform_variables = dict(platform_variables)

@@ -131,6 +131,8 @@ class TaskHubEngine(InMemoryOrchestrationBackend):
     """The engine of one task hub."""
 
     def __init__(self, task_hub: str, port: int, publisher: Publisher, storage: TaskHubStorageWriter) -> None:
+        """Prepare an engine that keeps this task hub in memory, and writes and publishes every change of an
+        instance."""
         super().__init__(port=port)
         self._task_hub = task_hub
         self._publisher = publisher

@@ -87,6 +87,7 @@ class TaskHubStorageWriter:
     """Writes the artifacts of one task hub to a storage account."""
 
     def __init__(self, connection: str, task_hub: str) -> None:
+        """Connect to the storage account in which the rows of this task hub are written."""
         connection_string = _EMULATOR_CONNECTION_STRING if connection == DEVELOPMENT_STORAGE else connection
         self._task_hub = task_hub
         self._tables = TableServiceClient.from_connection_string(connection_string, retry_total=_RETRY_TOTAL)

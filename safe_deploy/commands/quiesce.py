@@ -1,20 +1,18 @@
 """The commands `quiesce` and `unquiesce`, which disable and enable functions of a release that start work by
 themselves."""
 
-import sys
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from safe_deploy.azure_function_apps import FunctionApps
-from safe_deploy.ci import report_warning
-from safe_deploy.client import Json
 from safe_deploy.errors import CommandError, ConflictError, UsageError
 from safe_deploy.option_groups import CommonOptions, expand_option_groups
-from safe_deploy.options import ResourceGroupOption, VersionOption
+from safe_deploy.options import ReleaseVersionOption, ResourceGroupOption
 from safe_deploy.quiescing import ReleaseFunctions
 from safe_deploy.session import Session, open_session
+from safe_deploy.side_by_side.app_state import Release, ReleaseState, SideBySideApp
+from safe_deploy.side_by_side.promotion import read_app
 
 quiesce_commands = typer.Typer()
 
@@ -28,18 +26,12 @@ FunctionsOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Release:
-    version: str
-    address: str
-
-
 @quiesce_commands.command()
 @expand_option_groups
 def quiesce(
     common: CommonOptions,
     *,
-    version: VersionOption = "",
+    version: ReleaseVersionOption,
     functions: FunctionsOption = "",
     resource_group: ResourceGroupOption = "",
 ) -> None:
@@ -52,7 +44,7 @@ def quiesce(
 def unquiesce(
     common: CommonOptions,
     *,
-    version: VersionOption = "",
+    version: ReleaseVersionOption,
     functions: FunctionsOption = "",
     resource_group: ResourceGroupOption = "",
 ) -> None:
@@ -61,22 +53,22 @@ def unquiesce(
 
 
 def _change(common: CommonOptions, *, version: str, functions: str, resource_group: str, disabled: bool) -> None:
-    if not version or not resource_group:
-        raise UsageError("--version and --resource-group are required: name the release, and where its Function App is")
+    if not resource_group:
+        raise UsageError("--resource-group is required: the resource group of the release's Function App")
     function_apps = FunctionApps(resource_group)
     session = open_session(common)
-    app, _ = session.server.get_app()
+    app = read_app(session.server)
     release = _find_release(app, version)
-    names = [name.strip() for name in functions.split(",") if name.strip()] or app["policy"]["quiesceFunctions"]
+    names = [name.strip() for name in functions.split(",") if name.strip()] or list(app.quiesce_functions)
     if not names:
-        raise UsageError(f"the policy of app {app['app']} has no quiesceFunctions. Name the functions in --functions")
+        raise UsageError(f"the policy of app {app.name} has no quiesceFunctions. Name the functions in --functions")
     release_functions = ReleaseFunctions(function_apps, names, report=session.report)
-    _check_state(session, app, version, disabled=disabled)
+    _check_state(session, app, release, disabled=disabled)
     result = release_functions.set_disabled(release, disabled=disabled)
     state = "disabled" if disabled else "enabled"
     session.print_result(
         {
-            "app": app["app"],
+            "app": app.name,
             "version": version,
             "functionApp": result.function_app,
             "functions": names,
@@ -85,37 +77,33 @@ def _change(common: CommonOptions, *, version: str, functions: str, resource_gro
         },
         (),
         [],
-        f"{', '.join(names)} of release {version} of app {app['app']}: {state} in Function App {result.function_app}",
+        f"{', '.join(names)} of release {version} of app {app.name}: {state} in Function App {result.function_app}",
     )
 
 
-def _find_release(app: Json, version: str) -> _Release:
-    """Raises ConflictError for an app with slots, and CommandError for a release that does not exist."""
-    if app["model"] != "sideBySide":
-        raise ConflictError(f"app {app['app']} has slots, and this command is for releases side by side")
-    if version not in app["releases"]:
-        known = ", ".join(app["releases"]) or "none"
-        raise CommandError(f"app {app['app']} has no release {version}. Its releases: {known}")
-    return _Release(version, app["releases"][version]["address"])
+def _find_release(app: SideBySideApp, version: str) -> Release:
+    """Raises CommandError for a release that does not exist."""
+    release = app.releases.get(version)
+    if release is None:
+        known = ", ".join(app.releases) or "none"
+        raise CommandError(f"app {app.name} has no release {version}. Its releases: {known}")
+    return release
 
 
-def _check_state(session: Session, app: Json, version: str, *, disabled: bool) -> None:
+def _check_state(session: Session, app: SideBySideApp, release: Release, *, disabled: bool) -> None:
     """Warn if the active release would not run the functions, or another one would. Raises ConflictError for a release
     that is being removed and would run them."""
-    active = app["routing"]["active"]
-    if disabled and version == active:
-        _warn(session, f"release {version} is active: no release runs these functions until safe-deploy unquiesce")
-    if disabled or version == active:
+    active = app.routing.active
+    if release.version == active:
+        if disabled:
+            session.warn(f"release {active} is active: no release runs these functions until safe-deploy unquiesce")
         return
-    if app["releases"][version]["state"] == "Removing":
-        raise ConflictError(f"release {version} is being removed, so its functions must stay disabled")
+    if disabled:
+        return
+    if release.state == ReleaseState.REMOVING:
+        raise ConflictError(f"release {release.version} is being removed, so its functions must stay disabled")
     competition = f" and compete with those of release {active}" if active else ""
-    _warn(
-        session,
-        f"release {version} is not active: its functions start work there all the same{competition}, and it does not "
-        "drain meanwhile",
+    session.warn(
+        f"release {release.version} is not active: its functions start work there all the same{competition}, and it "
+        "does not drain meanwhile"
     )
-
-
-def _warn(session: Session, message: str) -> None:
-    report_warning(session.ci, sys.stderr, message)

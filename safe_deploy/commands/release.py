@@ -8,15 +8,18 @@ from safe_deploy.errors import CommandError, UsageError
 from safe_deploy.option_groups import CommonOptions, expand_option_groups
 from safe_deploy.options import (
     AddressOption,
+    OtherVersionOption,
     ReasonOption,
     ReleaseCommandArgument,
     ReleaseVersionOption,
     ResourceGroupOption,
+    RetirementCommandArgument,
     SchedulerOption,
     TakeOverOption,
     TaskHubOption,
     TaskHubSettingOption,
     TimeoutOption,
+    WaitOption,
 )
 from safe_deploy.scheduler_task_hubs import SchedulerTaskHubs
 from safe_deploy.session import Session, open_session
@@ -25,6 +28,8 @@ from safe_deploy.side_by_side.app_state import SideBySideApp
 from safe_deploy.side_by_side.function_apps import ReleaseFunctionApps
 from safe_deploy.side_by_side.promotion import Promotion, check_quiescing, read_app
 from safe_deploy.side_by_side.release_deployment import NewRelease, ReleaseDeployment
+from safe_deploy.side_by_side.retirement import RecordedTaskHubs, Retirement, RetirementOptions
+from safe_deploy.side_by_side.retirement_planner import RetirementResult, choose_releases, find_failure
 from safe_deploy.side_by_side.rollback_planner import choose_rollback_version
 from safe_deploy.side_by_side.routers import wait_for_routers
 from safe_deploy.side_by_side.routing_history import list_routing_changes
@@ -97,6 +102,55 @@ def promote(
     check_quiescing(app, resource_group)
     promotion = _build_promotion(session, resource_group, rollback=False)
     _make_active(session, promotion, app, version, timeout_seconds=timeout)
+
+
+@release_commands.command()
+@expand_option_groups
+def retire(
+    common: CommonOptions,
+    *,
+    command: RetirementCommandArgument = None,
+    version: OtherVersionOption = "",
+    wait: WaitOption = False,
+    timeout: TimeoutOption = 3600,
+    resource_group: ResourceGroupOption = "",
+    scheduler: SchedulerOption = "",
+) -> None:
+    """Remove the releases side by side that have drained: run the command that deletes each one's Function App."""
+    session = open_session(common)
+    if not command:
+        raise UsageError("no command is given. Add the command that deletes the Function App after --")
+    app = read_app(session.server)
+    check_quiescing(app, resource_group)
+    task_hubs = open_scheduler(scheduler, resource_group)
+    retirement = Retirement(
+        server=session.server,
+        options=RetirementOptions(command_line=command, waits_for_drain=wait, timeout_seconds=timeout),
+        function_apps=open_function_apps(session, resource_group),
+        task_hubs=RecordedTaskHubs(session.server, task_hubs, warn=session.warn) if task_hubs is not None else None,
+        report=session.report,
+    )
+    try:
+        retirement.run(app, choose_releases(app, version or None))
+    except CommandError:
+        if retirement.results:
+            _print_retirement(session, app, list(retirement.results.values()))
+        raise
+    results = list(retirement.results.values())
+    _print_retirement(session, app, results)
+    failure = find_failure(results, named=bool(version), waited_seconds=timeout if wait else None)
+    if failure is not None:
+        raise failure
+
+
+def _print_retirement(session: Session, app: SideBySideApp, results: list[RetirementResult]) -> None:
+    session.ci.set_outputs(rendering.retirement_outputs(results))
+    session.print_result(
+        {"app": app.name, "releases": [result.to_json() for result in results]},
+        rendering.RETIREMENT_COLUMNS,
+        rendering.build_retirement_rows(results),
+        "" if results else f"nothing is left to retire in app {app.name}",
+    )
 
 
 def roll_back_release(

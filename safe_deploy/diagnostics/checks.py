@@ -7,11 +7,12 @@ from safe_deploy.azure_function_apps import FunctionApps
 from safe_deploy.azure_slots import DeploymentSlots
 from safe_deploy.client import StateServerClient
 from safe_deploy.diagnostics.keys import KeyPurpose, build_release_requests, build_slot_requests, check_key
-from safe_deploy.diagnostics.releases import SIDE_BY_SIDE, check_releases
+from safe_deploy.diagnostics.releases import check_releases
 from safe_deploy.diagnostics.results import CheckResult, CheckStatus
 from safe_deploy.diagnostics.slots import REGISTER_HINT, check_slots
 from safe_deploy.diagnostics.status_urls import StatusUrl
 from safe_deploy.errors import CommandError, UsageError
+from safe_deploy.side_by_side.app_state import is_side_by_side
 
 RETRY_SECONDS = 15
 """How long `doctor` retries one request. It is shorter than in a deployment, because `doctor` reports what fails."""
@@ -42,13 +43,13 @@ def run_checks(server: StateServerClient, options: CheckOptions, now: datetime) 
         app, _ = server.get_app()
     except CommandError as error:
         failure = CheckResult("app", CheckStatus.FAILED, _add_register_hint(error), error.exit_code)
-    is_side_by_side = app is not None and app["model"] == SIDE_BY_SIDE
-    requests = build_release_requests(server) if is_side_by_side else build_slot_requests(server, options.slot)
+    has_releases = app is not None and is_side_by_side(app)
+    requests = build_release_requests(server) if has_releases else build_slot_requests(server, options.slot)
     results.append(check_key(requests, options.purpose))
     if app is None:
         assert failure is not None
         return [*results, failure]
-    if is_side_by_side:
+    if has_releases:
         release_checks = check_releases(
             server,
             app,

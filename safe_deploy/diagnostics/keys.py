@@ -88,12 +88,12 @@ def build_release_requests(server: StateServerClient) -> Mapping[KeyPurpose, Req
     return {
         KeyPurpose.READ: {
             "GetApp": server.get_app,
-            "ListReleases": lambda: server.request_json("GET", f"{app}/releases"),
-            "GetReleaseStatus": lambda: server.request_json("GET", f"{release}/status", query={"verify": "none"}),
+            "ListReleases": server.list_releases,
+            "GetReleaseStatus": lambda: server.get_release_status(_INVALID_NAME, verify="none"),
             **_build_common_reads(server),
         },
         KeyPurpose.DEPLOY: {
-            "PostRelease": lambda: server.request_json("POST", f"{app}/releases", {"taskHub": 0}),
+            "PostRelease": lambda: server.post_release({"taskHub": 0}),
             "DeleteRelease": lambda: server.request_json("DELETE", release, query={"outcome": "?"}),
             "PutRouting": lambda: server.request_json("PUT", f"{app}/routing", {"active": 0}),
             **_build_cleanup(server),

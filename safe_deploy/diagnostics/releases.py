@@ -15,8 +15,6 @@ from safe_deploy.diagnostics.status_urls import StatusUrl, check_status_url
 from safe_deploy.errors import CommandError
 from safe_deploy.rendering import format_age, is_older
 
-SIDE_BY_SIDE = "sideBySide"
-
 _ROUTER_DELAY = timedelta(seconds=60)
 """How long routers may route by an older document before something is wrong with one that has not acknowledged."""
 
@@ -41,7 +39,7 @@ def check_releases(
     """Run the checks of an app with releases side by side, those of Azure only with `function_apps`."""
     yield from check_deployment(app)
     try:
-        listed = server.request_json("GET", f"{server.app_path}/releases")
+        listed = server.list_releases()
     except CommandError as error:
         yield CheckResult("releases", CheckStatus.FAILED, error.message, error.exit_code)
         return
@@ -54,8 +52,7 @@ def check_releases(
         (release for release in listed["releases"] if release["version"] == listed["routing"]["active"]), None
     )
     if active is not None:
-        path = f"{server.app_path}/releases/{active['version']}/status"
-        get_verdict = functools.partial(server.request_json, "GET", path)
+        get_verdict = functools.partial(server.get_release_status, active["version"])
         yield from check_evidence(app, active["taskHub"], get_verdict, hints=_EVIDENCE_HINTS, now=now)
 
 

@@ -137,8 +137,8 @@ _ROUTE = f"""@{{
         ? context.Request.Headers[header_name] : new string[0];
     for (var source = 0; source < 2; source++) {{
         foreach (var release in releases.Properties()) {{
-            var has_traffic = release.Name == active || (split != null && split[release.Name] != null);
-            if (!has_traffic && (string)release.Value["state"] != "Staged") {{ continue; }}
+            var state = (string)release.Value["state"];
+            if (state != "Staged" && state != "Serving") {{ continue; }}
             var token = (string)release.Value["overrideToken"];
             if (token != null && (source == 0 ? tokens.Any(value => value.Trim() == token) : chosen == token)) {{
                 return "200|" + (string)release.Value["address"] + "|";
@@ -253,6 +253,7 @@ _POLICY = string.Template("""<policies>
     <set-header name="X-Forwarded-Host" exists-action="override">
       <value>@(context.Request.OriginalUrl.Host)</value>
     </set-header>
+    <set-header name="Forwarded" exists-action="delete" />
     <set-backend-service base-url=$address />
   </inbound>
   <backend>

@@ -16,6 +16,7 @@ _TASK_HUB = re.compile(r"[A-Za-z][A-Za-z0-9]{2,44}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STATES = ("Staged", "Serving", "Draining", "Removing")
+_OVERRIDABLE_STATES = ("Staged", "Serving")
 
 
 class InvalidRoutingDocument(CommandError):
@@ -24,12 +25,17 @@ class InvalidRoutingDocument(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class RoutedRelease:
-    """A release as a router sees it. `sticky_until`: until then its visitors stay, although it has no traffic."""
+    """A release as a router sees it.
+
+    - `is_overridable`: whether its override token may choose it. It is staged, or has traffic from this router, or from
+      the time before it was adopted.
+    - `sticky_until`: until then its visitors stay, although it has no traffic. None if its sticky token does not count.
+    """
 
     version: str
     address: str
     task_hub: str
-    is_staged: bool
+    is_overridable: bool
     sticky_token: str = field(repr=False)
     override_token: str = field(repr=False)
     sticky_until: datetime | None = None
@@ -129,7 +135,7 @@ def _parse_release(version: str, body: Mapping[str, Any]) -> RoutedRelease:
         version=_match(_VERSION, version, "version"),
         address=_parse_origin(body["address"]),
         task_hub=_match(_TASK_HUB, body["taskHub"], "taskHub"),
-        is_staged=body["state"] == "Staged",
+        is_overridable=body["state"] in _OVERRIDABLE_STATES,
         sticky_token=_match(_TOKEN, body["stickyToken"], "stickyToken"),
         override_token=_match(_TOKEN, body["overrideToken"], "overrideToken"),
         sticky_until=_parse_time(body.get("stickyUntil")),

@@ -56,7 +56,14 @@ def render_configuration(document: RoutingDocument) -> EnvoyConfiguration:
     routes = {
         "@type": _ROUTES_TYPE,
         "name": ROUTE_CONFIGURATION,
-        "virtual_hosts": [{"name": document.app, "domains": ["*"], "routes": list(_render_routes(document))}],
+        "virtual_hosts": [
+            {
+                "name": document.app,
+                "domains": ["*"],
+                "request_headers_to_remove": ["Forwarded"],
+                "routes": list(_render_routes(document)),
+            }
+        ],
     }
     clusters = {release.version: _render_cluster(release) for release in document.releases.values()}
     with_traffic = frozenset(filter(document.has_traffic, clusters))
@@ -130,9 +137,10 @@ def _render_split(document: RoutingDocument) -> Iterable[Json]:
 
 _FORWARDED_HOST: Json = {
     "header": {"key": "X-Forwarded-Host", "value": "%REQ(:AUTHORITY)%"},
-    "append_action": "APPEND_IF_EXISTS_OR_ADD",
+    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
 }
-"""For weighted entries, whose own Host does not make Envoy add the visitor's."""
+"""The visitor's name for the router. A name that a visitor sends in this header or in `Forwarded` must not reach a
+release, which may put it into status URLs together with a key."""
 
 _ROUTE_OPTIONS: Json = {
     "timeout": RESPONSE_TIMEOUT,
@@ -148,9 +156,9 @@ def _route(match: Json, release: RoutedRelease) -> Json:
         "route": {
             "cluster": release.version,
             "host_rewrite_literal": release.authority,
-            "append_x_forwarded_host": True,
             **_ROUTE_OPTIONS,
         },
+        "request_headers_to_add": [_FORWARDED_HOST],
     }
 
 

@@ -43,6 +43,8 @@ class EnvoyFollower:
         report: Callable[[str], None],
         clock: Callable[[], datetime] | None = None,
     ) -> None:
+        """Prepare to follow the routing of an app under the name `router`, beginning with the document that the folder
+        has kept."""
         self._server = server
         self._folder = folder
         self._router = router

@@ -129,10 +129,8 @@ def _find_override(document: RoutingDocument, request: RoutedRequest) -> RoutedR
 
 
 def list_overridable_releases(document: RoutingDocument) -> list[RoutedRelease]:
-    """The releases that an override token may choose: those that are staged or have traffic."""
-    return [
-        release for release in document.releases.values() if release.is_staged or document.has_traffic(release.version)
-    ]
+    """The releases that an override token may choose."""
+    return [release for release in document.releases.values() if release.is_overridable]
 
 
 def list_sticky_releases(document: RoutingDocument) -> list[RoutedRelease]:

@@ -56,11 +56,17 @@ class Routing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideBySideApp:
-    """`first_traffic` has the times of all releases that had traffic, by version, also of the last removed ones.
-    `has_provider`: the server can read the app's task hubs."""
+    """All that a pipeline needs to know of the app.
+
+    - `releases`: those that are not removed, by version.
+    - `removed`: the versions of the last removed releases.
+    - `first_traffic`: the times of all releases that had traffic, by version, also of removed ones.
+    - `has_provider`: the server can read the app's task hubs.
+    """
 
     name: str
     releases: Mapping[str, Release]
+    removed: frozenset[str]
     first_traffic: Mapping[str, str]
     routing: Routing
     quiesce_functions: Sequence[str]
@@ -80,6 +86,7 @@ class SideBySideApp:
         return cls(
             name=app["app"],
             releases=releases,
+            removed=frozenset(removed["version"] for removed in app["removedReleases"]),
             first_traffic={
                 version: release["firstTrafficAt"] for version, release in listed if release["firstTrafficAt"]
             },

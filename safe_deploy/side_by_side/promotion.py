@@ -137,6 +137,5 @@ def check_quiescing(app: SideBySideApp, resource_group: str) -> None:
     if app.quiesce_functions and not resource_group:
         raise UsageError(
             f"the policy of app {app.name} has quiesceFunctions ({', '.join(app.quiesce_functions)}), which only the "
-            "active release may run. Add --resource-group, so that they are disabled in the release before and enabled "
-            "in this one"
+            "active release may run. Add --resource-group, so that safe-deploy can disable them in the others"
         )

@@ -34,7 +34,8 @@ def plan_promotion(
         PromotionAction.ROUTE: [] if is_promoted(app, version) else [version],
         PromotionAction.UNQUIESCE: [version] if quiesces else [],
     }
-    actions = order_actions(app.quiesce_order, rollback=rollback)
+    had_traffic = version in app.releases and app.releases[version].had_traffic
+    actions = order_actions(app.quiesce_order, rollback=rollback, had_traffic=had_traffic)
     return [PromotionStep(action, named) for action in actions for named in versions[action]]
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from safe_deploy.side_by_side.retirement_planner import Outcome, RetirementResult
+
 Json = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
 
@@ -20,6 +22,30 @@ def build_release_rows(releases: Iterable[tuple[str, Json]]) -> Rows:
 def build_listed_rows(response: Json) -> Rows:
     """The rows of a response of ListReleases."""
     return build_release_rows((release["version"], release) for release in response["releases"])
+
+
+RETIREMENT_COLUMNS = ("Version", "Task hub", "Outcome", "Why")
+
+
+def build_retirement_rows(results: Iterable[RetirementResult]) -> Rows:
+    """A row for each release that was looked at."""
+    return [
+        [result.release.version, result.release.task_hub, result.outcome.value, result.explanation]
+        for result in results
+    ]
+
+
+def retirement_outputs(results: Iterable[RetirementResult]) -> dict[str, str]:
+    """The versions by what became of them."""
+    versions: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    for result in results:
+        versions[result.outcome].append(result.release.version)
+    return {
+        "retired": ",".join(versions[Outcome.RETIRED]),
+        "not-drained": ",".join(versions[Outcome.NOT_DRAINED]),
+        "removing": ",".join(versions[Outcome.REMOVING]),
+        "failed": ",".join(versions[Outcome.FAILED]),
+    }
 
 
 def release_outputs(version: str, release: Json) -> dict[str, str]:

@@ -104,6 +104,8 @@ class AzureStorageBackend:
     def __init__(
         self, settings: StorageSettings, setting_name: str, tracking_store: TrackingStore | None = None
     ) -> None:
+        """Prepare clients for the account of these settings. With a tracking store, rows and histories are read
+        there."""
         tables_settings, self._tables_setting_name = settings, setting_name
         self._table_prefix: str | None = None
         if tracking_store is not None:

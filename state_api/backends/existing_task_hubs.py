@@ -83,9 +83,11 @@ async def _find_tracked_rows(tracking_table: TableClient | None, task_hub: str) 
         return []
     ranges = _case_insensitive_ranges(task_hub)
     # The blank after a parameter is needed: the library takes a closing bracket for a part of the parameter's name.
-    condition = " or ".join(f"(TaskHubName ge @from{n} and TaskHubName lt @to{n} )" for n in range(len(ranges)))
-    parameters = {f"from{n}": lower for n, (lower, _) in enumerate(ranges)}
-    parameters |= {f"to{n}": upper for n, (_, upper) in enumerate(ranges)}
+    condition = " or ".join(
+        f"(TaskHubName ge @from{number} and TaskHubName lt @to{number} )" for number in range(len(ranges))
+    )
+    parameters = {f"from{number}": lower for number, (lower, _) in enumerate(ranges)}
+    parameters |= {f"to{number}": upper for number, (_, upper) in enumerate(ranges)}
     rows = tracking_table.query_entities(condition, parameters=parameters, select=["TaskHubName"])
     try:
         async for row in rows:

@@ -53,6 +53,7 @@ class _Cursor:
         return cls(reads_instances=bool(reads_instances), continuation=continuation)
 
     def __str__(self) -> str:
+        """The cursor as text, as it is stored between two reads."""
         return json.dumps([self.reads_instances, self.continuation])
 
 

@@ -27,8 +27,9 @@ _PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-
 ADDRESS_PATTERN = rf"^(?:https://{_HOST}|http://(?:localhost|127\.0\.0\.1|\[::1\]))(?::{_PORT})?$"
 """The address of a release: an origin without a path. Plain http is for releases on the router's own machine."""
 
-ADDRESS_POLICY_PATTERN = r"^https?://[A-Za-z0-9.*-]{1,253}(?::[0-9]{1,5})?$"
-"""The policy's pattern for addresses. `*` is the only wildcard."""
+_ADDRESS_PATTERN_ITEM = r"https?://[A-Za-z0-9.*-]{1,253}(?::[0-9]{1,5})?"
+ADDRESS_POLICY_PATTERN = f"^{_ADDRESS_PATTERN_ITEM}(?: {_ADDRESS_PATTERN_ITEM}){{0,49}}$"
+"""The policy's patterns for addresses, separated by blanks. `*` is the only wildcard."""
 
 FUNCTION_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,126}$"
 """The name of a function that can be disabled by an app setting. On Linux, the name of a setting has no hyphen."""
@@ -43,8 +44,8 @@ PATTERN_DESCRIPTIONS = {
     VERSION_PATTERN: "a version or router name has up to 64 letters, digits, dots, underscores and hyphens, and starts "
     "with a letter or digit",
     ADDRESS_PATTERN: "an address is https://host or https://host:port without a path; http only for localhost",
-    ADDRESS_POLICY_PATTERN: "addressPattern is an address without a path, in which * stands for letters, digits and "
-    "hyphens",
+    ADDRESS_POLICY_PATTERN: "addressPattern is 1 to 50 addresses without a path, separated by single blanks, in which "
+    "* stands for letters, digits and hyphens",
     FUNCTION_PATTERN: "a function that is quiesced has a name of letters, digits and underscores, because an app "
     "setting on Linux cannot disable a function with a hyphen in its name",
     RUN_URL_PATTERN: "X-Run-Url must be an http or https address without credentials",
@@ -72,11 +73,15 @@ def same_hub(left: str, right: str) -> bool:
     return hub_key(left) == hub_key(right)
 
 
-def matches_address_pattern(address: str, pattern: str) -> bool:
-    """Whether an address matches the policy's pattern, compared without case. A `*` stands for letters, digits and
-    hyphens, so it never covers a dot or a port."""
-    pieces = (re.escape(piece) for piece in pattern.lower().split("*"))
-    return re.fullmatch("[a-z0-9-]*".join(pieces), address.lower()) is not None
+def matches_address_pattern(address: str, patterns: str) -> bool:
+    """Whether an address matches one of the policy's patterns, compared without case. A `*` stands for letters, digits
+    and hyphens, so it never covers a dot or a port."""
+
+    def matches(pattern: str) -> bool:
+        pieces = (re.escape(piece) for piece in pattern.split("*"))
+        return re.fullmatch("[a-z0-9-]*".join(pieces), address.lower()) is not None
+
+    return any(map(matches, patterns.lower().split(" ")))
 
 
 def app_key(app: str) -> AppKey:

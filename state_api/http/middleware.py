@@ -69,6 +69,8 @@ class RequestMiddleware:
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request: check its key, reserve bytes for a delivery, read the body with limits, and log the status.
+        Every error becomes a problem document."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -127,6 +129,8 @@ class LoopbackOnlyMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request whose Host or Origin is not this machine, so that no web page can use a server without
+        keys."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             addresses = [f"//{headers.get('host', '')}", *headers.getlist("origin")]

@@ -163,6 +163,7 @@ class ReleaseRequest(RequestModel):
     state: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     traffic: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     registered_at: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
+    adopted: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     first_traffic_at: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     last_traffic_at: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
     sticky_until: Any = Field(default=None, description="Ignored, so that a response can be sent back.")
@@ -199,7 +200,7 @@ class PolicyRequest(RequestModel):
         default=None, description="Null removes the limit."
     )
     address_pattern: Annotated[str, StringConstraints(pattern=ADDRESS_POLICY_PATTERN)] | None = Field(
-        default=None, description="Null allows every address."
+        default=None, description="Patterns separated by blanks. Null allows every address."
     )
     sticky_after_promotion: bool | None = None
     quiesce_functions: (

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from state_api.domain.instants import TICKS_PER_SECOND
 from state_api.domain.names import hub_key
@@ -27,7 +27,7 @@ from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Clock
 from state_api.services.slot_status import WaitingQuestion
 from state_api.services.verdict_reads import VerdictReads
-from state_api.services.waiting_groups import AskedQuestion, Outlook, WaitingGroup
+from state_api.services.waiting_groups import AppChanges, AskedQuestion, Outlook, WaitingGroup
 from state_api.services.waiting_reads import ReadListener, WaitingReads
 
 log = logging.getLogger(__name__)
@@ -76,14 +76,14 @@ class AppWatch:
     """The requests that wait for one app, and the task that decides when they ask again."""
 
     def __init__(self, app_name: str, context: WatchContext) -> None:
+        """Begin to watch an app for the first request that waits for it."""
         self._app_name = app_name
         self._clock = context.clock
         self._stopping = context.stopping
         self._intervals = context.intervals
         self._signals = context.signals
         self._groups: dict[Hashable, WaitingGroup] = {}
-        self._revision = 0
-        """The greatest revision of the app that is known."""
+        self._changes = AppChanges(0)
         self._changed = asyncio.Event()
         self._round_count = 0
         self._last_task_hub = ""
@@ -103,7 +103,7 @@ class AppWatch:
         return not self._groups
 
     def join(self, question: WaitingQuestion) -> WaitingGroup:
-        """Add a request that waits. Call `leave` at the end."""
+        """Add a request that waits to the group of those with the same question. Call `leave` at the end."""
         key = question.key
         if key not in self._groups:
             self._groups[key] = WaitingGroup(question, self.reads, self._intervals.verification)
@@ -111,7 +111,7 @@ class AppWatch:
         return self._groups[key]
 
     def leave(self, group: WaitingGroup) -> None:
-        """Remove a request."""
+        """Remove a request that waits no longer. The last one ends its group."""
         group.member_count -= 1
         if group.member_count == 0:
             del self._groups[group.question.key]
@@ -126,7 +126,7 @@ class AppWatch:
         """Count a question of this group as under way while the block runs. The block asks the question, and sets the
         status. A question without a status has failed."""
         try:
-            with group.track_question(self._revision, self._clock.now()) as asked:
+            with group.track_question(self._changes, self._clock.now()) as asked:
                 yield asked
             if asked.status is not None:
                 self._note_revision(asked.status.app.revision)
@@ -134,7 +134,7 @@ class AppWatch:
             self._changed.set()
 
     async def close(self) -> None:
-        """End the watch."""
+        """Stop watching the app, when no request waits for it any more."""
         self.reads.close()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -146,7 +146,10 @@ class AppWatch:
         stopped = asyncio.create_task(self._stopping.wait())
         round_task: asyncio.Task[None] | None = None
         try:
-            with self._signals.listen_to_app(self._app_name, self._note_app):
+            with (
+                self._signals.listen_to_app(self._app_name, self._note_app),
+                self._signals.listen_to_acknowledgements(self._app_name, self._note_acknowledgement),
+            ):
                 while not self._stopping.is_set():
                     self._changed.clear()
                     self._wake_due_groups()
@@ -184,7 +187,7 @@ class AppWatch:
             return
         now = self._clock.now()
         for group in self._groups.values():
-            moment = group.next_moment(self._revision, now)
+            moment = group.next_moment(self._changes, now)
             if moment is not None and moment <= now:
                 group.wake()
 
@@ -193,7 +196,7 @@ class AppWatch:
         now, time = self._clock.now(), asyncio.get_running_loop().time()
         waits = [] if is_reading else [max(self._next_round_at() - time, 0.0)]
         for group in self._groups.values():
-            moment = group.next_moment(self._revision, now)
+            moment = group.next_moment(self._changes, now)
             if moment is not None:
                 waits.append(max((moment - now) / TICKS_PER_SECOND, self._seconds_until_wake_is_allowed(), 0.0))
         return min(waits, default=None)
@@ -302,6 +305,11 @@ class AppWatch:
 
     def _note_revision(self, revision: int) -> None:
         """Have the groups look at the app again if this revision is newer than any that is known."""
-        if revision > self._revision:
-            self._revision = revision
+        if revision > self._changes.revision:
+            self._changes = replace(self._changes, revision=revision)
             self._changed.set()
+
+    def _note_acknowledgement(self) -> None:
+        count = self._changes.acknowledgement_count + 1
+        self._changes = replace(self._changes, acknowledgement_count=count)
+        self._changed.set()

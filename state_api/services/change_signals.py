@@ -11,6 +11,7 @@ from state_api.domain.releases.apps import App
 
 TaskHubListener = Callable[[RecordedChanges], None]
 AppListener = Callable[[App], None]
+AcknowledgementListener = Callable[[], None]
 
 _Key = TypeVar("_Key")
 _Listener = TypeVar("_Listener")
@@ -22,6 +23,7 @@ class ChangeSignals:
     def __init__(self) -> None:
         self._task_hub_listeners: dict[HubKey, list[TaskHubListener]] = defaultdict(list)
         self._app_listeners: dict[AppKey, list[AppListener]] = defaultdict(list)
+        self._acknowledgement_listeners: dict[AppKey, list[AcknowledgementListener]] = defaultdict(list)
 
     def has_listeners(self, task_hub: str) -> bool:
         """Whether a listener is registered for changes in this task hub."""
@@ -37,6 +39,11 @@ class ChangeSignals:
         for listener in tuple(self._app_listeners.get(app_key(app.name), ())):
             listener(app)
 
+    def signal_acknowledgement(self, app: str) -> None:
+        """Report to the app's listeners that a router has acknowledged another revision, after that has been stored."""
+        for listener in tuple(self._acknowledgement_listeners.get(app_key(app), ())):
+            listener()
+
     @contextmanager
     def listen_to_task_hub(self, task_hub: str, listener: TaskHubListener) -> Iterator[None]:
         """Call the listener for every change in the records of a task hub."""
@@ -47,6 +54,12 @@ class ChangeSignals:
     def listen_to_app(self, app: str, listener: AppListener) -> Iterator[None]:
         """Call the listener for every change of an app."""
         with _listen(self._app_listeners, app_key(app), listener):
+            yield
+
+    @contextmanager
+    def listen_to_acknowledgements(self, app: str, listener: AcknowledgementListener) -> Iterator[None]:
+        """Call the listener whenever a router of an app acknowledges another revision."""
+        with _listen(self._acknowledgement_listeners, app_key(app), listener):
             yield
 
 

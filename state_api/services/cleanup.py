@@ -4,7 +4,6 @@ provider. Nothing is deleted at a provider that the claim's proof does not cover
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from state_api.backends.protocols import (
     Artifact,
@@ -26,6 +25,7 @@ from state_api.domain.releases.apps import App, RetiredHub
 from state_api.domain.releases.commands import CleanupCommand, RemoveRetiredHubsCommand
 from state_api.domain.releases.retirement import find_hubs_kept_by_retention
 from state_api.domain.task_hubs.ownership import explain_not_owned
+from state_api.services.cleanup_results import CleanupOutcome, CleanupResult
 from state_api.services.ports import Apps, Clock, Instances, TaskHubRecord, TaskHubRecords, TaskHubs
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Precondition, Releases
@@ -34,36 +34,6 @@ _CLEANUP_TIMEOUT_SECONDS = 150.0
 """How long one call may read and delete task hubs. The next call continues what needs longer."""
 _APPS_PER_PAGE = 100
 _TIMED_OUT = "there was no time left in this call. Call Cleanup again"
-
-
-class CleanupOutcome(StrEnum):
-    """What Cleanup did with a retired task hub."""
-
-    REMOVED = "Removed"
-    WOULD_REMOVE = "WouldRemove"
-    NOT_DRAINED = "NotDrained"
-    KEPT = "Kept"
-    IN_USE = "InUse"
-    NOT_OWNED = "NotOwned"
-    UNFINISHED = "Unfinished"
-
-
-@dataclass(frozen=True, slots=True)
-class CleanupResult:
-    """What became of one retired task hub.
-
-    - `reasons`: why the task hub has not drained.
-    - `artifacts`: what was deleted at its provider, or would be deleted in a dry run.
-    - `shared`: what stays at its provider because other task hubs use it.
-    - `message`: why the task hub was not removed, or what is removed with it.
-    """
-
-    retired_hub: RetiredHub
-    outcome: CleanupOutcome
-    reasons: tuple[ReadinessReason, ...] = ()
-    artifacts: tuple[str, ...] = ()
-    shared: tuple[str, ...] = ()
-    message: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

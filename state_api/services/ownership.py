@@ -2,7 +2,7 @@
 
 import asyncio
 
-from state_api.backends.protocols import BackendError, BackendRegistry, ReadFailure
+from state_api.backends.protocols import BackendError, BackendRegistry, ReadFailure, backend_id_of
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
 from state_api.domain.names import app_key
@@ -76,6 +76,37 @@ class Ownership:
         except TimeoutError:
             return ProviderUnavailable("its provider did not answer in time", _RETRY_AFTER_SECONDS)
         return True
+
+    def backend_id(self, app: App) -> str | None:
+        """Identifies where the settings of the app's provider lead now; None without a provider, and if a setting is
+        missing or wrong."""
+        if app.provider_config is None:
+            return None
+        try:
+            return backend_id_of(app.provider_config, self._backends.backend_for(app.provider_config))
+        except BackendError:
+            return None
+
+    async def find_missing_backend(self, app: App, task_hub: str, deadline: float) -> str | None:
+        """The backend that says that nothing of this task hub exists. None if it has something, does not let this
+        server list all, or did not answer before `deadline`, a time of the event loop's clock."""
+        if app.provider_config is None:
+            return None
+        try:
+            backend = self._backends.backend_for(app.provider_config)
+            async with asyncio.timeout_at(deadline):
+                existing = await backend.find_existing(task_hub)
+                if existing is None or existing.artifacts or set(existing.addresses) != set(backend.addresses):
+                    return None
+                if backend.artifacts is None:
+                    await backend.find_instances(task_hub, [_UNUSED_INSTANCE_ID])
+                    return None
+        except BackendError as error:
+            if error.failure is not ReadFailure.MISSING:
+                return None
+        except TimeoutError:
+            return None
+        return backend_id_of(app.provider_config, backend)
 
     def prove_adoption(self, provider_config: ProviderConfig | None, now: Instant) -> OwnershipProof | None:
         """The proof of task hubs that an administrator adopts; None without a provider. Makes no connection. Raises

@@ -28,6 +28,7 @@ class ProbeSession:
     """The scan of one worker, from what was stored when it began to what it stores."""
 
     def __init__(self, probes: Probes, task_hub: str, records: TaskHubRecords, clock: Clock) -> None:
+        """Begin with what is stored of the task hub's probes, and without the lease."""
         self._probes = probes
         self._task_hub = task_hub
         self._record = records.probe
@@ -81,6 +82,7 @@ class _RenewedLease:
     """A lease that this worker holds. It is renewed until `stop_renewal` is called."""
 
     def __init__(self, probes: Probes, lease: Lease, clock: Clock) -> None:
+        """Keep a lease renewed until it is released."""
         self._probes = probes
         self._lease = lease
         self._clock = clock

@@ -26,8 +26,10 @@ from state_api.domain.releases.side_by_side.verdicts import (
     find_blocking_release_deployment,
     find_closing_change,
     find_quiet_since,
+    needs_missing_backend,
 )
 from state_api.domain.releases.transition_checks import check_model
+from state_api.services.ownership import Ownership
 from state_api.services.ports import Clock, Routers
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.releases import Releases
@@ -92,6 +94,7 @@ class ReleaseStatuses:
         releases: Releases,
         routers: Routers,
         readiness: Readiness,
+        ownership: Ownership,
         reads: VerdictReads,
         waiting: WaitingRequests,
         clock: Clock,
@@ -99,6 +102,7 @@ class ReleaseStatuses:
         self._releases = releases
         self._routers = routers
         self._readiness = readiness
+        self._ownership = ownership
         self._reads = reads
         self._waiting = waiting
         self._clock = clock
@@ -177,8 +181,12 @@ class ReleaseStatuses:
         task_hub_verdict = await self._readiness.assess_task_hub(
             app, release.task_hub, verification, promoted=release.had_traffic
         )
+        missing_at = None
+        if verification.mode is not VerificationMode.NONE and needs_missing_backend(release, task_hub_verdict):
+            missing_at = await self._ownership.find_missing_backend(app, release.task_hub, verification.deadline)
         run_id = None if caller is None else caller.run_id(release.task_hub)
-        use = ReleaseUse(acknowledgements, find_blocking_release_deployment(app, release, run_id, now), now)
+        deployment = find_blocking_release_deployment(app, release, run_id, now)
+        use = ReleaseUse(acknowledgements, deployment, now, missing_at)
         verdict = assess_release(app, release, use, task_hub_verdict)
         state = find_assessed_state(app, release, verdict)
         return AssessedRelease(app, release, state, verdict, find_blocked_until(app, release, use))

@@ -104,6 +104,7 @@ class Releases:
         return app
 
     async def list_page(self, top: int, token: str | None) -> Page[App]:
+        """Up to `top` apps by name. `token` is the continuation token of the previous page."""
         return await self._apps.list_page(top, token)
 
     async def list_page_of(self, names: Sequence[str], top: int, token: str | None) -> Page[App]:

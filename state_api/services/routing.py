@@ -25,6 +25,7 @@ class _RoutingWatch:
     """Knows the newest routing revision of an app while requests wait for it. One is enough for all of them."""
 
     def __init__(self, app_name: str, apps: Apps, signals: ChangeSignals, interval_seconds: float) -> None:
+        """Begin to watch the routing of an app: changes of this process at once, those of others by polling."""
         self.waiter_count = 0
         self.revision = _NONE_KNOWN
         self._changed = asyncio.Event()

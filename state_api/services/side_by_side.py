@@ -27,6 +27,7 @@ from state_api.domain.releases.side_by_side.routing import (
     find_unproven_releases,
     forget_router,
 )
+from state_api.domain.releases.side_by_side.verdicts import needs_missing_backend
 from state_api.domain.releases.transition_checks import check_model
 from state_api.services.ownership import Ownership
 from state_api.services.ports import Apps, Routers, TaskHubs
@@ -115,12 +116,16 @@ class SideBySideReleases:
         """What a removal depends on. The task hub is read after the acknowledgements, so that it contains what routers
         had sent."""
         release = app.releases[command.version]
+        backend_id = self._ownership.backend_id(app)
         acknowledgements = await self._routers.list_acknowledgements(app.name)
         verification = self._readiness.start_verification(VerificationMode.FRESH)
         verdict = await self._readiness.assess_task_hub(
             app, release.task_hub, verification, promoted=release.had_traffic
         )
-        return RemovalEvidence(verdict, acknowledgements)
+        missing_at = None
+        if needs_missing_backend(release, verdict):
+            missing_at = await self._ownership.find_missing_backend(app, release.task_hub, verification.deadline)
+        return RemovalEvidence(verdict, acknowledgements, backend_id, missing_at)
 
 
 def _deadline() -> float:

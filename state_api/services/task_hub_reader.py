@@ -61,6 +61,7 @@ class TaskHubReader:
     """Reads one task hub for one request, which has just read its `records`. `release` must be called at the end."""
 
     def __init__(self, request: ProbeRequest, context: ReaderContext, records: TaskHubRecords) -> None:
+        """Prepare to read one task hub for one request. `records` are its records as they were read before."""
         self._request = request
         self._records = records
         self._context = context

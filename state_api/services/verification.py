@@ -34,6 +34,7 @@ class Verifier:
         clock: Clock,
         stopping: asyncio.Event,
     ) -> None:
+        """Gather what the readers of all task hubs share."""
         self._backends = backends
         self._task_hubs = task_hubs
         self._instances = instances

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.requirements import VerificationMode
@@ -47,6 +47,14 @@ class Outlook:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class AppChanges:
+    """What a watch has heard of its app: the greatest revision, and how many acknowledgements of routers."""
+
+    revision: int
+    acknowledgement_count: int = 0
+
+
 @dataclass(slots=True)
 class AskedQuestion:
     """A question that is under way: the number of the wake that it obeys, when it began, and its answer."""
@@ -65,7 +73,8 @@ class WaitingGroup:
     - `begun_wake`, `answered_wake`: the last wake for which a question has begun, and the last that was answered.
     - `asking_count`: how many requests are asking now.
     - `asked_at`: when the last question began, by the state storage's clock.
-    - `known_version`, `known_revision`: which versions of the records and of the app the last question has seen.
+    - `known_version`: which version of the records the last question has seen.
+    - `known_changes`: which changes of the app it has seen.
     - `recorded_count`: what this process had recorded when the last question began.
     - `not_ready_since`: when the last question began that was answered with NotReady, by the clock of the event loop.
     - `outlook`: None until a question was answered with NotReady, and after one that was answered with Ready.
@@ -82,7 +91,7 @@ class WaitingGroup:
     answered_wake: int = -1
     asked_at: Instant = Instant(0)
     known_version: int = 0
-    known_revision: int = 0
+    known_changes: AppChanges = AppChanges(0)
     recorded_count: int = 0
     not_ready_since: float = 0.0
     outlook: Outlook | None = None
@@ -112,17 +121,17 @@ class WaitingGroup:
     # Questions and answers
 
     @contextmanager
-    def track_question(self, revision: int, now: Instant) -> Iterator[AskedQuestion]:
+    def track_question(self, changes: AppChanges, now: Instant) -> Iterator[AskedQuestion]:
         """Count a question from the beginning to the end of the block, which asks it and sets its status.
 
-        A question without a status has failed. `revision` is the greatest revision of the app that is known."""
+        A question without a status has failed. `changes` are those of the app that are known."""
         asked = AskedQuestion(self.wake_count, asyncio.get_running_loop().time())
         self.asking_count += 1
         if self.begun_wake < self.wake_count or self.outlook is None:
             self.begun_wake = self.wake_count
             self.asked_at = now
             self.known_version, self.recorded_count = self._version, self._recorded_count
-            self.known_revision = revision
+            self.known_changes = changes
         try:
             yield asked
         finally:
@@ -143,7 +152,8 @@ class WaitingGroup:
             return
         self.answered_wake = asked.number
         self.outlook = outlook = Outlook.from_status(status, self.question.mode)
-        self.known_revision = max(self.known_revision, status.app.revision)
+        known_revision = max(self.known_changes.revision, status.app.revision)
+        self.known_changes = replace(self.known_changes, revision=known_revision)
         previous, self.next_verification, self.verify_at = self.next_verification, None, None
         # A stored probe that does not count yet may count a moment later: the clocks of two servers differ by up to a
         # second, and a probe that began in the future does not count.
@@ -170,14 +180,16 @@ class WaitingGroup:
         """What is known of the records of these task hubs."""
         return [self.reads.known(task_hub) for task_hub in self.task_hubs]
 
-    def next_moment(self, revision: int, now: Instant) -> Instant | None:
+    def next_moment(self, changes: AppChanges, now: Instant) -> Instant | None:
         """The earliest time at which the answer can be Ready. None if that does not depend on time alone, or if the
-        group has been woken and has not asked yet. `revision`: the app's revision that is known."""
+        group has been woken and has not asked yet. `changes`: those of the app that are known."""
         if self.outlook is None or self.begun_wake < self.wake_count:
             return None
-        if revision > self.known_revision:
+        if changes.revision > self.known_changes.revision:
             return Instant(0)
         if self.outlook.blocked_until is not None:
+            if changes.acknowledgement_count > self.known_changes.acknowledgement_count:
+                return Instant(0)
             return self.outlook.blocked_until if self.outlook.blocked_until > self.asked_at else None
         earliest = self.earliest_ready_at(now)
         if earliest is None:

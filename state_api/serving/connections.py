@@ -128,27 +128,32 @@ class LimitedConnection(H11Protocol):
     """A connection of uvicorn with the limits of a ConnectionLimiter."""
 
     def __init__(self, *args: Any, limiter: ConnectionLimiter, **options: Any) -> None:
+        """Create uvicorn's connection, whose limits the limiter enforces."""
         super().__init__(*args, **options)
         self._limiter = limiter
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count the connection as open and idle, and limit the time until the head of its first request has arrived."""
         super().connection_made(transport)
         self._start_head_timer()
         self._limiter.add(self)
         self._limiter.mark_idle(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop limiting a connection that has been closed."""
         self._stop_timers()
         self._limiter.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Take in bytes of a request, which end the idle time of the connection."""
         super().data_received(data)
         self._mark_busy_if_request_is_open()
 
     def on_response_complete(self) -> None:
+        """Begin to wait for the next request of the connection."""
         # uvicorn starts the next request here if it has already arrived.
         super().on_response_complete()
         if not self._mark_busy_if_request_is_open():
@@ -174,10 +179,12 @@ class LimitedConnection(H11Protocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
+        """Limit the time for which the client may leave the response unread."""
         super().pause_writing()
         self._start_write_timer()
 
     def resume_writing(self) -> None:
+        """Lift that limit: the client has read on."""
         super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()

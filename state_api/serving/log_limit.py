@@ -39,6 +39,7 @@ class LogRateLimit(logging.Filter):
     EXEMPT_FROM_LOG_LIMIT always passes."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Begin a window in which no message is counted yet."""
         super().__init__()
         self._monotonic = monotonic
         self._counts: dict[_MessageKind, _MessageCount] = {}

@@ -11,6 +11,7 @@ class TaskHubConnections:
     """The environment of the server, limited to the settings that apps may name."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        """Keep the environment, and the names of the settings that an operator allows apps to use."""
         self._environment = dict(environment)
         self._allowed_names = {
             name.strip() for name in environment.get(STATE_TASKHUB_SETTINGS, "").split(",") if name.strip()

@@ -6,7 +6,7 @@ import asyncio
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.data.tables import UpdateMode
 
-from state_api.domain.names import app_key
+from state_api.domain.names import AppKey, app_key
 from state_api.domain.releases.apps import App
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import AuditRecord, Page
@@ -48,6 +48,9 @@ class AppStore:
         self._tables = tables
         self._signals = signals or ChangeSignals()
         self._table = tables.client(APPS_TABLE)
+        self._etags: dict[AppKey, tuple[int, str]] = {}
+        """The revision and the ETag of each app as it was read last. A write on that revision needs no other read: the
+        storage refuses it if the row has changed since."""
 
     async def get(self, name: str) -> App | None:
         """The app; None also if it was deleted."""
@@ -71,16 +74,16 @@ class AppStore:
     async def commit(self, before: App, after: App, audit: AuditRecord, *, forgotten_router: str | None = None) -> bool:
         """Write `after`, its new versions and its audit record if the stored app is still `before`, and remove the
         acknowledgement of a router. False if the app has changed, or the router has none."""
-        stored = await self._read_with_etag(after.name)
-        if (stored[0].revision if stored else 0) != before.revision:
+        etag = await self._find_etag(before)
+        if etag is None:
             return False
-        if stored is None:
+        if not etag:
             # List the app before it is written: `list_page` skips a listed name without an app, but would miss an app
             # that is not listed.
             await self._add_to_index(after.name)
             write: TableOperation = ("create", app_row(after))
         else:
-            write = ("update", app_row(after), {**if_match(stored[1]), "mode": UpdateMode.REPLACE})
+            write = ("update", app_row(after), {**if_match(etag), "mode": UpdateMode.REPLACE})
         async with translate_storage_errors():
             try:
                 await submit_transaction(
@@ -117,7 +120,17 @@ class AppStore:
                 row = await self._table.get_entity(app_key(name), APP_ROW_KEY)
             except ResourceNotFoundError:
                 return None
-        return app_from_row(row), etag_of(row)
+        app, etag = app_from_row(row), etag_of(row)
+        self._etags[app_key(name)] = app.revision, etag
+        return app, etag
+
+    async def _find_etag(self, before: App) -> str | None:
+        """The ETag of this revision of an app; empty if the app was never written. None if the app has changed."""
+        revision, etag = self._etags.get(app_key(before.name), (0, ""))
+        if revision != before.revision or not etag:
+            stored = await self._read_with_etag(before.name)
+            revision, etag = (stored[0].revision, stored[1]) if stored else (0, "")
+        return etag if revision == before.revision else None
 
     async def _add_to_index(self, name: str) -> None:
         """Add the app to the list of apps, unless it is there. Creates the table when it is missing."""

@@ -109,6 +109,7 @@ class GroupCommit:
     """The only writer of instance rows in this worker. A task per shard writes the shard's queue."""
 
     def __init__(self, tables: Tables, on_recorded: RecordedListener = _ignore) -> None:
+        """Begin with empty queues and caches. `on_recorded` is called after each transaction."""
         self._tables = tables
         self._on_recorded = on_recorded
         self._queues: dict[ShardKey, deque[_QueuedUpdate]] = {}

@@ -90,6 +90,7 @@ class _ShardRecords:
     """Adds up the rows of one shard, in key order. Only the first shard has a state and probes."""
 
     def __init__(self, exemptions: Exemptions) -> None:
+        """Begin without any row. Instances that are exempt are counted apart."""
         self._exemptions = exemptions
         self.state: TaskHubState | None = None
         self.probe_rows: dict[str, TableEntity] = {}

@@ -10,6 +10,7 @@ from azure.data.tables import UpdateMode
 from state_api.domain.instants import Instant, format_instant, parse_instant, seconds
 from state_api.domain.names import app_key
 from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
+from state_api.services.change_signals import ChangeSignals
 from state_api.storage.schema import ROUTER_SCHEMA
 from state_api.storage.tables import APPS_TABLE, Tables, submit_transaction, translate_storage_errors
 
@@ -50,8 +51,9 @@ def acknowledgement_from_row(row: Mapping[str, Any]) -> RouterAcknowledgement:
 class RouterStore:
     """Reads and writes what routers have acknowledged."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, signals: ChangeSignals) -> None:
         self._table = tables.client(APPS_TABLE)
+        self._signals = signals
 
     async def list_acknowledgements(self, app_name: str) -> tuple[RouterAcknowledgement, ...]:
         """What every router of the app that asks under a name has acknowledged last, by name."""
@@ -81,3 +83,5 @@ class RouterStore:
             await submit_transaction(
                 self._table, [("upsert", router_row(app_name, acknowledgement), {"mode": UpdateMode.REPLACE})]
             )
+        if not is_same:
+            self._signals.signal_acknowledgement(app_name)

@@ -49,7 +49,7 @@ class RowSchema:
         raise UnsupportedSchema(message, retry_after=_RETRY_AFTER_SECONDS)
 
 
-APP_SCHEMA = RowSchema("apps", 3)
+APP_SCHEMA = RowSchema("apps", 4)
 APP_INDEX_SCHEMA = RowSchema("entries in the list of apps", 1)
 VERSION_SCHEMA = RowSchema("used versions of releases", 1)
 ROUTER_SCHEMA = RowSchema("acknowledgements of routers", 1)

@@ -52,10 +52,12 @@ class StoredRelease(StoredModel):
     sticky_token: str
     override_token: str
     registered_at: str
+    adopted: bool
     first_traffic_at: str | None
     traffic_end: StoredRoutingChange | None
     sticky_until: str | None
     removal: StoredPendingRemoval | None
+    drained_backend: str | None
 
     @classmethod
     def from_domain(cls, release: Release) -> "StoredRelease":
@@ -66,10 +68,12 @@ class StoredRelease(StoredModel):
             sticky_token=release.tokens.sticky,
             override_token=release.tokens.override,
             registered_at=format_instant(release.registered_at),
+            adopted=release.adopted,
             first_traffic_at=format_optional_instant(release.first_traffic_at),
             traffic_end=StoredRoutingChange.from_domain(release.traffic_end) if release.traffic_end else None,
             sticky_until=format_optional_instant(release.sticky_until),
             removal=StoredPendingRemoval.from_domain(release.removal) if release.removal else None,
+            drained_backend=release.drained_backend,
         )
 
     def to_domain(self) -> Release:
@@ -79,10 +83,12 @@ class StoredRelease(StoredModel):
             address=self.address,
             tokens=ReleaseTokens(self.sticky_token, self.override_token),
             registered_at=parse_instant(self.registered_at),
+            adopted=self.adopted,
             first_traffic_at=parse_optional_instant(self.first_traffic_at),
             traffic_end=self.traffic_end.to_domain() if self.traffic_end else None,
             sticky_until=parse_optional_instant(self.sticky_until),
             removal=self.removal.to_domain() if self.removal else None,
+            drained_backend=self.drained_backend,
         )
 
 

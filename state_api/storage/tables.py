@@ -141,6 +141,8 @@ class Tables:
         on_request: Callable[[], None] = lambda: None,
         **client_options: Any,
     ) -> None:
+        """Prepare a client for one account. `account_name` names it in messages, and `on_request` is called for each
+        request."""
         self.clock = StorageClock()
         self._on_request = on_request
         self._credential: AsyncTokenCredential | None = None

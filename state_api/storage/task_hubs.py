@@ -60,6 +60,7 @@ class TaskHubStore:
         unclaimed_limit: int | None = None,
         event_lease: EventLease = EventLease(),  # noqa: B008 (immutable)
     ) -> None:
+        """Prepare the registry of task hubs. `shards` is the number of partitions of a new one."""
         self._tables = tables
         self._table = tables.client(TASK_HUBS_TABLE)
         self._states = TaskHubStateStore(tables)

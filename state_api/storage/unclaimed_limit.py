@@ -24,6 +24,7 @@ class UnclaimedTaskHubLimit:
     def __init__(
         self, registry: TableClient, limit: int | None, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
+        """Limit the task hubs without an app to `limit`; None removes the limit. The count is cached."""
         self._registry = registry
         self._limit = limit
         self._monotonic = monotonic

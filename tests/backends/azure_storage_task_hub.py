@@ -77,6 +77,8 @@ class ProviderTaskHub:
     def __init__(
         self, storage: StorageSettings, hub: str, table: str | None = None, *, row_task_hub: str | None = None
     ) -> None:
+        """Connect to a task hub as the provider lays it out. `table` and `row_task_hub` are those of a shared tracking
+        store."""
         assert storage.connection_string is not None
         self.storage = storage
         self.hub = hub
@@ -175,6 +177,7 @@ class ControlQueue:
     """One of the control queues of a task hub that has been created. Its messages are deleted when the block ends."""
 
     def __init__(self, hub: ProviderTaskHub) -> None:
+        """Connect to the second control queue of the task hub."""
         assert hub.storage.connection_string is not None
         connection = hub.storage.connection_string.get_secret_value()
         self._queue = QueueClient.from_connection_string(connection, f"{hub.hub.lower()}-control-01")
@@ -226,6 +229,18 @@ class ProviderAccount:
     async def add_queue(self, queue: str) -> None:
         """Create a queue that belongs to no task hub."""
         await self._queues.create_queue(queue)
+
+    async def delete_task_hub(self, hub: str) -> None:
+        """Delete every artifact of a task hub."""
+        for artifact in await self.list_artifacts(hub):
+            kind, _, name = artifact.partition(" ")
+            match kind:
+                case "table":
+                    await self._tables.delete_table(name)
+                case "queue":
+                    await self._queues.delete_queue(name)
+                case _:
+                    await self._blobs.delete_container(name)
 
     async def list_artifacts(self, prefix: str) -> list[str]:
         """List every table, queue and container whose name begins with `prefix`, as Cleanup names them."""

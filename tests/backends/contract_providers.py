@@ -153,6 +153,7 @@ class SchedulerProvider(ContractProvider):
     setting_name = fake_schedulers.CONNECTION_SETTING
 
     def __init__(self, task_hub: str, backend: Backend, scheduler: "FailingScheduler", port: str) -> None:
+        """A task hub on this fake scheduler, which listens on the port."""
         super().__init__(task_hub, backend)
         self._scheduler = scheduler
         self._port = port
@@ -202,6 +203,7 @@ class FailingScheduler(FakeScheduler):
     """A scheduler that answers each call with `failure` while one is set."""
 
     def __init__(self) -> None:
+        """Begin with a scheduler that does not fail."""
         super().__init__()
         self.failure: Any = None
         self.retry_after: str | None = None

@@ -69,6 +69,7 @@ class InMemoryScheduler:
     """Microsoft's in-memory engine and its client."""
 
     def __init__(self) -> None:
+        """Prepare the in-memory engine of the durabletask library on a free port, and a client of it."""
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.connection = f"Endpoint=http://{self.address};Authentication=None"
@@ -173,6 +174,7 @@ class FakeScheduler:
     """
 
     def __init__(self, states: Sequence[protocol.OrchestrationState] = ()) -> None:
+        """Begin with these instances, in the order of their creation and without a limit on pages."""
         self.states = list(states)
         self.order: Callable[[protocol.OrchestrationState], Any] = get_created_nanoseconds
         self.limit = 1_000_000

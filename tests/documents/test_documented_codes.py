@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from state_api.domain.errors import StateError
 from state_api.domain.readiness.reasons import REASON_DESCRIPTIONS
 from state_api.http import problems
-from state_api.services.cleanup import CleanupOutcome
+from state_api.services.cleanup_results import CleanupOutcome
 from state_api.services.event_parser import QUARANTINE_CODES
 from tests.documents.page_tables import (
     CONCEPTS,

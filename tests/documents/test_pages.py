@@ -77,6 +77,14 @@ def test_the_commands_of_a_guide_do_what_it_says_after_azure_is_set_up(page: Pat
         environment.run_page(page)
 
 
+def test_the_commands_that_set_up_an_app_with_releases_do_what_they_say(tmp_path: Path) -> None:
+    with open_azure_environment(tmp_path, with_state_server=True) as environment:
+        environment.run_preparation(
+            'STATE_STORAGE="$EMULATOR" .venv/bin/python -m dev.task_hub shop140 order-1001 Running'
+        )
+        environment.run_section(DOCS / "side-by-side.md", "Set up the app")
+
+
 @pytest.mark.parametrize("title", SIDE_BY_SIDE_SECTIONS)
 def test_the_commands_of_a_section_about_releases_do_what_it_says(title: str, tmp_path: Path) -> None:
     with open_azure_environment(tmp_path, with_state_server=True) as environment:

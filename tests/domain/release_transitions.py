@@ -5,12 +5,16 @@ As in the services, a refusal is raised as its error, and every transition publi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from state_api.domain.instants import Instant
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller, Deployment, ProviderConfig, Transition
+from state_api.domain.releases.commands import RegisterCommand, ReleaseAssignment
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.registration import RegisterEvidence, register_app
+from state_api.domain.releases.side_by_side.adoption import AdoptionEvidence
 from state_api.domain.releases.side_by_side.commands import (
     ForgetRouterCommand,
     RegisterReleaseCommand,
@@ -30,9 +34,9 @@ from state_api.domain.releases.side_by_side.releases import (
 )
 from state_api.domain.releases.side_by_side.removal import RemovalEvidence, remove_release
 from state_api.domain.releases.side_by_side.routing import RoutingEvidence, change_routing, forget_router
-from state_api.domain.task_hubs.ownership import ExistingArtifacts, ProviderUnavailable
+from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProviderUnavailable
 from tests.domain.builders import ANNA, NOON, build_ready_verdict, noon_plus
-from tests.domain.transitions import require_transition
+from tests.domain.transitions import build_register_command, require_transition
 
 READY = build_ready_verdict()
 TOKENS = ReleaseTokens("a" * 32, "b" * 32)
@@ -51,9 +55,13 @@ def hub_of(version: str) -> str:
     return f"v{version.replace('.', '')}"
 
 
+def registered_at(version: str) -> Instant:
+    return noon_plus(-HOUR + int(version.replace(".", "")))
+
+
 def build_staged_release(version: str = "1.5.0") -> Release:
-    """A release that was registered an hour before noon."""
-    return Release(version, hub_of(version), address_of(version), TOKENS, noon_plus(-HOUR))
+    """A release that was registered an hour before noon, or a little later the greater its version is."""
+    return Release(version, hub_of(version), address_of(version), TOKENS, registered_at(version))
 
 
 def build_serving_release(version: str = "1.4.0") -> Release:
@@ -108,6 +116,28 @@ def publish_transition(app: App, result: Transition | Refusal, now: Instant) -> 
     return replace(transition, app=replace(after, revision=app.revision + 1))
 
 
+def assignment_of(version: str) -> ReleaseAssignment:
+    return ReleaseAssignment(hub_of(version), address_of(version))
+
+
+def put_app(
+    app: App,
+    releases: Mapping[str, ReleaseAssignment] | None = None,
+    *,
+    model: Model | None = Model.SIDE_BY_SIDE,
+    verdicts: Mapping[str, Verdict] | None = None,
+    adoption: AdoptionEvidence | None = None,
+    proof: OwnershipProof | None = None,
+    now: Instant = NOON,
+    **changes: Any,
+) -> Transition:
+    """PutApp with this model and these releases."""
+    command: RegisterCommand = replace(build_register_command(**changes), model=model, releases=releases or {})
+    tokens = AdoptionEvidence(tokens=dict.fromkeys(releases or {}, TOKENS))
+    evidence = RegisterEvidence(verdicts or {}, proof=proof, adoption=adoption or tokens)
+    return publish_transition(app, register_app(app, command, evidence, now), now)
+
+
 def post_release(
     app: App,
     version: str = "1.6.0",
@@ -156,11 +186,13 @@ def delete_release(
     caller: Caller = ANNA,
     verdict: Verdict | None = READY,
     acknowledgements: Sequence[RouterAcknowledgement] = (),
+    backend_id: str | None = None,
+    missing_at: str | None = None,
     now: Instant = NOON,
 ) -> Transition:
     """DeleteRelease."""
     command = RemoveReleaseCommand(caller=caller, version=version, outcome=outcome)
-    evidence = RemovalEvidence(verdict, acknowledgements)
+    evidence = RemovalEvidence(verdict, acknowledgements, backend_id, missing_at)
     return publish_transition(app, remove_release(app, command, evidence, now), now)
 
 

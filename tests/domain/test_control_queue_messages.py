@@ -43,13 +43,26 @@ def build_pending_timer(fires: float, key: int = 1) -> PendingTimer:
 def build_visible_message(
     kind: MessageKind = MessageKind.START, instance_id: str = "order-1", name: str = "Ship"
 ) -> VisibleMessage:
-    return VisibleMessage(f"id of {instance_id}", 1, kind, instance_id, name)
+    """A message for one instance, as a peek shows it."""
+    return VisibleMessage(
+        message_id=f"id of {instance_id}",
+        dequeue_count=1,
+        kind=kind,
+        instance_id=instance_id,
+        function_name=name,
+    )
 
 
 def build_queue_snapshot(*messages: VisibleMessage, invisible: int = 0, more: bool = False) -> QueueSnapshot:
     """A look at the control queues that shows these messages, and counts `invisible` others."""
     count = len(messages)
-    return QueueSnapshot(count + invisible, messages, count, more, "owners")
+    return QueueSnapshot(
+        message_count=count + invisible,
+        visible=messages,
+        peeked_twice=count,
+        more_visible=more,
+        partition_owners="owners",
+    )
 
 
 def build_queues_with_timers(*timers: PendingTimer, invisible: int = 0, when: float = 0) -> ObservedQueues:
@@ -67,7 +80,14 @@ def build_queues_with_messages(*messages: VisibleMessage, more: bool = False) ->
 
 def build_quiet_period(unexplained: int = 1, began: float = 0, **changed_members: object) -> QuietPeriod:
     """A time without any change of the task hub, since `began` seconds after noon."""
-    period = QuietPeriod("key", noon_plus(began), noon_plus(-5), 7, unexplained, "signs")
+    period = QuietPeriod(
+        exemptions_key="key",
+        began_at=noon_plus(began),
+        changed_since=noon_plus(-5),
+        stamp_digest=7,
+        unexplained_count=unexplained,
+        queue_digest="signs",
+    )
     return replace(period, **changed_members)  # type: ignore[arg-type]  # a test names the member
 
 

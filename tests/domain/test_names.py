@@ -7,6 +7,7 @@ import pytest
 from state_api.domain import names
 from state_api.domain.names import (
     ADDRESS_PATTERN,
+    ADDRESS_POLICY_PATTERN,
     APP_PATTERN,
     PATTERN_DESCRIPTIONS,
     RUN_URL_PATTERN,
@@ -118,7 +119,7 @@ def test_any_other_version_is_invalid(version: str) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "https://shop-150.azurewebsites.net",
+        "https://shop-150.contoso.com",
         "https://shop:8443",
         "http://127.0.0.1:7072",
         "http://localhost",
@@ -154,15 +155,35 @@ def test_any_other_address_is_invalid(address: str) -> None:
 @pytest.mark.parametrize(
     ("address", "matches"),
     [
-        ("https://shop-150.azurewebsites.net", True),
-        ("https://SHOP-150.AzureWebsites.NET", True),
-        ("https://shop-.azurewebsites.net", True),
+        ("https://shop-150.contoso.com", True),
+        ("https://SHOP-150.Contoso.COM", True),
+        ("https://shop-.contoso.com", True),
         ("https://shop-1.evil.example", False),
-        ("https://shop-1.evil.azurewebsites.net", False),
-        ("https://shop-150.azurewebsites.net:8443", False),
-        ("https://shop-150xazurewebsites.net", False),
-        ("http://shop-150.azurewebsites.net", False),
+        ("https://shop-1.evil.contoso.com", False),
+        ("https://shop-150.contoso.com:8443", False),
+        ("https://shop-150xcontoso.com", False),
+        ("http://shop-150.contoso.com", False),
     ],
 )
 def test_a_wildcard_of_an_address_pattern_covers_no_dot_and_no_port(address: str, *, matches: bool) -> None:
-    assert matches_address_pattern(address, "https://shop-*.azurewebsites.net") is matches
+    assert matches_address_pattern(address, "https://shop-*.contoso.com") is matches
+
+
+@pytest.mark.parametrize(
+    ("address", "matches"),
+    [
+        ("https://shop-150-a1b2.westeurope-01.azurewebsites.net", True),
+        ("https://shop-140.contoso.com", True),
+        ("https://shop-160-a1b2.westeurope-01.azurewebsites.net", False),
+        ("https://shop-150-a1b2.westeurope-01.azurewebsites.net https://shop-140.contoso.com", False),
+    ],
+)
+def test_an_address_matches_one_of_several_patterns(address: str, *, matches: bool) -> None:
+    patterns = "https://shop-150-A1B2.westeurope-01.azurewebsites.net https://shop-*.contoso.com"
+    assert re.fullmatch(ADDRESS_POLICY_PATTERN, patterns)
+    assert matches_address_pattern(address, patterns) is matches
+
+
+@pytest.mark.parametrize("patterns", ["", " https://a", "https://a ", "https://a  https://b", "https://a\nhttps://b"])
+def test_address_patterns_are_separated_by_single_blanks(patterns: str) -> None:
+    assert re.fullmatch(ADDRESS_POLICY_PATTERN, patterns) is None

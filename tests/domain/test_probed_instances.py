@@ -128,8 +128,8 @@ def test_an_instance_blocks_if_events_or_the_probe_name_a_function_that_is_not_i
 ) -> None:
     policy = Policy(ignore_functions=("NightlySync",))
     verdict = assess_probe(
-        build_probe_result(build_active_instance("x", by_probe)),
-        InstanceActivity(active=(build_active_instance("x", by_event),)),
+        build_probe_result(build_active_instance("order-1", by_probe)),
+        InstanceActivity(active=(build_active_instance("order-1", by_event),)),
         policy,
     )
     assert get_only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
@@ -140,7 +140,7 @@ def test_an_ignored_instance_that_events_and_probe_show_is_counted_once() -> Non
     policy = Policy(ignore_functions=("NightlySync",))
     verdict = assess_readiness(
         build_evidence_with_probe(
-            build_probe_result(build_active_instance("x", "NightlySync")), InstanceActivity(ignored_count=1)
+            build_probe_result(build_active_instance("order-1", "NightlySync")), InstanceActivity(ignored_count=1)
         ),
         policy,
         noon_plus(),
@@ -150,20 +150,22 @@ def test_an_ignored_instance_that_events_and_probe_show_is_counted_once() -> Non
 
 def test_a_probe_with_more_instances_than_the_limit_gives_a_lower_bound_too() -> None:
     evidence = build_evidence_with_probe(
-        build_probe_result(*(build_active_instance(f"x{n}", "ProcessOrder") for n in range(ACTIVE_LIMIT + 1)))
+        build_probe_result(
+            *(build_active_instance(f"order-{number}", "ProcessOrder") for number in range(ACTIVE_LIMIT + 1))
+        )
     )
     verdict = assess_readiness(evidence, Policy(), noon_plus())
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (ACTIVE_LIMIT, True)
 
 
 def test_the_count_is_exact_if_events_show_as_many_instances_as_the_probe_counted() -> None:
-    three_instances = tuple(build_active_instance(instance_id) for instance_id in "abc")
+    three_instances = tuple(build_active_instance(instance_id) for instance_id in ("order-1", "order-2", "order-3"))
     verdict = assess_probe(
-        build_probe_result(build_active_instance("a"), unlisted_count=2), InstanceActivity(active=three_instances)
+        build_probe_result(build_active_instance("order-1"), unlisted_count=2), InstanceActivity(active=three_instances)
     )
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, False)
     verdict = assess_probe(
-        build_probe_result(build_active_instance("a"), unlisted_count=3), InstanceActivity(active=three_instances)
+        build_probe_result(build_active_instance("order-1"), unlisted_count=3), InstanceActivity(active=three_instances)
     )
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (3, True)
 
@@ -173,14 +175,14 @@ def test_exempt_instances_do_not_count_as_listed_by_the_probe() -> None:
         build_active_instance("sync", "NightlySync"), build_active_instance("order"), unlisted_count=1
     )
     verdict = assess_probe(
-        result, InstanceActivity(active=(build_active_instance("x"),)), Policy(ignore_functions=("NightlySync",))
+        result, InstanceActivity(active=(build_active_instance("order-1"),)), Policy(ignore_functions=("NightlySync",))
     )
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (2, False)
 
 
 def test_a_probe_that_lists_only_some_blocking_instances_gives_a_lower_bound() -> None:
     verdict = assess_probe(
-        build_probe_result(build_active_instance("a"), build_active_instance("b"), unlisted_count=300)
+        build_probe_result(build_active_instance("order-1"), build_active_instance("order-2"), unlisted_count=300)
     )
     assert get_only_reason(verdict) is ReasonCode.INSTANCES_ACTIVE
     assert (verdict.active_count, verdict.active_count_is_lower_bound) == (2, True)
@@ -227,10 +229,10 @@ def assess_after_lookup(
 
 
 def test_an_instance_that_was_looked_up_has_the_status_and_version_that_the_task_hub_shows_now() -> None:
-    by_event = build_active_instance("x", since=-40)
+    by_event = build_active_instance("order-1", since=-40)
     by_probe = replace(by_event, runtime_status=RuntimeStatus.PENDING, version="1.4.0")
     seen = replace(
-        build_active_instance("x", since=-50),
+        build_active_instance("order-1", since=-50),
         runtime_status=RuntimeStatus.SUSPENDED,
         version="2.0",
         source=EvidenceSource.PROBE,
@@ -242,15 +244,15 @@ def test_an_instance_that_was_looked_up_has_the_status_and_version_that_the_task
 
 
 def test_instances_that_were_not_looked_up_are_listed_as_recorded() -> None:
-    recorded = build_active_instance("x", since=-40), build_active_instance("y", since=-30)
+    recorded = build_active_instance("order-1", since=-40), build_active_instance("order-2", since=-30)
     verdict = assess_after_lookup(replace(recorded[0], version="2.0"), activity=InstanceActivity(active=recorded))
     assert verdict.active == (replace(recorded[0], version="2.0"), recorded[1])
 
 
 def test_an_instance_with_an_ignored_name_in_the_look_up_blocks_under_its_recorded_name() -> None:
     verdict = assess_after_lookup(
-        build_active_instance("x", "NightlySync"),
-        activity=InstanceActivity(active=(build_active_instance("x", "ProcessOrder"),)),
+        build_active_instance("order-1", "NightlySync"),
+        activity=InstanceActivity(active=(build_active_instance("order-1", "ProcessOrder"),)),
     )
     assert [instance.function_name for instance in verdict.active] == ["ProcessOrder"]
 
@@ -261,15 +263,17 @@ def test_an_instance_with_another_name_in_the_look_up_blocks_under_that_name(
     recorded_name: str, result: ProbeResult | None
 ) -> None:
     """Either the id was used again and the events of that start were lost, or the event named no function."""
-    seen = replace(build_active_instance("x", "ShipOrder"), source=EvidenceSource.PROBE)
+    seen = replace(build_active_instance("order-1", "ShipOrder"), source=EvidenceSource.PROBE)
     verdict = assess_after_lookup(
-        seen, activity=InstanceActivity(active=(build_active_instance("x", recorded_name),)), result=result
+        seen, activity=InstanceActivity(active=(build_active_instance("order-1", recorded_name),)), result=result
     )
     assert (verdict.ready, verdict.has_running, verdict.active) == (False, True, (seen,))
 
 
 def test_an_instance_that_was_looked_up_and_has_ended_since_is_not_shown() -> None:
     assert (
-        assess_after_lookup(build_active_instance("x"), activity=InstanceActivity(), result=build_probe_result()).active
+        assess_after_lookup(
+            build_active_instance("order-1"), activity=InstanceActivity(), result=build_probe_result()
+        ).active
         == ()
     )

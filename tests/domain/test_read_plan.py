@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from state_api.domain.instants import Instant, seconds
-from state_api.domain.readiness.evidence import ActiveInstance, InstanceActivity, ProbeResult, ProbeStatus
-from state_api.domain.readiness.exemptions import Exemptions
-from state_api.domain.readiness.lookups import Batch, start_of
+from state_api.domain.readiness.evidence import ProbeStatus
+from state_api.domain.readiness.lookups import start_of
 from state_api.domain.readiness.messages import MessageEvidence
 from state_api.domain.readiness.plan import (
     BeginScan,
@@ -16,114 +14,40 @@ from state_api.domain.readiness.plan import (
     CountMessages,
     Done,
     LookUp,
-    ProbeOutcome,
     ReadMessages,
     ReadPass,
     ReadRecords,
     ReadState,
-    RecordedState,
     Step,
     plan_read,
 )
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.requirements import (
-    ReadRequirements,
     VerificationMode,
-    answers,
-    can_resume,
-    is_fresh_enough,
-    must_wait,
-    replaces_last_result,
 )
-from state_api.domain.readiness.scans import Scan
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from state_api.domain.task_hubs.observations import ObservedInstance
-from tests.domain.builders import NOON, build_active_instance, build_observed_instance, build_probe_result, noon_plus
-
-KEY = "the key"
-BACKEND_ID = "azureStorage at its address"
-NOTHING_ACTIVE = InstanceActivity()
-ORDER_1 = build_active_instance("order-1", since=-60)
-ORDER_2 = build_active_instance("order-2", since=-50)
-
-
-def build_requirements(
-    mode: VerificationMode = VerificationMode.CACHED,
-    *,
-    policy: Policy | None = None,
-    requested: float = 0,
-    for_verdict: bool = True,
-) -> ReadRequirements:
-    """What a request needs to know of the task hub. `requested` is in seconds after noon."""
-    return ReadRequirements(
-        KEY,
-        "azureStorage",
-        BACKEND_ID,
-        policy or Policy(),
-        Exemptions(),
-        mode,
-        noon_plus(requested),
-        for_verdict=for_verdict,
-    )
-
-
-def build_result(
-    *active: ActiveInstance, began: float = -10, status: ProbeStatus = ProbeStatus.COMPLETE
-) -> ProbeResult:
-    """A probe result for the same settings as the request's. `began` is in seconds after noon."""
-    return replace(build_probe_result(*active, began=began, status=status), request_key=KEY)
-
-
-def build_result_with_messages(messages: MessageEvidence, began: float = -10) -> ProbeResult:
-    """The result of a complete probe that has seen these messages."""
-    return replace(build_result(began=began), messages=messages)
-
-
-def build_scan(*cursors: str, began: float = -10, queues_read: int = 0, pass_number: int = 1) -> Scan:
-    """A scan that still has to read these cursors. `began` is in seconds after noon."""
-    return Scan(
-        noon_plus(began),
-        noon_plus(began),
-        list(cursors),
-        ["again"],
-        KEY,
-        pass_number=pass_number,
-        queues_read_in_pass=queues_read,
-    )
-
-
-def build_records(*active: ActiveInstance, last_recorded: float | None = None) -> RecordedState:
-    """Records that show these instances as active. The last event was recorded `last_recorded` seconds after noon."""
-    recorded_at = None if last_recorded is None else noon_plus(last_recorded)
-    return RecordedState(InstanceActivity(active=active, last_recorded_at=recorded_at), seen_before=True)
-
-
-def build_state(**known: object) -> ReadState:
-    """The state of a read. By default, the records of the task hub have been read and show nothing active."""
-    return replace(ReadState(build_requirements(), records=build_records()), **known)  # type: ignore[arg-type]  # a member's name
-
-
-def build_batch(
-    *instances: ActiveInstance,
-    observed: Mapping[str, ObservedInstance | None] | None = None,
-    sees_messages: bool = True,
-) -> Batch:
-    """A batch of instances that were looked up. By default, the task hub shows none of them. With `sees_messages`, the
-    control queues were read, too."""
-    return Batch(instances, observed or dict.fromkeys(instance.instance_id for instance in instances), sees_messages)
-
-
-def build_done(probe: ProbeResult | None, **outcome: object) -> Done:
-    """The end of a plan with this probe result. `outcome` replaces members of the ProbeOutcome."""
-    return Done(replace(ProbeOutcome(KEY, probe), **outcome))  # type: ignore[arg-type]  # a test names the member
-
+from tests.domain.builders import NOON, build_active_instance, build_observed_instance
+from tests.domain.read_plan_builders import (
+    BACKEND_ID,
+    FRESH,
+    LISTING,
+    ORDER_1,
+    ORDER_2,
+    build_batch,
+    build_done,
+    build_records,
+    build_requirements,
+    build_result,
+    build_result_with_messages,
+    build_scan,
+    build_state,
+)
 
 STALE = build_result(began=-500)
 FOUND_ACTIVE = build_result(ORDER_1)
 FOUND_START = build_result_with_messages(MessageEvidence(NOON, start_count=1))
-FRESH = build_requirements(VerificationMode.FRESH)
 WITHOUT_READING = build_requirements(VerificationMode.NONE)
-LISTING = build_requirements(for_verdict=False)
 OBSERVED_ORDER_1 = build_observed_instance("order-1")
 
 NEXT_STEPS: dict[str, tuple[ReadState, Step]] = {
@@ -413,73 +337,6 @@ def test_a_read_ends_where_unconfirmed_starts_cannot_be_closed() -> None:
 def test_a_scan_that_has_ended_is_not_continued() -> None:
     known = build_state(scan=build_scan("a")).after_scan(build_result())
     assert plan_read(known, NOON) == build_done(build_result())
-
-
-# Which results answer a request
-
-
-@pytest.mark.parametrize(("ended", "waits"), [(-59, True), (-60, False), (-61, False)])
-def test_a_pause_counts_from_the_end_of_the_probe(ended: float, *, waits: bool) -> None:
-    paused = replace(build_result(began=-100), retry_after_seconds=60, ended_at=noon_plus(ended))
-    assert must_wait(paused, NOON) is waits
-
-
-@pytest.mark.parametrize(("began", "is_fresh"), [(1, True), (0.9, False), (-10, False)])
-def test_a_fresh_result_began_a_second_after_the_request(began: float, *, is_fresh: bool) -> None:
-    assert is_fresh_enough(build_result(began=began), FRESH) is is_fresh
-
-
-@pytest.mark.parametrize(
-    ("resumed", "read_seconds", "ended", "is_fresh"),
-    [(True, 30, 0, True), (True, 30, -1, False), (True, 29, 0, False), (False, 30, 0, False), (True, 30, None, False)],
-)
-def test_a_large_task_hub_is_fresh_if_its_scan_ended_after_the_request(
-    *, resumed: bool, read_seconds: int, ended: float | None, is_fresh: bool
-) -> None:
-    ended_at = None if ended is None else noon_plus(ended)
-    large = replace(build_result(), resumed=resumed, read_seconds=read_seconds, ended_at=ended_at)
-    assert is_fresh_enough(large, FRESH) is is_fresh
-
-
-def test_a_probe_result_for_other_settings_of_the_app_does_not_answer_the_request() -> None:
-    assert not answers(replace(build_result(), request_key="another key"), build_requirements(), NOTHING_ACTIVE, NOON)
-
-
-@pytest.mark.parametrize(
-    ("mode", "began", "read_seconds", "resumes"),
-    [
-        (VerificationMode.CACHED, -10, 0, True),
-        (VerificationMode.CACHED, -120, 59, False),
-        (VerificationMode.CACHED, -120, 60, True),
-        (VerificationMode.FRESH, -10, 0, False),
-        (VerificationMode.FRESH, 1, 0, True),
-        (VerificationMode.FRESH, -10, 30, True),
-    ],
-)
-def test_a_scan_is_resumed_while_it_can_still_answer(
-    mode: VerificationMode, began: float, read_seconds: float, *, resumes: bool
-) -> None:
-    stored_scan = build_scan("a", began=began)
-    stored_scan.read_seconds = read_seconds
-    assert can_resume(stored_scan, build_requirements(mode), NOTHING_ACTIVE, Instant(NOON + seconds(2))) is resumes
-
-
-def test_a_scan_under_another_key_is_not_resumed() -> None:
-    assert not can_resume(
-        replace(build_scan("a"), request_key="another key"), build_requirements(), NOTHING_ACTIVE, NOON
-    )
-
-
-def test_a_scan_that_the_records_supersede_is_resumed_only_for_a_list() -> None:
-    superseding = InstanceActivity(last_recorded_at=NOON)
-    assert not can_resume(build_scan("a"), build_requirements(), superseding, NOON)
-    assert can_resume(build_scan("a"), LISTING, superseding, NOON)
-
-
-@pytest.mark.parametrize("status", ProbeStatus)
-def test_an_incomplete_result_is_stored_only_if_it_found_something(status: ProbeStatus) -> None:
-    assert replaces_last_result(build_result(status=status)) is (status is not ProbeStatus.INCOMPLETE)
-    assert replaces_last_result(build_result(ORDER_1, status=status))
 
 
 def test_the_second_look_counts_a_start_only_as_the_records_held_it_before() -> None:

@@ -1,6 +1,6 @@
 """PutApp for releases side by side: the model, adopted releases, and the move from slots."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,6 @@ from state_api.domain.errors import (
     DeploymentInProgress,
     InvalidRequest,
     ReleaseExists,
-    ReleaseInUse,
-    ReleaseNotDrained,
     StagingNotReady,
     StateError,
     SwapPending,
@@ -24,20 +22,14 @@ from state_api.domain.errors import (
 )
 from state_api.domain.names import HubKey
 from state_api.domain.readiness.policy import Policy
-from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.readiness.waiting import NO_END
 from state_api.domain.releases.apps import App, PriorHub, ProviderConfig, RetiredHub, Transition
-from state_api.domain.releases.commands import RegisterCommand, ReleaseAssignment
+from state_api.domain.releases.commands import ReleaseAssignment
 from state_api.domain.releases.deletion import DeletionEvidence, delete_app
-from state_api.domain.releases.registration import RegisterEvidence, find_replaced_slots, register_app
+from state_api.domain.releases.registration import find_replaced_slots
 from state_api.domain.releases.side_by_side.adoption import AdoptionEvidence
-from state_api.domain.releases.side_by_side.commands import RouteCommand
-from state_api.domain.releases.side_by_side.releases import Model, Release, ReleaseState, RoutingChange, find_state
-from state_api.domain.releases.side_by_side.routing import find_unproven_releases
-from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, find_blocked_until
+from state_api.domain.releases.side_by_side.releases import Model, Release
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis
 from tests.domain.builders import (
-    ANNA,
     NOON,
     PROVIDER_CONFIG,
     build_app,
@@ -45,20 +37,15 @@ from tests.domain.builders import (
     build_production_slot,
     build_ready_verdict,
     build_slot,
-    noon_plus,
 )
 from tests.domain.release_transitions import (
     TOKENS,
     address_of,
-    build_acknowledgement,
+    assignment_of,
     build_shop_app,
     build_side_by_side_app,
     build_staged_release,
-    delete_release,
-    hub_of,
-    post_release,
-    publish_transition,
-    put_routing,
+    put_app,
 )
 from tests.domain.transitions import (
     abandon_staging,
@@ -73,27 +60,6 @@ from tests.domain.transitions import (
 PROOF = OwnershipProof(ProofBasis.ADOPTED, ("https://shop.table.example",), NOON)
 
 
-def assignment_of(version: str) -> ReleaseAssignment:
-    return ReleaseAssignment(hub_of(version), address_of(version))
-
-
-def put_app(
-    app: App,
-    releases: Mapping[str, ReleaseAssignment] | None = None,
-    *,
-    model: Model | None = Model.SIDE_BY_SIDE,
-    verdicts: Mapping[str, Verdict] | None = None,
-    adoption: AdoptionEvidence | None = None,
-    proof: OwnershipProof | None = None,
-    **changes: Any,
-) -> Transition:
-    """PutApp with this model and these releases."""
-    command: RegisterCommand = replace(build_register_command(**changes), model=model, releases=releases or {})
-    tokens = AdoptionEvidence(tokens=dict.fromkeys(releases or {}, TOKENS))
-    evidence = RegisterEvidence(verdicts or {}, proof=proof, adoption=adoption or tokens)
-    return publish_transition(app, register_app(app, command, evidence, NOON), NOON)
-
-
 def test_an_app_gets_releases_side_by_side() -> None:
     transition = put_app(build_app())
     assert transition.app.model is Model.SIDE_BY_SIDE
@@ -101,9 +67,11 @@ def test_an_app_gets_releases_side_by_side() -> None:
     assert transition.details == {"model": "sideBySide"}
 
 
-def test_an_existing_release_is_adopted_as_a_staged_one() -> None:
+def test_an_existing_release_is_adopted() -> None:
     transition = put_app(build_app(), {"1.4.0": assignment_of("1.4.0")}, provider_config=PROVIDER_CONFIG, proof=PROOF)
-    assert transition.app.releases == {"1.4.0": Release("1.4.0", "v140", "https://shop-140.example", TOKENS, NOON)}
+    assert transition.app.releases == {
+        "1.4.0": Release("1.4.0", "v140", "https://shop-140.example", TOKENS, NOON, adopted=True)
+    }
     assert transition.app.deployment is None
     assert (transition.new_hubs, transition.proof) == (("v140",), PROOF)
     assert transition.details["releases"] == {"1.4.0": {"taskHub": "v140", "address": "https://shop-140.example"}}
@@ -115,18 +83,6 @@ def test_repeating_an_adoption_changes_nothing() -> None:
     assert not again.changed
     assert again.new_hubs == ()
     assert not put_app(app, model=None).changed, "releases that are not named stay"
-
-
-def test_a_version_of_a_deleted_app_is_adopted_again_with_its_task_hub() -> None:
-    adoption = AdoptionEvidence(tokens={"1.4.0": TOKENS}, earlier_task_hubs={"1.4.0": "V140"})
-    adopted = put_app(build_app(), {"1.4.0": assignment_of("1.4.0")}, adoption=adoption).app
-    assert find_state(adopted.releases["1.4.0"], adopted.routing) is ReleaseState.SERVING
-    with pytest.raises(ReleaseInUse, match="through the router"):
-        delete_release(adopted, "1.4.0")
-    promoted = put_routing(post_release(adopted, "1.5.0").app, "1.5.0").app
-    behind = build_acknowledgement("envoy-1", adopted.routing.revision - 1)
-    with pytest.raises(ReleaseNotDrained, match="envoy-1"):
-        delete_release(promoted, "1.4.0", acknowledgements=[behind], now=noon_plus(60))
 
 
 def test_the_address_of_a_release_is_corrected() -> None:
@@ -178,36 +134,6 @@ def test_an_app_without_releases_goes_back_to_slots() -> None:
     assert back.model is Model.SLOTS
     assert back.routing == app.routing, "the next document must have a greater revision"
     assert put_app(back, {"1.4.0": assignment_of("1.4.0")}).app.routing.revision > app.routing.revision
-
-
-def test_a_release_from_production_is_in_use_until_a_promotion() -> None:
-    moved = put_app(build_app(build_production_slot("v140")), {"1.4.0": assignment_of("1.4.0")}).app
-    assert find_state(moved.releases["1.4.0"], moved.routing) is ReleaseState.SERVING
-    with pytest.raises(ReleaseInUse, match=r"release 1\.4\.0 was in production before"):
-        delete_release(moved, "1.4.0")
-    use = ReleaseUse((), None, NOON)
-    assert find_blocked_until(moved, moved.releases["1.4.0"], use) == NO_END
-
-
-def test_a_release_from_production_drains_from_the_first_promotion_of_another_one() -> None:
-    moved = put_app(build_app(build_production_slot("v140")), {"1.4.0": assignment_of("1.4.0")}).app
-    promoted = put_routing(post_release(moved, "1.5.0").app, "1.5.0").app
-    assert promoted.releases["1.4.0"].traffic_end == RoutingChange(promoted.routing.revision, NOON)
-    assert find_state(promoted.releases["1.4.0"], promoted.routing) is ReleaseState.DRAINING
-    assert delete_release(promoted, "1.4.0", now=noon_plus(60)).changed
-
-
-def test_a_release_from_production_gets_traffic_from_a_router_only_if_its_task_hub_exists() -> None:
-    moved = put_app(build_app(build_production_slot("v140")), {"1.4.0": assignment_of("1.4.0")}).app
-    command = RouteCommand(caller=ANNA, active="1.4.0")
-    assert find_unproven_releases(moved, command) == (moved.releases["1.4.0"],)
-    promoted = put_routing(moved, "1.4.0").app
-    assert find_unproven_releases(promoted, command) == ()
-
-
-def test_a_release_from_a_slot_that_was_never_in_production_is_staged() -> None:
-    moved = put_app(build_app(None, build_slot("v150")), {"1.5.0": assignment_of("1.5.0")}).app
-    assert find_state(moved.releases["1.5.0"], moved.routing) is ReleaseState.STAGED
 
 
 # Refusals
@@ -297,7 +223,7 @@ PENDING_SWAP = begin_swap(build_app(build_production_slot("v140"), build_slot("v
             build_shop_app(),
             {
                 "releases": {"1.6.0": assignment_of("1.6.0")},
-                "update_policy": lambda policy: replace(policy, address_pattern="https://*.azurewebsites.net"),
+                "update_policy": lambda policy: replace(policy, address_pattern="https://*.releases.example"),
             },
             AddressNotAllowed,
             "allows only addresses",

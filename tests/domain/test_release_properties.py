@@ -11,12 +11,19 @@ from state_api.domain.names import hub_key
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller
+from state_api.domain.releases.commands import ReleaseAssignment
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome
 from state_api.domain.releases.side_by_side.documents import build_document
 from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
-from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_closing_change
+from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_closing_change, find_use
 from tests.domain.builders import ANNA, BEN, NOON, build_not_ready_verdict, build_ready_verdict
-from tests.domain.release_transitions import build_side_by_side_app, delete_release, post_release, put_routing
+from tests.domain.release_transitions import (
+    build_side_by_side_app,
+    delete_release,
+    post_release,
+    put_app,
+    put_routing,
+)
 
 VERSIONS = st.sampled_from(["1", "2", "3", "4"])
 CALLERS = st.sampled_from([ANNA, BEN])
@@ -28,6 +35,7 @@ class ReleaseSequences(RuleBasedStateMachine):
     """One app, two runs, and two routers that read the routing document now and then."""
 
     def __init__(self) -> None:
+        """Begin at noon with an app without releases."""
         super().__init__()
         self.now = NOON
         self.app: App = build_side_by_side_app()
@@ -87,6 +95,17 @@ class ReleaseSequences(RuleBasedStateMachine):
         self.used[version] = f"hub{version}"
         self.accept(after)
 
+    @rule(version=VERSIONS)
+    def adopt_release(self, version: str) -> None:
+        """An administrator adopts a release, whose task hub the app had if it had this version."""
+        if version in self.used and version not in self.app.releases:
+            return
+        assignment = ReleaseAssignment(f"hub{version}", f"https://adopted-{version}.example")
+        transition = put_app(self.app, {version: assignment}, model=None, now=self.now)
+        self.used[version] = f"hub{version}"
+        if transition.changed:
+            self.accept(transition.app)
+
     @rule(active=VERSIONS, candidate=VERSIONS, percent=st.integers(-1, 101), is_split=st.booleans())
     def put_routing(self, active: str, candidate: str, percent: int, *, is_split: bool) -> None:
         """Promote a release or split the traffic, unless the app refuses."""
@@ -144,9 +163,26 @@ class ReleaseSequences(RuleBasedStateMachine):
     @invariant()
     def every_release_that_lost_its_traffic_has_the_revision_that_took_it(self) -> None:
         for version, release in self.app.releases.items():
-            if release.had_traffic and not self.app.routing.share_of(version):
+            if release.first_traffic_at is not None and not self.app.routing.share_of(version):
                 assert release.traffic_end is not None
+            if release.traffic_end is not None:
                 assert release.traffic_end.revision <= self.app.routing.revision
+
+    @invariant()
+    def an_adopted_release_is_in_use_until_the_routing_is_set(self) -> None:
+        for release in self.app.releases.values():
+            if release.adopted and release.traffic_end is None:
+                assert find_use(release, self.app.routing, self.now) is not None
+
+    @invariant()
+    def visitors_stay_only_with_releases_that_a_newer_one_has_replaced(self) -> None:
+        for version, release in self.app.releases.items():
+            if release.is_sticky(self.now):
+                assert not self.app.routing.share_of(version)
+                assert self.app.routing.active is not None
+                active = self.app.releases[self.app.routing.active]
+                assert active.registered_at > release.registered_at
+                assert not active.adopted
 
     @invariant()
     def no_release_is_lost(self) -> None:

@@ -100,7 +100,7 @@ REFUSED: list[tuple[str, Change, dict[str, Any], type[StateError], str]] = [
     ),
     (
         "an address outside the policy",
-        lambda app: replace(app, policy=Policy(address_pattern="https://shop-*.azurewebsites.net")),
+        lambda app: replace(app, policy=Policy(address_pattern="https://shop-*.contoso.com")),
         {},
         AddressNotAllowed,
         "ask an administrator",

@@ -45,6 +45,7 @@ from tests.domain.release_transitions import (
     delete_release,
     post_release,
     put_routing,
+    registered_at,
 )
 
 PENDING, DONE, FAILED = RemovalOutcome.PENDING, RemovalOutcome.DONE, RemovalOutcome.FAILED
@@ -66,7 +67,7 @@ def test_a_drained_release_is_removed_in_two_steps() -> None:
             "1.3.0",
             "v130",
             address_of("1.3.0"),
-            noon_plus(-3600),
+            registered_at("1.3.0"),
             noon_plus(-1800),
             noon_plus(-600),
             noon_plus(300),

@@ -20,7 +20,6 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome, RouteCommand
 from state_api.domain.releases.side_by_side.documents import build_document, publish_routing
 from state_api.domain.releases.side_by_side.releases import (
-    STICKY_MAX_AGE_SECONDS,
     ReleaseState,
     Routing,
     RoutingChange,
@@ -119,7 +118,7 @@ REMOVED = delete_release(REMOVING, "1.3.0", RemovalOutcome.DONE).app
         (build_shop_app(), "1.5.0", {"1.5.0": False}, ReleaseNotDeployed, "task hub v150 does not exist"),
         (build_shop_app(), "1.5.0", {"1.5.0": ProviderUnavailable("denied", 9)}, TaskHubUnavailable, r"\(denied\)"),
         (
-            replace(build_shop_app(), policy=Policy(address_pattern="https://shop-*.azurewebsites.net")),
+            replace(build_shop_app(), policy=Policy(address_pattern="https://shop-*.contoso.com")),
             "1.5.0",
             {},
             AddressNotAllowed,
@@ -144,24 +143,6 @@ def test_only_releases_without_any_traffic_before_must_be_shown_to_have_started(
     assert [release.version for release in find_unproven_releases(build_shop_app(), command)] == ["1.5.0"]
     unknown = RouteCommand(caller=ANNA, active="9.9")
     assert find_unproven_releases(build_shop_app(), unknown) == ()
-
-
-# Sticky visitors
-
-
-def test_visitors_stay_with_a_release_for_the_age_of_the_cookie_if_the_policy_says_so() -> None:
-    app = replace(build_shop_app(), policy=Policy(sticky_after_promotion=True))
-    promoted = put_routing(app, "1.5.0").app
-    assert promoted.releases["1.4.0"].sticky_until == noon_plus(STICKY_MAX_AGE_SECONDS)
-    assert build_document(promoted).releases["1.4.0"].sticky_until == noon_plus(STICKY_MAX_AGE_SECONDS)
-    assert put_routing(promoted, "1.4.0").app.releases["1.4.0"].sticky_until is None
-
-
-def test_a_later_change_of_the_policy_does_not_shorten_a_time_that_routers_know() -> None:
-    promoted = put_routing(replace(build_shop_app(), policy=Policy(sticky_after_promotion=True)), "1.5.0").app
-    changed = replace(promoted, policy=Policy())
-    assert changed.releases["1.4.0"].is_sticky(noon_plus(STICKY_MAX_AGE_SECONDS - 1))
-    assert not changed.releases["1.4.0"].is_sticky(noon_plus(STICKY_MAX_AGE_SECONDS))
 
 
 # The routing document

@@ -42,6 +42,7 @@ class TransitionSequences(RuleBasedStateMachine):
     """Attempts transitions in any order. A refused transition leaves the app unchanged, as in the services."""
 
     def __init__(self) -> None:
+        """Begin at noon with an app of three empty slots."""
         super().__init__()
         self.app = App("shop", slots={"production": None, "staging": None, "canary": None})
         self.now: Instant = NOON

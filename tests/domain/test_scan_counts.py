@@ -116,13 +116,13 @@ def test_active_instances_are_counted_by_version_with_the_oldest_start_of_each()
     read_pass(
         scan,
         [
-            build_observed_instance("a", created=-300, version="2.0"),
-            build_observed_instance("b", created=-900, version="1.4.0"),
+            build_observed_instance("order-1", created=-300, version="2.0"),
+            build_observed_instance("order-2", created=-900, version="1.4.0"),
         ],
         [
-            build_observed_instance("c", created=-600, version="2.0"),
-            build_observed_instance("d", created=-60),
-            build_observed_instance("e", status=COMPLETED),
+            build_observed_instance("order-3", created=-600, version="2.0"),
+            build_observed_instance("order-4", created=-60),
+            build_observed_instance("order-5", status=COMPLETED),
         ],
     )
     assert build_complete_result(scan).versions == (
@@ -192,8 +192,16 @@ def test_no_instance_is_unlisted_while_all_fit_into_the_list() -> None:
 
 def test_blocking_instances_of_the_same_age_are_listed_by_id() -> None:
     scan = build_scan("whole")
-    read_pass(scan, [build_observed_instance("b"), build_observed_instance("c")], [build_observed_instance("a")])
-    assert [instance.instance_id for instance in build_complete_result(scan).active] == ["a", "b", "c"]
+    read_pass(
+        scan,
+        [build_observed_instance("order-2"), build_observed_instance("order-3")],
+        [build_observed_instance("order-1")],
+    )
+    assert [instance.instance_id for instance in build_complete_result(scan).active] == [
+        "order-1",
+        "order-2",
+        "order-3",
+    ]
 
 
 def test_waived_instances_are_listed_regardless_of_how_many_block() -> None:

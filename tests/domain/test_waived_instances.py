@@ -85,28 +85,30 @@ def test_an_instance_blocks_without_a_waiver_of_its_own(known: Evidence) -> None
 
 
 def test_only_instances_that_are_not_waived_are_counted_and_listed() -> None:
-    recorded = build_evidence_by_events(build_active_instance("b", since=-5), waived=(STUCK_INSTANCE,))
+    recorded = build_evidence_by_events(build_active_instance("younger", since=-5), waived=(STUCK_INSTANCE,))
     verdict = assess_with_waivers(
-        replace(recorded, provider="azureStorage", probe=build_probe_result(build_active_instance("a", since=-9))),
+        replace(recorded, provider="azureStorage", probe=build_probe_result(build_active_instance("oldest", since=-9))),
         build_waiver("stuck"),
     )
-    assert [instance.instance_id for instance in verdict.active] == ["a", "b"]
+    assert [instance.instance_id for instance in verdict.active] == ["oldest", "younger"]
     assert verdict.active_count == 2
     assert verdict.reasons[0].message.startswith("2 orchestration instances are active on task hub v41; the oldest, ")
-    assert "ProcessOrder a, for 9 s" in verdict.reasons[0].message
+    assert "ProcessOrder oldest, for 9 s" in verdict.reasons[0].message
     assert [waived.active for waived in verdict.waived] == [STUCK_INSTANCE]
 
 
 def test_waived_instances_are_shown_oldest_first() -> None:
     verdict = assess_with_waivers(
         build_evidence_with_probe(
-            build_probe_result(build_active_instance("b", since=-9)),
-            InstanceActivity(waived=(build_active_instance("c", since=-5), build_active_instance("a", since=-60))),
+            build_probe_result(build_active_instance("younger", since=-9)),
+            InstanceActivity(
+                waived=(build_active_instance("youngest", since=-5), build_active_instance("oldest", since=-60))
+            ),
         ),
-        *(build_waiver(instance_id) for instance_id in "abc"),
+        *(build_waiver(instance_id) for instance_id in ("oldest", "younger", "youngest")),
     )
-    assert [waived.active.instance_id for waived in verdict.waived] == ["a", "b", "c"]
-    assert [waived.waiver.instance_id for waived in verdict.waived] == ["a", "b", "c"]
+    assert [waived.active.instance_id for waived in verdict.waived] == ["oldest", "younger", "youngest"]
+    assert [waived.waiver.instance_id for waived in verdict.waived] == ["oldest", "younger", "youngest"]
 
 
 def test_a_waiver_of_an_inactive_instance_is_not_listed() -> None:

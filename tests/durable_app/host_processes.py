@@ -117,6 +117,7 @@ class SlotProcess:
     """A running slot, with the requests of a customer and an operator to its HTTP functions."""
 
     def __init__(self, process: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> None:
+        """A running slot, a client of its HTTP functions, and its log."""
         self.process = process
         self.client = client
         self.log = log

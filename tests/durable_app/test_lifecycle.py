@@ -202,29 +202,29 @@ def test_an_endpoint_without_a_key_is_an_error() -> None:
 
 
 def test_an_event_type_that_host_json_does_not_list_is_not_published() -> None:
-    with run_topic() as to:
-        Publisher("v41", NotificationSettings(to.url, "key", event_types=["Completed"])).publish(NOTICE)
-        assert to.events == []
+    with run_topic() as topic:
+        Publisher("v41", NotificationSettings(topic.url, "key", event_types=["Completed"])).publish(NOTICE)
+        assert topic.events == []
 
 
 def test_an_event_is_posted_again_until_it_is_accepted() -> None:
     slept: list[float] = []
     answers = [503, 429, 200]
-    with run_topic() as to:
-        to.before_response = lambda _: answers.pop(0)
-        Publisher("v41", NotificationSettings(to.url, "key", 5, timedelta(seconds=10), [429]), slept.append).publish(
+    with run_topic() as topic:
+        topic.before_response = lambda _: answers.pop(0)
+        Publisher("v41", NotificationSettings(topic.url, "key", 5, timedelta(seconds=10), [429]), slept.append).publish(
             NOTICE
         )
-        assert to.statuses("order-1") == ["Running"]
+        assert topic.statuses("order-1") == ["Running"]
     assert (slept, answers) == ([10, 10], [])
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_an_event_is_dropped_after_a_status_that_host_json_does_not_list(status: int) -> None:
     slept: list[float] = []
-    with run_topic() as to:
-        to.before_response = lambda _: status
-        Publisher("v41", NotificationSettings(to.url, "key", 5, timedelta(seconds=10), [429]), slept.append).publish(
+    with run_topic() as topic:
+        topic.before_response = lambda _: status
+        Publisher("v41", NotificationSettings(topic.url, "key", 5, timedelta(seconds=10), [429]), slept.append).publish(
             NOTICE
         )
     assert slept == []

@@ -64,6 +64,7 @@ class LoadGenerator:
     """Delivers events by a plan over several connections, and counts the responses."""
 
     def __init__(self, plan: LoadPlan) -> None:
+        """Split the JSON of an event at its number, so that an event is built without encoding JSON again."""
         self._plan = plan
         self.tally = LoadTally()
         parts = urlsplit(plan.address)

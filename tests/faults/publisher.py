@@ -69,6 +69,7 @@ class Publisher:
     _ended: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        """Seed the random choices, so that a run can be repeated."""
         self._random = random.Random(self.seed)
 
     @property

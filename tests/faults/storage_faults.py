@@ -46,6 +46,7 @@ class FaultInjector:
     _fails: ContextVar[bool] = field(default_factory=lambda: ContextVar("fails"))
 
     def __post_init__(self) -> None:
+        """Seed the random choices for each kind of fault, so that a run can be repeated."""
         self._random = random.Random(f"{self.seed} {self.fault}")
 
     def attach_to(self, proxy: StorageProxy) -> None:

@@ -37,6 +37,7 @@ class ControlWriter:
     """Writes numbered rows directly to the storage, two in a transaction, and keeps the acknowledged numbers."""
 
     def __init__(self, storage: TableEmulator) -> None:
+        """Prepare to write rows without the state server, to see what the emulator itself loses."""
         connection = storage.settings.connection_string
         assert connection is not None
         self._table = TableClient.from_connection_string(

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderAccount, ProviderTaskHub
 from tests.backends.storage_account import RawAccount, connection_string_of
@@ -69,3 +70,10 @@ async def app_with_provider(http: httpx.AsyncClient, app: str) -> str:
     """An app with a provider and without a settle window."""
     assert (await put_app(http, app, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)).status_code == 200
     return app
+
+
+@pytest.fixture
+async def proxy(storage: StorageSettings, anyio_backend: str) -> AsyncIterator[StorageProxy]:
+    """A proxy in front of the storage of the task hubs. The server reaches its own storage directly."""
+    async with run_storage_proxy(storage) as running_proxy:
+        yield running_proxy

@@ -26,6 +26,21 @@ async def client_of_server_with(
 
 
 @asynccontextmanager
+async def client_of_server_reading(
+    storage: StorageSettings, provider_storage: StorageSettings, clock: ShiftedClock
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server that stores its state in `storage` and reads task hubs through `provider_storage`."""
+    assert provider_storage.connection_string is not None
+    connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": provider_storage.connection_string.get_secret_value()})
+    server = StateServer(Settings(storage=storage, connections=connections), clock)
+    clock.storage = server.tables.clock
+    transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as client:
+        yield client
+    await server.close()
+
+
+@asynccontextmanager
 async def client_of_second_server(storage: StorageSettings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a second server on the same storage."""
     server = StateServer(Settings(storage=storage), event_lease=NO_EVENT_LEASE)

@@ -41,6 +41,7 @@ class StagedTaskHubQueues:
     """Writes messages and history rows of the task hub in the staging slot. `queue` is one of its control queues."""
 
     def __init__(self, provider: ProviderTaskHub) -> None:
+        """Connect to the second control queue of the task hub that is in the slot."""
         assert provider.storage.connection_string is not None
         self._connection = provider.storage.connection_string.get_secret_value()
         self.provider = provider

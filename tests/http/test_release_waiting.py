@@ -6,7 +6,10 @@ import httpx
 import pytest
 
 from harness.storage_proxy import run_storage_proxy
+from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
+from state_api.domain.releases.side_by_side.verdicts import find_blocked_until
 from state_api.settings import StorageSettings
+from state_api.storage.routers import RouterStore
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import post_events, reason_codes
@@ -40,8 +43,10 @@ async def test_the_end_of_the_last_instance_ends_a_wait(http: httpx.AsyncClient,
 
 
 async def test_the_acknowledgement_of_the_last_router_ends_a_wait(
-    http: httpx.AsyncClient, clock: ShiftedClock, app: str
+    http: httpx.AsyncClient, clock: ShiftedClock, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The request that waits does not look at acknowledgements again by itself: it is woken."""
+    monkeypatch.setattr(f"{find_blocked_until.__module__}._ACKNOWLEDGEMENT_INTERVAL_SECONDS", 2 * LONG_WAIT_SECONDS)
     await put_side_by_side_app(http, app)
     await register_and_promote(http, app, "1")
     old = (await get_routing(http, app)).headers["etag"]
@@ -50,10 +55,21 @@ async def test_the_acknowledgement_of_the_last_router_ends_a_wait(
     new = (await put_routing(http, app, "2")).headers["etag"]
     clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
     assert reason_codes(await get_release_status(http, app, "1")) == ["RoutersBehind"]
+    acknowledgements_read = asyncio.Event()
+    list_acknowledgements = RouterStore.list_acknowledgements
+
+    async def list_and_note(store: RouterStore, app_name: str) -> tuple[RouterAcknowledgement, ...]:
+        acknowledgements = await list_acknowledgements(store, app_name)
+        acknowledgements_read.set()
+        return acknowledgements
+
+    monkeypatch.setattr(RouterStore, "list_acknowledgements", list_and_note)
     waiting = asyncio.create_task(get_release_status(http, app, "1", wait=LONG_WAIT_SECONDS))
-    await asyncio.sleep(0)
+    await acknowledgements_read.wait()
     await get_routing(http, app, new, router="envoy-1")
-    assert (await waiting)["ready"]
+    # At the end of its wait the request would ask in any case.
+    async with asyncio.timeout(LONG_WAIT_SECONDS / 2):
+        assert (await waiting)["ready"]
 
 
 async def test_a_promotion_of_another_release_is_noticed_by_a_wait(

@@ -260,17 +260,6 @@ async def test_a_policy_for_releases_is_kept(http: httpx.AsyncClient, app: str) 
     assert {name: kept[name] for name in policy} == policy
 
 
-async def test_visitors_that_stay_keep_a_release_in_use(http: httpx.AsyncClient, clock: ShiftedClock, app: str) -> None:
-    await put_side_by_side_app(http, app, policy={"settleSeconds": 0, "stickyAfterPromotion": True})
-    await register_and_promote(http, app, "1", "2")
-    clock.advance(3590)
-    assert reason_codes(await get_release_status(http, app, "1")) == ["ReleaseInUse", "RoutersBehind"]
-    clock.advance(20)
-    assert reason_codes(await get_release_status(http, app, "1")) == ["RoutersBehind"]
-    clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
-    assert (await get_release_status(http, app, "1"))["ready"]
-
-
 async def test_a_waiver_lets_a_release_drain(http: httpx.AsyncClient, clock: ShiftedClock, app: str) -> None:
     await put_side_by_side_app(http, app)
     hubs = await register_and_promote(http, app, "1", "2")
@@ -288,41 +277,13 @@ async def test_a_waiver_lets_a_release_drain(http: httpx.AsyncClient, clock: Shi
     assert (verdict["ready"], [waived["instanceId"] for waived in verdict["waived"]]) == (True, ["stuck"])
 
 
-# Adoption
-
-
-async def test_the_response_of_get_app_can_be_sent_back(http: httpx.AsyncClient, app: str) -> None:
-    await put_side_by_side_app(http, app)
-    await register_and_promote(http, app, "1", "2")
-    before = await http.get(f"/api/apps/{app}")
-    after = await http.put(f"/api/apps/{app}", json=before.json())
-    assert (after.status_code, after.json(), after.headers["etag"]) == (200, before.json(), before.headers["etag"])
-
-
-async def test_an_app_moves_from_slots_to_releases(http: httpx.AsyncClient, app: str) -> None:
-    production, staging = new_hub_name(), new_hub_name()
-    slots = {"production": {"taskHub": production, "version": "1.4.0"}, "staging": {"taskHub": staging}}
-    await put_app(http, app, slots=slots, policy={"settleSeconds": 0})
-    releases = {"1.4.0": {"taskHub": production, "address": "https://shop.azurewebsites.net"}}
-    assert_problem(await put_app(http, app, model="sideBySide", releases=releases), 409, "WrongModel")
-    moved = await put_app(http, app, model="sideBySide", releases=releases, slots={"staging": None})
-    assert moved.status_code == 200, moved.text
-    state = moved.json()
-    assert (state["model"], state["slots"], state["releases"]["1.4.0"]["state"]) == ("sideBySide", {}, "Serving")
-    assert [retired["taskHub"] for retired in state["retired"]] == [staging]
-    assert (await put_routing(http, app, "1.4.0")).json()["active"] == "1.4.0"
-    assert_problem(await put_app(http, app, model="slots"), 409, "WrongModel")
-    task_hub = (await http.get(f"/api/taskhubs/{production}")).json()
-    assert (task_hub["slot"], task_hub["release"]) == (None, "1.4.0")
+# With a provider
 
 
 async def test_the_management_api_cannot_read_releases(http: httpx.AsyncClient, app: str) -> None:
     config = {"provider": "managementApi", "connection": "STATE_TASKHUBS_SHOP"}
     refused = await put_app(http, app, model="sideBySide", taskHubs=config)
     assert_problem(refused, 400, "InvalidRequest")
-
-
-# With a provider
 
 
 async def test_traffic_goes_only_to_a_release_whose_app_has_started(
@@ -335,19 +296,6 @@ async def test_traffic_goes_only_to_a_release_whose_app_has_started(
     assert (await put_routing(http, app, "1")).status_code == 200
     proof = (await http.get(f"/api/taskhubs/{provider_hub.hub}")).json()["proof"]
     assert proof["basis"] == "New"
-
-
-async def test_a_task_hub_that_exists_is_not_registered_but_adopted(
-    http: httpx.AsyncClient, app: str, provider_hub: ProviderTaskHub
-) -> None:
-    await provider_hub.create()
-    await put_side_by_side_app(http, app, taskHubs=PROVIDER_CONFIG)
-    assert_problem(await post_release(http, app, "1", provider_hub.hub), 409, "TaskHubAlreadyUsed")
-    release = {"taskHub": provider_hub.hub, "address": address_of("1")}
-    adopted = await put_app(http, app, releases={"1": release})
-    assert adopted.json()["releases"]["1"]["state"] == "Staged"
-    proof = (await http.get(f"/api/taskhubs/{provider_hub.hub}")).json()["proof"]
-    assert proof["basis"] == "Adopted"
 
 
 async def test_the_same_run_repeats_its_registration_after_its_app_has_started(

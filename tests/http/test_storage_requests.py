@@ -6,25 +6,22 @@ blobs. The server has answered such a request before, so it has its caches and k
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueClient
 
-from harness.storage_proxy import StorageProxy, run_storage_proxy
-from state_api.app import StateServer
 from state_api.domain.instants import seconds
-from state_api.settings import Settings, StorageSettings, TaskHubConnections
+from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub, control_message, timer_created_row
 from tests.builders import event, timestamp
 from tests.conftest import new_app_name, new_hub_name
 from tests.documents.page_tables import ROOT, read_table_rows, remove_markup
+from tests.http.counted_releases import RELEASE_OPERATIONS
+from tests.http.counted_storage import CountedServer, counted_server
 from tests.http.operations import (
-    PROVIDER_CONFIG,
     get_staging,
     post_events,
     post_staging,
@@ -38,58 +35,6 @@ pytestmark = pytest.mark.anyio
 _PAGE = ROOT / "docs" / "performance.md"
 _WRITES_IN_FLIGHT = 24
 _EVENTS_PER_DELIVERY = 500
-
-
-@dataclass(frozen=True, slots=True)
-class CountedServer:
-    """A client of a server whose storage requests a proxy counts. Each task hub that it creates has `queue_count`
-    control queues."""
-
-    http: httpx.AsyncClient
-    proxy: StorageProxy
-    storage: StorageSettings
-    queue_count: int
-
-    async def count(self, request: Awaitable[object]) -> int:
-        """The number of storage requests while the server answers this request."""
-        self.proxy.clear()
-        response = await request
-        if isinstance(response, httpx.Response):
-            assert response.status_code == 200, response.text
-        return len(self.proxy.forwarded)
-
-    async def create_provider_hub(self, hub: str) -> None:
-        """Create the tables and queues of a task hub, as its app does when it starts."""
-        async with ProviderTaskHub(self.storage, hub) as provider:
-            await provider.create(queue_count=self.queue_count)
-
-    async def register(self, *, verified: bool) -> tuple[str, str]:
-        """Register an app with a drained task hub in its staging slot; the names of both."""
-        app, hub = new_app_name(), new_hub_name()
-        if verified:
-            await self.create_provider_hub(hub)
-        members = {"taskHubs": PROVIDER_CONFIG} if verified else {}
-        await put_app(self.http, app, slots={"staging": {"taskHub": hub}}, policy={"settleSeconds": 0}, **members)
-        return app, hub
-
-    async def register_and_ask(self, *, verified: bool) -> tuple[str, str]:
-        """Register an app, and ask for the status of its staging slot once."""
-        app, hub = await self.register(verified=verified)
-        assert (await get_staging(self.http, app))["ready"]
-        return app, hub
-
-
-@asynccontextmanager
-async def counted_server(storage: StorageSettings, queue_count: int) -> AsyncIterator[CountedServer]:
-    """A new server, whose requests to its own storage and to that of the task hubs go through a counting proxy."""
-    async with run_storage_proxy(storage, all_services=True) as proxy:
-        assert proxy.settings.connection_string is not None
-        connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": proxy.settings.connection_string.get_secret_value()})
-        server = StateServer(Settings(storage=proxy.settings, connections=connections))
-        transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as http:
-            yield CountedServer(http, proxy, storage, queue_count)
-        await server.close()
 
 
 @pytest.fixture
@@ -250,6 +195,7 @@ OPERATIONS: dict[str, Callable[[CountedServer], Awaitable[int]]] = {
     "PostStaging verified": count_for_verified_staging,
     "PostSwap, Pending": count_for_pending_swap,
     "PostSwap, Done": count_for_done_swap,
+    **RELEASE_OPERATIONS,
     "PostEvents, one event": count_for_one_event,
     "PostEvents, the first event of a task hub in a process": count_for_first_event_of_a_process,
     "ListApps, one app": count_for_list_apps,

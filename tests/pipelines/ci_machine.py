@@ -76,6 +76,7 @@ class Machine:
     _folder_count: int = field(default=0)
 
     def __post_init__(self) -> None:
+        """Install the programs that a pipeline finds on the machine: the fake `az`, Python and safe-deploy."""
         install_fake_az(self.azure_cli_folder, self.folder / "cloud.json")
         self.fake_azure = FakeAzure(self.folder / "cloud.json")
         for name in ("python", "python3"):

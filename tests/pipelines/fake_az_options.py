@@ -23,6 +23,7 @@ class ParsedOptions:
         self._values = values
 
     def __getattr__(self, name: str) -> Any:
+        """The value of an option, as an attribute of its name."""
         return self._values[name]
 
 

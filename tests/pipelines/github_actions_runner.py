@@ -54,6 +54,7 @@ class WorkflowRun:
     def __init__(
         self, file: Path, machine: Machine, pipeline_app: PipelineApp, number: int, inputs: Values | None = None
     ) -> None:
+        """Prepare a run of a workflow file, with the variables and secrets of its repository."""
         self.workflow = load_yaml(file)
         self.machine = machine
         self.number = number
@@ -211,6 +212,7 @@ class _RunningJob:
     """A running job: its folders, the outputs of its steps, and its expressions."""
 
     def __init__(self, run: WorkflowRun, name: str, job: Values, folder: Path) -> None:
+        """Prepare a job: its folders, and the contexts and variables that its expressions read."""
         self.run = run
         self.job = job
         # Without permissions a job would have those of the repository's settings.

@@ -20,6 +20,7 @@ class EventSubscription:
     publisher retries and then gives up."""
 
     def __init__(self, topic: Topic, webhook: str) -> None:
+        """Prepare to deliver the events of a topic to a webhook, as Event Grid does."""
         self.topic = topic
         self.refuses_events = False
         self._webhook = webhook

@@ -35,6 +35,7 @@ class OrdersHost:
     """The sample app on one task hub. Like a slot, it runs one version of the code at a time."""
 
     def __init__(self, storage: str, topic_url: str, folder: Path) -> None:
+        """Copy the sample app as a deployment does. No slot runs yet."""
         self.task_hub = new_hub_name()
         self._app = copy_deployed_app(ROOT / "durable_app", folder / "orders")
         self._state = folder / "orders-state"

@@ -1,8 +1,9 @@
 """The sample app with releases side by side: each on a Functions host of its own, and a real Envoy in front."""
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -21,12 +22,13 @@ from harness.functions_host import (
     wait_until_ready,
 )
 from harness.processes import free_port, wait_until
+from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.backends.storage_account import connection_string_of
 from tests.conftest import new_app_name, new_hub_name
 from tests.durable_app.host_processes import KEY, ROOT
 from tests.routers.routed_app import RoutedApp
-from tests.safe_deploy.processes import state_server
+from tests.safe_deploy.processes import run_safe_deploy, state_server
 
 CONNECTION_SETTING = "STATE_TASKHUBS_ORDERS"
 """The state server's setting that leads to the storage account of the task hubs."""
@@ -67,9 +69,8 @@ class RoutedOrders:
 
     # Releases
 
-    @contextmanager
-    def run_release(self, release: OrdersRelease) -> Iterator[FunctionsHost]:
-        """Run the Function App of a release. The block begins when it is ready."""
+    def run_release(self, release: OrdersRelease) -> AbstractContextManager[FunctionsHost]:
+        """Run the Function App of a release, without waiting until it is ready."""
         settings = {
             "AzureWebJobsStorage": self._connection,
             "TASK_HUB": release.task_hub,
@@ -79,17 +80,42 @@ class RoutedOrders:
             "PACKING_SECONDS": "1",
         }
         state = self._folder / f"host-{release.version}"
-        with run_functions_host(self._package, state, settings, port=release.port, wait_for_start=False) as host:
-            wait_until_ready(host, ABOUT)
-            yield host
+        return run_functions_host(self._package, state, settings, port=release.port, wait_for_start=False)
 
-    def register(self, release: OrdersRelease) -> None:
-        body = {"version": release.version, "taskHub": release.task_hub, "address": release.address}
-        self.app.request("POST", "/releases", body)
+    def release(self, release: OrdersRelease, stack: ExitStack) -> None:
+        """Run `safe-deploy release`, whose command deploys the release: its Function App runs until the stack is
+        closed."""
+
+        def deploy() -> None:
+            host = stack.enter_context(self.run_release(release))
+            wait_until_ready(host, ABOUT)
+
+        options = ("--version", release.version, "--task-hub", release.task_hub, "--address", release.address)
+        self._run_pipeline(release, ("release", *options), deploy)
 
     def promote(self, release: OrdersRelease) -> None:
-        """Give all traffic to a release, and wait until Envoy routes by it."""
-        self.app.wait_until_acknowledged(self.app.promote(release.version))
+        """Run `safe-deploy promote`, which waits until Envoy routes by the change."""
+        self._run_cli(release, "promote", "--version", release.version, "--timeout", "300")
+
+    def _run_pipeline(self, release: OrdersRelease, arguments: Sequence[str], action: Callable[[], None]) -> None:
+        """Run a command of `safe-deploy` whose own command lasts as long as this action takes."""
+        begun, done = (self._folder / f"{arguments[0]}-{release.version}-{name}" for name in ("begun", "done"))
+        wait_for_action = 'touch "$0"; until [ -e "$1" ]; do sleep 0.1; done'
+        command = ("sh", "-c", wait_for_action, str(begun), str(done))
+        with ThreadPoolExecutor(1) as executor:
+            try:
+                run = executor.submit(self._run_cli, release, *arguments, "--", *command)
+                wait_until(lambda: begun.exists() or run.done(), f"{arguments[0]} runs its command", 120)
+                if begun.exists():
+                    action()
+            finally:
+                done.touch()
+            run.result()
+
+    def _run_cli(self, release: OrdersRelease, *arguments: str) -> None:
+        variables = self.app.variables() | {"SAFE_DEPLOY_RUN_URL": f"https://ci.example/runs/{release.version}"}
+        result = run_safe_deploy(*arguments, variables=variables, seconds=600)
+        assert result.code == ExitCode.DONE, result.stderr
 
     def delete_release(self, release: OrdersRelease, outcome: str) -> httpx.Response:
         return httpx.delete(self._release_url(release), params={"outcome": outcome}, timeout=150)

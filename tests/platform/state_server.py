@@ -64,6 +64,7 @@ class StateServerProcess:
     """`python -m state_api serve`. After a kill it listens on another port."""
 
     def __init__(self, storage: StorageSettings, folder: Path, app_url: str | None = None) -> None:
+        """Prepare a server that can read task hubs in the storage, or through the management API at `app_url`."""
         assert storage.connection_string is not None
         self._storage = storage
         self._folder = folder

@@ -28,15 +28,13 @@ def test_a_release_drains_beside_the_next_one_and_is_removed_once_its_last_order
         assert shop.send("GET", "/api/about").status_code == 503, "no release is active"
 
         # The first release, and orders that wait for people.
-        shop.register(first)
         first_app = stack.enter_context(ExitStack())
-        first_app.enter_context(shop.run_release(first))
+        shop.release(first, first_app)
         shop.promote(first)
         assert {shop.place_order(order_id, approvalNeeded=True) for order_id in ORDERS} == {first.task_hub}
 
         # The second release. Until its promotion only the override token leads to it.
-        shop.register(second)
-        stack.enter_context(shop.run_release(second))
+        shop.release(second, stack)
         token = shop.app.request("GET", "/routing")["releases"][second.version]["overrideToken"]
         assert (shop.read_code(), shop.read_code(**{"X-Release-Override": token})) == ("v1", "v2")
         for order_id in ORDERS:

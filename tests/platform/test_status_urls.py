@@ -20,7 +20,7 @@ from tests.durable_app.host_processes import KEY
 from tests.platform.test_python_patterns import PATTERNS_FOLDER
 from tests.routers.routed_app import RoutedApp
 from tests.routers.upstreams import run_release
-from tests.safe_deploy.processes import state_server
+from tests.safe_deploy.processes import run_safe_deploy, state_server
 
 ROUTER_NAME = "shop.example"
 """The name by which clients know the router."""
@@ -131,6 +131,20 @@ def test_with_use_forwarded_host_the_extension_builds_status_urls_from_the_route
 ) -> None:
     """The extension answers starts under `orchestrators/` itself."""
     assert urlsplit(draining.urls[FORWARDED]["statusQueryGetUri"]).hostname == ROUTER_NAME
+
+
+def test_doctor_says_which_name_the_app_returns(draining: DrainingRelease) -> None:
+    own = draining.urls[UNFORWARDED]["statusQueryGetUri"].partition("&code=")[0]
+    forwarded = urlsplit(draining.urls[FORWARDED]["statusQueryGetUri"].partition("&code=")[0])
+    # The router has no name here that a resolver knows.
+    through_the_router = f"http://127.0.0.1:{draining.app.port}{forwarded.path}?{forwarded.query}"
+    statuses = []
+    for url in (own, through_the_router):
+        result = run_safe_deploy(
+            "doctor", "--output", "json", "--status-url", url, variables=draining.app.variables(), seconds=120
+        )
+        statuses += [check["status"] for check in result.json() if check["check"] == "status URLs"]
+    assert statuses == ["warning", "ok"]
 
 
 def test_a_status_url_of_a_task_hub_without_a_release_is_gone(draining: DrainingRelease) -> None:

@@ -133,6 +133,7 @@ class RandomWorkload:
     times."""
 
     def __init__(self, seed: str, provider: str, faults: FaultRates, parts: WorkloadParts) -> None:
+        """Prepare a workload whose rounds depend on the seed alone."""
         self.app = f"app-{parts.driver.worker.task_hub}"
         self.report = WorkloadReport()
         self._seed = seed

@@ -77,8 +77,12 @@ ABORTED = build_document(active="1.5.0")
 ABORTED["releases"]["1.6.0"]["state"] = "Draining"
 NEXT_CANDIDATE = build_document(split={"1.5.0": 90, "1.7.0": 10})
 NEXT_CANDIDATE["releases"]["1.6.0"]["state"] = "Draining"
+ADOPTED = build_document(active=None)
+ADOPTED["releases"]["1.4.0"]["state"] = "Serving"
 REMOVING = build_document()
 REMOVING["releases"]["1.4.0"]["state"] = "Removing"
+ROLLED_BACK = build_document(active="1.4.0")
+ROLLED_BACK["releases"]["1.5.0"]["state"] = "Draining"
 DOCUMENTS = {
     "active": ACTIVE,
     "at 10": AT_10,
@@ -91,6 +95,8 @@ DOCUMENTS = {
     "aborted": ABORTED,
     "next candidate": NEXT_CANDIDATE,
     "removing": REMOVING,
+    "adopted": ADOPTED,
+    "rolled back": ROLLED_BACK,
 }
 
 
@@ -111,7 +117,7 @@ class Example:
 def _row(
     name: str,
     document: str,
-    to: str | int,
+    goes_to: str | int,
     *,
     target: str = "/orders?id=1",
     cookie: str | tuple[str, ...] = (),
@@ -130,9 +136,9 @@ def _row(
             *(("Cookie", value) for value in cookies),
             *((header_name, value) for value in headers),
         ),
-        version=to if isinstance(to, str) and to != DRAWN else None,
-        status=to if isinstance(to, int) else None,
-        set_cookie=DRAWN if to == DRAWN else set_cookie,
+        version=goes_to if isinstance(goes_to, str) and goes_to != DRAWN else None,
+        status=goes_to if isinstance(goes_to, int) else None,
+        set_cookie=DRAWN if goes_to == DRAWN else set_cookie,
     )
 
 
@@ -140,19 +146,19 @@ _MANAGEMENT = "/runtime/webhooks/durabletask"
 _INSTANCE = f"{_MANAGEMENT}/instances/4f2c"
 
 
-def _management(name: str, to: str | int, target: str, **others: Any) -> Example:
+def _management(name: str, goes_to: str | int, target: str, **others: Any) -> Example:
     """An example of a request to the management API, whose query names a task hub."""
-    return _row(f"management: {name}", others.pop("document", "active"), to, target=target, **others)
+    return _row(f"management: {name}", others.pop("document", "active"), goes_to, target=target, **others)
 
 
-def _override(name: str, to: str | int, **others: Any) -> Example:
+def _override(name: str, goes_to: str | int, **others: Any) -> Example:
     """An example of a request with an override token."""
-    return _row(f"override: {name}", others.pop("document", "at 10"), to, **others)
+    return _row(f"override: {name}", others.pop("document", "at 10"), goes_to, **others)
 
 
-def _sticky(name: str, document: str, to: str | int, **others: Any) -> Example:
+def _sticky(name: str, document: str, goes_to: str | int, **others: Any) -> Example:
     """An example of a request with the cookie of an earlier visit."""
-    return _row(f"sticky: {name}", document, to, **others)
+    return _row(f"sticky: {name}", document, goes_to, **others)
 
 
 def _override_cookie(version: str) -> str:
@@ -219,6 +225,8 @@ EXAMPLES: list[Example] = [
     _override("the active release", "1.5.0", cookie=_override_cookie("1.5.0")),
     _override("the header in another case", "1.7.0", header=override_token("1.7.0"), header_name="x-RELEASE-override"),
     _override("no active release", "1.7.0", header=override_token("1.7.0"), document="none active"),
+    _override("an adopted release by header", "1.4.0", header=override_token("1.4.0"), document="adopted"),
+    _override("an adopted release by cookie", "1.4.0", cookie=_override_cookie("1.4.0"), document="adopted"),
     _override("before the sticky cookie", "1.7.0", cookie=f"{visit('1.5.0', '50')}; {_override_cookie('1.7.0')}"),
     _override("header before cookie", "1.7.0", header=override_token("1.7.0"), cookie=_override_cookie("1.6.0")),
     _override("an unknown header, a known cookie", "1.7.0", header="unknown", cookie=_override_cookie("1.7.0")),
@@ -263,6 +271,8 @@ EXAMPLES: list[Example] = [
     _sticky("after an abort", "aborted", "1.5.0", cookie=visit("1.6.0", "05")),
     _sticky("no active release", "none active", 503),
     _sticky("no active release, a cookie", "none active", 503, cookie=visit("1.5.0", "05")),
+    _sticky("no active release, an adopted one", "adopted", 503, cookie=visit("1.4.0", "05")),
+    _sticky("not kept after a rollback", "rolled back", "1.4.0", cookie=visit("1.5.0", "07")),
     # Visitors who stay after a promotion.
     _sticky("kept after promotion", "keeping visitors", "1.4.0", cookie=visit("1.4.0", "07")),
     _sticky("kept in a split", "keeping visitors at 10", "1.4.0", cookie=visit("1.4.0", "07")),
@@ -272,9 +282,13 @@ EXAMPLES: list[Example] = [
     # Buckets under growth, and under an abort.
     *(
         _sticky(
-            f"of {version}, bucket {bucket}, {document}", document, to, cookie=visit(version, bucket), set_cookie=cookie
+            f"of {version}, bucket {bucket}, {document}",
+            document,
+            goes_to,
+            cookie=visit(version, bucket),
+            set_cookie=cookie,
         )
-        for version, bucket, document, to, cookie in [
+        for version, bucket, document, goes_to, cookie in [
             ("1.6.0", "00", "at 10", "1.6.0", None),
             ("1.6.0", "09", "at 10", "1.6.0", None),
             ("1.5.0", "10", "at 10", "1.5.0", None),

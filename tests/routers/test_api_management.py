@@ -161,6 +161,13 @@ def test_the_release_learns_the_name_that_the_visitor_has_used(tmp_path: Path) -
     assert result.request_headers["X-Forwarded-Host"] == ["api.example"]
 
 
+def test_a_visitor_cannot_choose_the_name_that_the_release_learns(tmp_path: Path) -> None:
+    forged = [("X-Forwarded-Host", "attacker.example"), ("Forwarded", "host=attacker.example")]
+    (result,) = run_policy(_policy(), [build_case(0, _respond(ACTIVE), "/orders", forged)], tmp_path)
+    assert result.request_headers["X-Forwarded-Host"] == ["api.example"]
+    assert "Forwarded" not in result.request_headers
+
+
 def test_the_policy_is_small_and_has_neither_key_nor_tokens() -> None:
     largest = build_document(active="v" * 64)
     largest["releases"]["v" * 64] = largest["releases"].pop("1.5.0") | {

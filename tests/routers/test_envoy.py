@@ -103,6 +103,18 @@ def test_a_release_gets_its_own_name_as_host_and_the_visitors_name_beside_it(
     assert reply.received["target"] == "/orders?a=%2F..%20b"
 
 
+@pytest.mark.parametrize("name", ["active", "at 10", "keeping visitors"])
+def test_a_visitor_cannot_choose_the_name_that_a_release_sees(
+    name: str, addresses: dict[str, str], tmp_path: Path
+) -> None:
+    """A release may put it into status URLs, with the key of the management API."""
+    forged = [("X-Forwarded-Host", "attacker.example"), ("Forwarded", "host=attacker.example;proto=https")]
+    with run_envoy_for(with_addresses(DOCUMENTS[name], addresses), tmp_path) as running:
+        reply = send(running.port, "/orders", forged, method="POST")
+    assert reply.received["headers"]["x-forwarded-host"] == "shop.example"
+    assert "forwarded" not in reply.received["headers"]
+
+
 def test_envoy_routes_an_app_with_the_most_releases(addresses: dict[str, str], tmp_path: Path) -> None:
     document = with_addresses(build_document(split={"1.5.0": 99, "1.6.0": 1}), addresses)
     for number in range(50 - len(document["releases"])):

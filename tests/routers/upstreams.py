@@ -34,7 +34,7 @@ def run_release(version: str, tls: SSLContext | None = None) -> Iterator[str]:
             """Answer with the release's version and the request as it arrived."""
             length = int(self.headers.get("Content-Length", "0"))
             self.rfile.read(length)
-            headers = {name.lower(): value for name, value in self.headers.items()}
+            headers = {name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers}
             body = json.dumps({"release": version, "target": self.path, "headers": headers}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))

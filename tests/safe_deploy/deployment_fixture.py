@@ -37,6 +37,7 @@ import json, os, signal, sys
 from pathlib import Path
 from safe_deploy import client, slot_observer
 from safe_deploy.cli import main
+from safe_deploy.side_by_side import function_apps, retirement
 from tests.pipelines.fork_server import import_everything
 
 exit_code_folder = Path(sys.argv[1])
@@ -71,6 +72,7 @@ for line in iter(sys.stdin.readline, ""):
             os.close(opened)
         if request["retry_seconds"] is not None:
             slot_observer.CONFIRMATION_INTERVAL_SECONDS = 0.05
+            function_apps.DELETION_SECONDS = retirement.RESTART_SECONDS = 0
             client.RETRY_SECONDS = request["retry_seconds"]
         sys.argv[1:] = request["arguments"]
         main()

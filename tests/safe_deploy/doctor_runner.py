@@ -22,6 +22,7 @@ class CheckResults(dict[str, tuple[str, str]]):
     """Status and message of every check, by its name."""
 
     def __init__(self, result: InProcessResult) -> None:
+        """Parse what doctor has printed: status and message by the name of the check."""
         checks = json.loads(result.out)
         super().__init__({check["check"]: (check["status"], check["message"]) for check in checks})
         assert len(self) == len(checks), "every check has one result"
@@ -55,6 +56,17 @@ def create_provider_hub(storage: StorageSettings, hub: str, **instances: str) ->
                 await provider.put(instance, status)
 
     asyncio.run(create_hub_with_instances())
+
+
+def delete_provider_hub(storage: StorageSettings, hub: str) -> None:
+    """Delete the task hub at its provider."""
+
+    async def delete_hub() -> None:
+        """Delete its tables and queues."""
+        async with ProviderTaskHub(storage, hub) as provider:
+            await provider.delete()
+
+    asyncio.run(delete_hub())
 
 
 def register_verified_app(app_client: AppClient, storage: StorageSettings) -> AppClient:

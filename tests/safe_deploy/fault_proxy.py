@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             number = len(proxy.received)
             proxy.received.append(
-                ReceivedRequest(self.command, self.path, {k.lower(): v for k, v in self.headers.items()})
+                ReceivedRequest(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
             )
         fault = proxy.fault(number)
         if isinstance(fault, NoResponse):

@@ -13,6 +13,8 @@ class Killer:
     response reaches safe-deploy."""
 
     def __init__(self, connection_proxy: ConnectionProxy, request_number: int, *, server_answers: bool) -> None:
+        """Kill the CLI at this request: before the server has it, or with `server_answers` before the CLI has the
+        response."""
         self.running_cli: RunningCli | None = None
         self.has_started = threading.Event()
         connection_proxy.clear()

@@ -70,6 +70,7 @@ class ReleaseFixture:
         return ["retire", *options, "--", *(command or self.record_command)]
 
     def start(self, arguments: Sequence[str]) -> RunningCli:
+        """Start a command of the CLI against the app, without waiting for its end."""
         return self.cli.start(arguments)
 
     def run(self, arguments: Sequence[str], **options: Any) -> CliResult:

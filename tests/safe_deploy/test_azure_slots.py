@@ -224,6 +224,7 @@ class SlowAz:
     """An `az` that takes a minute, in a child process of a script, as the real `az` runs."""
 
     def __init__(self, fake_azure: FakeAzure) -> None:
+        """Install an `az` that hangs, and a pipe that shows whether its processes are alive."""
         fake_azure.set_fault("appsettings list", exit_code=None, delay_before_seconds=60)
         folder = fake_azure.path.parent / "slow"
         folder.mkdir()

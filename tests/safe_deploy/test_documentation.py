@@ -14,7 +14,7 @@ import typer.main
 from safe_deploy.cli import cli
 from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
-from safe_deploy.side_by_side.rendering import release_outputs, routing_outputs
+from safe_deploy.side_by_side.rendering import release_outputs, retirement_outputs, routing_outputs
 from state_api.settings import read_settings, sha256_of
 from tests.documents.page_tables import (
     AZURE,
@@ -146,6 +146,7 @@ def test_exactly_the_existing_outputs_are_documented() -> None:
     actual = [
         verdict_outputs(verdict),
         release_outputs("1.5.0", release) | {"override-token": "secret"},
+        retirement_outputs([]),
         routing_outputs(releases, previous=None, behind=[]),
         app_outputs({"slots": {}}, "staging", "v42"),
         cleanup_outputs({"taskHubs": []}),

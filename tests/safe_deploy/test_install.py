@@ -70,12 +70,12 @@ def environment_without_project() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(excluded)}
 
 
-def copy_project(to: Path) -> Path:
+def copy_project(destination: Path) -> Path:
     """Copy the files of a checkout: those in git, and new ones that git does not ignore."""
     for name in list_files():
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, to / name)
-    return to
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, destination / name)
+    return destination
 
 
 def list_files(*under: str) -> list[Path]:

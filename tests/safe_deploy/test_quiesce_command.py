@@ -19,6 +19,7 @@ class QuiescedApp:
     """An app with the releases 1.4.0, which is active, and 1.5.0, each with a Function App in Azure."""
 
     def __init__(self, app_client: AppClient, folder: Path) -> None:
+        """Register an app with two releases, of which 1.4.0 is active, and their Function Apps at the fake `az`."""
         install_fake_az(folder / "bin", folder / "cloud.json")
         self.fake_azure = FakeAzure(folder / "cloud.json")
         self.fake_azure.reset({name: _make_function_app() for name in ("shop-140", "shop-150")})
@@ -106,7 +107,7 @@ def test_functions_of_a_release_that_is_being_removed_stay_disabled(quiesced_app
     ("arguments", "code", "message"),
     [
         pytest.param(("--version", "1.6.0"), ExitCode.FAILURE, "Its releases: 1.4.0, 1.5.0", id="unknown release"),
-        pytest.param((), ExitCode.USAGE, "--version and --resource-group are required", id="no version"),
+        pytest.param((), ExitCode.USAGE, "Missing option '--version'", id="no version"),
         pytest.param(("--version", "1.5.0", "--functions", "Send-All"), ExitCode.USAGE, "on Linux", id="hyphen"),
         pytest.param(
             ("--version", "1.5.0", "--resource-group", "a;b"), ExitCode.USAGE, "Check --resource-group", id="group"

@@ -13,7 +13,13 @@ from safe_deploy.quiescing import PromotionAction, ReleaseFunctions, order_actio
 from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 from tests.safe_deploy.fake_function_app import path_of
 
-ORDERS = [(order, rollback) for order in ("gap", "overlap") for rollback in (False, True)]
+CASES = [
+    pytest.param(order, rollback, had_traffic, id=f"{order}, {rollback=}, {had_traffic=}")
+    for order in ("gap", "overlap")
+    for rollback in (False, True)
+    for had_traffic in (False, True)
+]
+each_case = pytest.mark.parametrize(("order", "rollback", "had_traffic"), CASES)
 
 
 # --- the order of a promotion ---
@@ -37,9 +43,11 @@ class TwoReleases:
             self.running |= {"new"}
 
 
-@pytest.mark.parametrize(("order", "rollback"), ORDERS)
-def test_a_promotion_that_was_interrupted_anywhere_ends_in_the_same_state(order: str, *, rollback: bool) -> None:
-    actions = order_actions(order, rollback=rollback)
+@each_case
+def test_a_promotion_that_was_interrupted_anywhere_ends_in_the_same_state(
+    order: str, *, rollback: bool, had_traffic: bool
+) -> None:
+    actions = order_actions(order, rollback=rollback, had_traffic=had_traffic)
     for completed in range(len(actions) + 1):
         releases = TwoReleases()
         for action in (*actions[:completed], *actions):
@@ -47,13 +55,13 @@ def test_a_promotion_that_was_interrupted_anywhere_ends_in_the_same_state(order:
         assert releases == TwoReleases(active="new", running={"new"})
 
 
-@pytest.mark.parametrize(("order", "rollback"), ORDERS)
+@each_case
 def test_with_a_gap_never_two_releases_run_the_functions_and_with_an_overlap_always_one_does(
-    order: str, *, rollback: bool
+    order: str, *, rollback: bool, had_traffic: bool
 ) -> None:
     releases = TwoReleases()
     counts = []
-    for action in order_actions(order, rollback=rollback):
+    for action in order_actions(order, rollback=rollback, had_traffic=had_traffic):
         releases.carry_out(action)
         counts.append(len(releases.running))
     assert max(counts) == (1 if order == "gap" else 2)
@@ -63,14 +71,14 @@ def test_with_a_gap_never_two_releases_run_the_functions_and_with_an_overlap_alw
 def test_with_a_gap_the_release_before_never_runs_the_functions_without_traffic() -> None:
     """Otherwise it could take a message that the next release has sent."""
     releases = TwoReleases()
-    for action in order_actions("gap", rollback=False):
+    for action in order_actions("gap", rollback=False, had_traffic=False):
         releases.carry_out(action)
         assert releases.active == "old" or "old" not in releases.running
 
 
 def test_with_an_overlap_no_app_restarts_while_it_has_traffic() -> None:
     releases = TwoReleases()
-    for action in order_actions("overlap", rollback=False):
+    for action in order_actions("overlap", rollback=False, had_traffic=False):
         restarted = {PromotionAction.QUIESCE: "old", PromotionAction.UNQUIESCE: "new"}.get(action)
         assert restarted != releases.active
         releases.carry_out(action)
@@ -78,7 +86,16 @@ def test_with_an_overlap_no_app_restarts_while_it_has_traffic() -> None:
 
 @pytest.mark.parametrize("order", ["gap", "overlap"])
 def test_a_rollback_moves_the_visitors_before_anything_else(order: str) -> None:
-    assert order_actions(order, rollback=True)[0] is PromotionAction.ROUTE
+    assert order_actions(order, rollback=True, had_traffic=True)[0] is PromotionAction.ROUTE
+
+
+@each_case
+def test_the_functions_of_a_release_that_may_be_removed_are_enabled_after_the_server_has_routed_to_it(
+    order: str, *, rollback: bool, had_traffic: bool
+) -> None:
+    actions = order_actions(order, rollback=rollback, had_traffic=had_traffic)
+    is_enabled_before = actions.index(PromotionAction.UNQUIESCE) < actions.index(PromotionAction.ROUTE)
+    assert is_enabled_before == (order == "overlap" and not rollback and not had_traffic)
 
 
 # --- the Function App of a release ---
@@ -107,6 +124,7 @@ class QuiescedRelease:
     """The functions Nightly and Send_Invoices in a release, with what was reported."""
 
     def __init__(self, path: str) -> None:
+        """The functions of a release, one of which the policy names twice, in different case."""
         self.reported: list[str] = []
         self.release_functions = ReleaseFunctions(
             FunctionApps("shop-rg", environment={"PATH": path}),
@@ -150,9 +168,9 @@ def test_functions_are_disabled_and_enabled_by_one_restart_each(
 def test_functions_that_are_as_wanted_cause_no_restart_and_that_is_said(
     quiescing: QuiescedRelease, fake_azure: FakeAzure
 ) -> None:
-    quiescing.release_functions.quiesce(RELEASE)
+    assert quiescing.release_functions.quiesce(RELEASE)
     quiescing.take_reports()
-    quiescing.release_functions.quiesce(RELEASE)
+    assert not quiescing.release_functions.quiesce(RELEASE)
     assert "disabled already, so Function App shop-140 is not restarted" in quiescing.take_reports()
     assert fake_azure.count_restarts("shop-140") == 1
 

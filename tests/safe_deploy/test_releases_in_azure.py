@@ -5,9 +5,11 @@ import pytest
 
 from harness.processes import wait_until
 from safe_deploy.errors import ExitCode
+from state_api.settings import StorageSettings
 from tests.safe_deploy.assertions import assert_exit
 from tests.safe_deploy.connection_proxy import ConnectionProxy
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP, kill_cli
+from tests.safe_deploy.doctor_runner import PROVIDER_CONFIG, create_provider_hub
 from tests.safe_deploy.release_fixture import ReleaseFixture, address_of, name_of
 
 GROUP = ["--resource-group", RESOURCE_GROUP]
@@ -22,6 +24,13 @@ def set_task_hub(releases: ReleaseFixture, version: str, task_hub: str) -> list[
     """The command that sets the task hub name in the release's Function App."""
     app = ["--resource-group", RESOURCE_GROUP, "--name", name_of(version)]
     return ["az", *SET.split(), *app, "--settings", f"TASK_HUB={task_hub}"]
+
+
+def reset_scheduler(releases: ReleaseFixture, *task_hubs: str) -> None:
+    """Let Azure have the scheduler shop-dts with these task hubs, and no Function App of a release."""
+    server = {"resourceGroup": RESOURCE_GROUP, "slots": {"production": {}}}
+    scheduler = {"resourceGroup": RESOURCE_GROUP, "taskHubs": list(task_hubs)}
+    releases.cli.fake_azure.reset({"shop-state": server}, {"shop-dts": scheduler})
 
 
 @pytest.fixture
@@ -92,7 +101,7 @@ def test_a_release_starts_without_the_functions_that_only_the_active_release_may
 
 def test_a_scheduler_gets_the_task_hub_before_the_command_runs(releases: ReleaseFixture) -> None:
     releases.task_hub_of("1.0")
-    releases.cli.fake_azure.reset({}, {"shop-dts": {"resourceGroup": RESOURCE_GROUP, "taskHubs": []}})
+    reset_scheduler(releases)
     scheduler = [*GROUP, "--scheduler", "shop-dts"]
     result = releases.run(releases.release("1.0", "sh", "-c", "exit 1", options=scheduler))
     assert_exit(result, ExitCode.FAILURE, "creating task hub")
@@ -102,6 +111,129 @@ def test_a_scheduler_gets_the_task_hub_before_the_command_runs(releases: Release
         ExitCode.USAGE,
         "--scheduler needs",
     )
+
+
+# retire
+
+
+DELETE = f"az functionapp delete --resource-group {RESOURCE_GROUP} --name $SAFE_DEPLOY_FUNCTION_APP"
+DELETE_ONCE = f'[ -z "$SAFE_DEPLOY_FUNCTION_APP" ] || {DELETE}'
+RETIRE = ["--version", "1.0", *GROUP]
+
+
+@pytest.fixture
+def drained(releases: ReleaseFixture) -> ReleaseFixture:
+    """1.0 has drained, and 1.1 is active. Both have Function Apps."""
+    releases.register_and_promote("1.0", "1.1")
+    releases.let_routers_stop()
+    releases.create_function_apps("1.0", "1.1")
+    return releases
+
+
+def test_a_release_is_retired_with_the_name_of_its_function_app(drained: ReleaseFixture) -> None:
+    assert_exit(drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE)), ExitCode.DONE)
+    assert drained.states() == {"1.0": "Removed", "1.1": "Serving"}
+    assert ["functionapp", "delete", *GROUP, "--name", name_of("1.0")] in drained.cli.fake_azure.calls
+
+
+def test_a_command_that_deletes_no_function_app_ends_no_removal(drained: ReleaseFixture) -> None:
+    result = drained.run(drained.retire("true", options=RETIRE), retry_seconds=5)
+    assert_exit(result, ExitCode.FAILURE, "but Azure still has the Function App", "stays Removing")
+    assert drained.states()["1.0"] == "Removing"
+    assert_exit(drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE)), ExitCode.DONE)
+    assert drained.states()["1.0"] == "Removed"
+
+
+def test_a_release_whose_function_app_is_deleted_gets_no_traffic_again_though_the_command_failed(
+    drained: ReleaseFixture,
+) -> None:
+    failing = drained.retire("sh", "-c", f"{DELETE}; exit 7", options=RETIRE)
+    result = drained.run(failing)
+    assert_exit(result, ExitCode.FAILURE, "ended with exit code 7 after the Function App was deleted")
+    assert drained.states()["1.0"] == "Removing"
+    assert_exit(drained.run(["rollback"]), ExitCode.CONFLICT, "is being removed")
+    assert_exit(drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE)), ExitCode.DONE)
+
+
+def test_a_command_that_fails_before_it_deletes_leaves_the_release_as_it_was(drained: ReleaseFixture) -> None:
+    result = drained.run(drained.retire("false", options=RETIRE))
+    assert_exit(result, ExitCode.FAILURE, "Azure still has its Function App")
+    assert drained.states()["1.0"] == "Draining"
+
+
+def test_functions_are_disabled_before_the_last_verdict(
+    drained: ReleaseFixture, releases_proxy: ConnectionProxy
+) -> None:
+    drained.create(policy={"quiesceFunctions": ["Nightly"]})
+    assert_exit(drained.run(drained.retire()), ExitCode.USAGE, "Add --resource-group")
+    disabled_at_verdict: list[bool] = []
+
+    def look_at_function(number: int, request: tuple[str, str]) -> bool:
+        if request[1].endswith("/status"):
+            disabled_at_verdict.append(drained.disabled_functions()["1.0"])
+        return False
+
+    releases_proxy.cut_before_request = look_at_function
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE), retry_seconds=5)
+    assert_exit(result, ExitCode.DONE, "because the functions may start work until the app has restarted")
+    assert disabled_at_verdict == [False, True]
+
+
+def test_a_rollback_that_comes_first_keeps_its_functions(
+    drained: ReleaseFixture, releases_proxy: ConnectionProxy
+) -> None:
+    drained.create(policy={"quiesceFunctions": ["Nightly"]})
+
+    def route_first(number: int, request: tuple[str, str]) -> bool:
+        if request[0] == "DELETE" and drained.active() == "1.1":
+            drained.route("1.0")
+        return False
+
+    releases_proxy.cut_before_request = route_first
+    assert_exit(drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE)), ExitCode.NOT_READY)
+    assert drained.disabled_functions()["1.0"] is False
+
+
+def test_azure_that_refuses_to_disable_functions_leaves_the_release_as_it_was(drained: ReleaseFixture) -> None:
+    drained.create(policy={"quiesceFunctions": ["Nightly"]})
+    drained.cli.fake_azure.set_fault("appsettings set")
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE))
+    assert_exit(result, ExitCode.FAILURE, "az failed")
+    assert drained.states()["1.0"] == "Draining"
+
+
+@pytest.mark.parametrize("failure", [None, "taskhub delete"])
+def test_the_task_hub_on_a_scheduler_is_deleted_before_the_release_is_removed(
+    releases: ReleaseFixture, storage: StorageSettings, failure: str | None
+) -> None:
+    releases.create(taskHubs=PROVIDER_CONFIG)
+    for version in ("1.0", "1.1"):
+        releases.register(version)
+        create_provider_hub(storage, releases.task_hub_of(version))
+        releases.route(version)
+    releases.let_routers_stop()
+    azure = releases.cli.fake_azure
+    task_hub = releases.task_hub_of("1.0")
+    reset_scheduler(releases, task_hub, "other")
+    arguments = releases.retire("true", options=[*RETIRE, "--scheduler", "shop-dts"])
+    if failure is not None:
+        azure.set_fault("taskhub delete", call_count=1)
+        assert_exit(releases.run(arguments), ExitCode.FAILURE, "the release stays Removing")
+        assert releases.states()["1.0"] == "Removing"
+    assert_exit(releases.run(arguments), ExitCode.DONE)
+    assert azure.task_hubs("shop-dts") == ["other"]
+    assert releases.states()["1.0"] == "Removed"
+
+
+def test_a_task_hub_that_was_not_new_stays_on_the_scheduler(releases: ReleaseFixture) -> None:
+    releases.register_and_promote("1.0", "1.1")
+    releases.let_routers_stop()
+    task_hub = releases.task_hub_of("1.0")
+    azure = releases.cli.fake_azure
+    reset_scheduler(releases, task_hub)
+    result = releases.run(releases.retire("true", options=[*RETIRE, "--scheduler", "shop-dts"]))
+    assert_exit(result, ExitCode.DONE, f"task hub {task_hub} stays on the scheduler")
+    assert azure.task_hubs("shop-dts") == [task_hub]
 
 
 # promote and rollback

@@ -51,6 +51,7 @@ def choose(
     app = SideBySideApp(
         name="shop",
         releases=releases,
+        removed=frozenset(removed),
         first_traffic={version: f"2026-11-1{number}" for number, version in enumerate(versions, 1)},
         routing=Routing(revision=len(shares), active=last[0], split=dict.fromkeys(last, 50) if len(last) > 1 else None),
         quiesce_functions=[],
@@ -132,6 +133,7 @@ def test_only_as_much_of_the_audit_log_is_read_as_is_needed() -> None:
                 first_traffic_at="1",
             )
         },
+        removed=frozenset(),
         first_traffic={"1": "1", "2": "2"},
         routing=Routing(revision=2, active="2", split=None),
         quiesce_functions=[],

@@ -30,6 +30,7 @@ class WaitScenario:
     """The time of each request."""
 
     def __post_init__(self) -> None:
+        """Register the app and begin its first order, so that its slot is not ready."""
         self.app_client.register(policy={"settleSeconds": 0})
         self.begin("order-1")
 

@@ -1,7 +1,7 @@
 """Requests that wait for the answer to the same question: when they are woken, and what their answers show."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -12,10 +12,10 @@ from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.plan import RecordedState
 from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict
-from state_api.domain.readiness.waiting import InstanceChange, RecordedChanges, VerificationIntervals
+from state_api.domain.readiness.waiting import NO_END, InstanceChange, RecordedChanges, VerificationIntervals
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.slot_status import SlotStatus, StatusQuestion
-from state_api.services.waiting_groups import WaitingGroup
+from state_api.services.waiting_groups import AppChanges, WaitingGroup
 from state_api.services.waiting_reads import ReadListener, WaitingReads
 from tests.domain.builders import (
     ANNA,
@@ -30,7 +30,7 @@ from tests.domain.builders import (
 pytestmark = pytest.mark.anyio
 
 HUB = "v41"
-REVISION = 3
+KNOWN = AppChanges(revision=3)
 """The revision of the app that `build_app` builds."""
 
 
@@ -45,7 +45,7 @@ class GroupUnderTest:
         """One request of the group asks and gets this verdict. The records show what the verdict rests on."""
         known = self.group.reads.known(HUB)
         slot = build_slot(HUB)
-        with self.group.track_question(REVISION, now) as asked:
+        with self.group.track_question(KNOWN, now) as asked:
             activity = InstanceActivity(active=verdict.active)
             known.end_read(known.begin_read(), RecordedState(activity, seen_before=True), Exemptions())
             asked.status = SlotStatus(build_app(staging=slot), STAGING, slot, verdict)
@@ -70,17 +70,17 @@ def group_under_test(anyio_backend: str) -> Iterator[GroupUnderTest]:
 
 async def test_nothing_is_asked_while_an_instance_is_active(group_under_test: GroupUnderTest) -> None:
     group_under_test.answer(build_not_ready_verdict())
-    assert group_under_test.group.next_moment(REVISION, noon_plus(3600)) is None
+    assert group_under_test.group.next_moment(KNOWN, noon_plus(3600)) is None
 
 
 async def test_a_recorded_end_is_a_reason_to_ask_once(group_under_test: GroupUnderTest) -> None:
     group_under_test.answer(build_not_ready_verdict())
     group_under_test.record_end()
-    moment = group_under_test.group.next_moment(REVISION, noon_plus(1))
+    moment = group_under_test.group.next_moment(KNOWN, noon_plus(1))
     assert moment is not None
     assert moment <= noon_plus(1)
     group_under_test.group.wake()
-    assert group_under_test.group.next_moment(REVISION, noon_plus(1)) is None, "the group was woken for it"
+    assert group_under_test.group.next_moment(KNOWN, noon_plus(1)) is None, "the group was woken for it"
 
 
 async def test_an_end_that_is_recorded_during_a_question_is_a_reason_to_ask_again(
@@ -89,15 +89,27 @@ async def test_an_end_that_is_recorded_during_a_question_is_a_reason_to_ask_agai
     group_under_test.answer(build_not_ready_verdict())
     group_under_test.group.wake()
     slot = build_slot(HUB)
-    with group_under_test.group.track_question(REVISION, noon_plus(1)) as asked:
+    with group_under_test.group.track_question(KNOWN, noon_plus(1)) as asked:
         group_under_test.record_end()
         asked.status = SlotStatus(build_app(staging=slot), STAGING, slot, build_not_ready_verdict())
-    assert group_under_test.group.next_moment(REVISION, noon_plus(1)) is not None
+    assert group_under_test.group.next_moment(KNOWN, noon_plus(1)) is not None
 
 
 async def test_a_new_revision_of_the_app_is_a_reason_to_ask_at_once(group_under_test: GroupUnderTest) -> None:
     group_under_test.answer(build_not_ready_verdict())
-    assert group_under_test.group.next_moment(REVISION + 1, noon_plus(1)) == Instant(0)
+    assert group_under_test.group.next_moment(AppChanges(KNOWN.revision + 1), noon_plus(1)) == Instant(0)
+
+
+async def test_an_acknowledgement_is_a_reason_to_ask_only_while_something_else_than_the_task_hub_blocks(
+    group_under_test: GroupUnderTest,
+) -> None:
+    group, acknowledged = group_under_test.group, replace(KNOWN, acknowledgement_count=1)
+    group_under_test.answer(build_not_ready_verdict())
+    assert group.next_moment(acknowledged, noon_plus(1)) is None
+    assert group.outlook is not None
+    group.outlook = replace(group.outlook, blocked_until=NO_END)
+    assert group.next_moment(KNOWN, noon_plus(1)) == NO_END
+    assert group.next_moment(acknowledged, noon_plus(1)) == Instant(0)
 
 
 async def test_a_request_that_is_answered_with_ready_wakes_the_others(group_under_test: GroupUnderTest) -> None:
@@ -113,7 +125,7 @@ async def test_a_question_that_fails_leaves_the_outlook_as_it_is(group_under_tes
     group_under_test.answer(build_not_ready_verdict())
     outlook = group_under_test.group.outlook
     group_under_test.group.wake()
-    with pytest.raises(ConnectionError), group_under_test.group.track_question(REVISION, noon_plus(1)):
+    with pytest.raises(ConnectionError), group_under_test.group.track_question(KNOWN, noon_plus(1)):
         raise ConnectionError
     assert group_under_test.group.outlook is outlook
     assert not group_under_test.group.is_busy

@@ -48,6 +48,7 @@ class EpisodeRunner:
     While `without_faults` is set, no worker crashes or is slow."""
 
     def __init__(self, context: PlatformContext) -> None:
+        """Begin without any execution."""
         self._context = context
         self._rng = context.rng
         self._execution_count = 0

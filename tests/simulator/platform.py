@@ -66,6 +66,7 @@ class SimulatedPlatform:
     """One task hub and the app that runs on it. `executions` has the latest execution of each id."""
 
     def __init__(self, context: PlatformContext) -> None:
+        """Begin with an empty task hub."""
         self._context = context
         self._rng = context.rng
         self._episodes = EpisodeRunner(context)

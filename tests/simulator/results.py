@@ -17,6 +17,7 @@ class SimulationFailure:
     histories: int
 
     def __str__(self) -> str:
+        """The error, the command that repeats the history, and its log."""
         replay = f"python -m tests.simulator --histories 1 --seed {self.seed}"
         return f"{type(self.error).__name__}: {self.error}\nreplay: {replay}\n{self.log}\n"
 

@@ -18,6 +18,7 @@ class SimulatedAccount:
     """Creates the task hubs in one storage account."""
 
     def __init__(self, storage: StorageSettings) -> None:
+        """Connect to the emulator in which all histories keep their task hubs."""
         assert storage.connection_string is not None
         connection = storage.connection_string.get_secret_value()
         self.tables = TableServiceClient.from_connection_string(connection)
@@ -43,6 +44,7 @@ class TaskHubStorage:
     """One task hub, with one control queue."""
 
     def __init__(self, stores: SimulatedAccount, hub: str) -> None:
+        """Connect to the tables and the queue of one task hub."""
         self._stores = stores
         self.hub = hub
         self.table = stores.tables.get_table_client(f"{hub}Instances")

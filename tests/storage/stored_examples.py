@@ -106,6 +106,7 @@ APP = App(
             address="https://shop-20.example",
             tokens=ReleaseTokens("sticky", "override"),
             registered_at=noon_plus(10),
+            adopted=True,
             first_traffic_at=noon_plus(11),
             traffic_end=RoutingChange(7, noon_plus(12)),
             sticky_until=noon_plus(13),
@@ -115,6 +116,7 @@ APP = App(
                 run_url="https://example.com/runs/3",
                 run_id="url:https://example.com/runs/3",
             ),
+            drained_backend="storage of shop",
         ),
     },
     removed_releases=(

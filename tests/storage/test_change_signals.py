@@ -17,6 +17,7 @@ from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import AuditRecord
 from state_api.storage.apps import AppStore
 from state_api.storage.instances import InstanceStore
+from state_api.storage.routers import RouterStore
 from state_api.storage.task_hubs import TaskHubStore
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +68,17 @@ async def test_the_time_of_a_signal_is_not_later_than_the_stamp(server: StateSer
     await store.close()
     assert activity is not None
     assert heard[0].recorded_at <= activity
+
+
+async def test_only_another_revision_that_a_router_acknowledges_is_signalled(server: StateServer, app: str) -> None:
+    signals, heard = ChangeSignals(), list[str]()
+    store = RouterStore(server.tables, signals)
+    with signals.listen_to_acknowledgements(app.upper(), lambda: heard.append("acknowledged")):
+        for revision in (1, 1, 2, 1):
+            await store.acknowledge(app, "envoy-1", revision, START)
+        assert len(heard) == 3, "the second request repeats the first one"
+    await store.acknowledge(app, "envoy-1", 3, START)
+    assert len(heard) == 3, "the listener is gone at the end"
 
 
 async def test_a_written_app_is_passed_on_and_a_refused_write_is_not(server: StateServer, app: str) -> None:

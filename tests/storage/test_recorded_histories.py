@@ -68,6 +68,7 @@ class RecordedHistories(RuleBasedStateMachine):
     """The storage of both servers, which the test sets before the machine runs."""
 
     def __init__(self) -> None:
+        """Begin with an empty task hub and two servers on the same storage."""
         super().__init__()
         self.runner = asyncio.Runner()
         self.hub = new_hub_name()

@@ -50,7 +50,8 @@ class Policy:
     For releases side by side:
 
     - `max_releases`: how many releases the app may have at a time; None for no limit of its own.
-    - `address_pattern`: what the address of a new release must match; None for any address.
+    - `address_pattern`: what the address of a new release must match, as patterns separated by blanks; None for any
+      address.
     - `sticky_after_promotion`: visitors of a release stay with it for a while after it has lost its traffic.
     - `quiesce_functions`: functions that only the active release may run, such as those with a timer or a queue.
     - `quiesce_order`: the order in which a promotion disables and enables them.

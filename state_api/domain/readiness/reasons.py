@@ -44,7 +44,7 @@ REASON_DESCRIPTIONS: dict[ReasonCode, str] = {
     ReasonCode.DEPLOYMENT_IN_PROGRESS: "Another run has staged a task hub in this app, and neither swapped nor "
     "abandoned it.",
     ReasonCode.SWAP_PENDING: "A swap has begun and its outcome is not reported: the task hub in the slot is unknown.",
-    ReasonCode.RELEASE_IN_USE: "Routers send requests to the release.",
+    ReasonCode.RELEASE_IN_USE: "The release has traffic, or was adopted and may have some.",
     ReasonCode.ROUTERS_BEHIND: "A router may still send requests to the release, because it has not confirmed the "
     "change, or because the change was made less than 60 seconds ago.",
     ReasonCode.VERIFICATION_REQUIRED: "The policy requires verification, but no probe of the task hub is configured.",

@@ -93,6 +93,7 @@ class _Assessment:
     """The assessment of one evidence at one moment."""
 
     def __init__(self, evidence: Evidence, policy: Policy, now: Instant) -> None:
+        """Decide once what several reasons depend on: which instances are exempt, and whether the probe counts."""
         self._evidence = evidence
         self._policy = policy
         self._now = now

@@ -58,6 +58,7 @@ class KnownActivity:
     """
 
     def __init__(self) -> None:
+        """Begin to know nothing of the task hub."""
         self.version = 0
         """Counts the changes of what is known."""
         self.recorded_count = 0

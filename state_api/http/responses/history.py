@@ -8,7 +8,7 @@ from state_api.domain.instants import format_instant
 from state_api.http.responses.apps import AppResponse
 from state_api.http.responses.base import ResponseModel, Timestamp
 from state_api.http.responses.verdicts import ReasonResponse
-from state_api.services.cleanup import CleanupOutcome, CleanupResult
+from state_api.services.cleanup_results import CleanupOutcome, CleanupResult
 from state_api.services.ports import AuditRecord
 
 

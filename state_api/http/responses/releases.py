@@ -43,7 +43,8 @@ class ReleaseResponse(ResponseModel):
     state: ReleaseState
     traffic: int = Field(description="The percents of the requests that the release gets.")
     registered_at: Timestamp
-    first_traffic_at: Timestamp | None
+    adopted: bool = Field(description="Whether PutApp has adopted it, so that it may have had traffic before.")
+    first_traffic_at: Timestamp | None = Field(description="When the routing gave it traffic first.")
     last_traffic_at: Timestamp | None = Field(description="When it lost its traffic; null while it has some.")
     sticky_until: Timestamp | None = Field(description="Until then its visitors stay with it without traffic.")
     removal: PendingRemovalResponse | None
@@ -58,6 +59,7 @@ class ReleaseResponse(ResponseModel):
             state=state,
             traffic=routing.share_of(release.version),
             registered_at=format_instant(release.registered_at),
+            adopted=release.adopted,
             first_traffic_at=format_optional_instant(release.first_traffic_at),
             last_traffic_at=format_instant(release.traffic_end.at) if release.traffic_end is not None else None,
             sticky_until=format_optional_instant(release.sticky_until),

@@ -96,6 +96,7 @@ class OrchestratorReplay:
         activities: Mapping[str, Any] | None = None,
         stock_levels: dict[str, int] | None = None,
     ) -> None:
+        """Prepare a replay. Events and activities answer what the orchestrator waits for, by their names."""
         self.version = version
         self.events = dict(events or {})
         self.activities = dict(activities or {})

@@ -21,6 +21,7 @@ class Azurite:
     """A storage account that a test can stop and start again. It keeps its data."""
 
     def __init__(self, folder: Path) -> None:
+        """Start the emulator with its data in this folder, on ports that stay the same."""
         self._folder = folder
         self._ports = EmulatorPorts(*free_ports(3))
         self._running = ExitStack()

@@ -124,6 +124,7 @@ class EventSender:
     `failures` are the statuses of all other responses, 0 for a broken connection."""
 
     def __init__(self, name: str, send: Callable[[str], httpx.Response]) -> None:
+        """Send events in a thread from now on, until `stop`."""
         self.acknowledged: list[str] = []
         self.failures: list[int] = []
         self._name = name

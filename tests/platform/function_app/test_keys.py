@@ -44,6 +44,7 @@ class OperationCaller:
     """Sends one operation with different keys."""
 
     def __init__(self, client: httpx.Client, method: str, path: str, hub: str) -> None:
+        """Prepare a request of one operation that is valid for the app and the task hub."""
         self._client = client
         self._method = method
         self._path = fill_path(path, app=OWN_APP, hub=hub)

@@ -23,6 +23,7 @@ class TransactionGate:
     """Delays transactions while it is closed."""
 
     def __init__(self, proxy: StorageProxy) -> None:
+        """Let transactions pass until the gate is closed."""
         self.held_count = 0
         self._open = asyncio.Event()
         self._open.set()

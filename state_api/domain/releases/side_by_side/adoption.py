@@ -157,8 +157,8 @@ def _check_differ(app: App, command: RegisterCommand) -> Refusal | None:
 def assign_releases(app: App, command: RegisterCommand, evidence: AdoptionEvidence, now: Instant) -> dict[str, Release]:
     """The releases after a command that `check_releases` allows.
 
-    A release from a slot keeps the traffic that it had in production, and one of a deleted app may still get requests.
-    Any other is staged: traffic that it got without a router is not known."""
+    An adopted release may have traffic that no routing gives it, so it is not staged. Only a task hub that was never in
+    production in its slot is known to have had none."""
     return {**app.releases, **dict(_iterate_assigned(app, command, evidence, now))}
 
 
@@ -171,21 +171,11 @@ def _iterate_assigned(
         if present is not None:
             yield version, replace(present, address=assignment.address)
         else:
+            slot_name = app.slot_holding(assignment.task_hub)
+            slot = None if slot_name is None else app.slots[slot_name]
+            is_staged = slot is not None and not slot.promoted
             tokens = evidence.tokens[version]
-            traffic_at = _find_earlier_traffic(app, version, assignment, evidence, now)
             yield (
                 version,
-                Release(version, assignment.task_hub, assignment.address, tokens, now, first_traffic_at=traffic_at),
+                Release(version, assignment.task_hub, assignment.address, tokens, now, adopted=not is_staged),
             )
-
-
-def _find_earlier_traffic(
-    app: App, version: str, assignment: ReleaseAssignment, evidence: AdoptionEvidence, now: Instant
-) -> Instant | None:
-    """Since when an adopted release may have traffic: from its time in production in a slot, or from routers that still
-    have a document of the deleted app."""
-    slot_name = app.slot_holding(assignment.task_hub)
-    slot = None if slot_name is None else app.slots[slot_name]
-    if slot is not None and slot.promoted:
-        return slot.since
-    return now if version in evidence.earlier_task_hubs else None

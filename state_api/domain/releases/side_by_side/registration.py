@@ -152,7 +152,8 @@ def _register_again(app: App, staged: Release, command: RegisterReleaseCommand, 
     is_deployed = is_open and deployment is not None and same_hub(deployment.task_hub, command.task_hub)
     if is_deployed and staged.address == command.address:
         return Transition(app, "PostRelease", changed=False)
-    return _open_deployment(app, replace(staged, address=command.address), command, now)
+    # Its app is deployed again, so it may start.
+    return _open_deployment(app, replace(staged, address=command.address, drained_backend=None), command, now)
 
 
 def _register(app: App, command: RegisterReleaseCommand, evidence: RegisterReleaseEvidence, now: Instant) -> Transition:

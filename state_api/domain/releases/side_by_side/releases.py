@@ -26,7 +26,7 @@ class ReleaseState(StrEnum):
     """Where a release is in its life.
 
     - `Staged`: it never had traffic. A router sends it only requests with its override token.
-    - `Serving`: it has traffic, from a router or from the time before it was adopted.
+    - `Serving`: it has traffic from a router, or it was adopted and the routing has not been set since.
     - `Draining`: it had traffic and has none now.
     - `Drained`: it is draining, and its verdict is Ready.
     - `Removing`: its Function App is being deleted.
@@ -76,12 +76,14 @@ class Release:
     """One release.
 
     - `address`: the origin of its Function App.
-    - `first_traffic_at`: None if it never had traffic.
-    - `traffic_end`: the change that took its traffic away; None while it has traffic, and if it never had any. A
-      release from production in a slot, or of a deleted app, has traffic until the first promotion, although the
-      routing gives it no share.
+    - `adopted`: PutApp has adopted it, so it may have had traffic before. It counts as having traffic until the routing
+      is set next.
+    - `first_traffic_at`: when the routing gave it traffic first; None if it never did.
+    - `traffic_end`: the change that took its traffic away; None while it has traffic, and if it never had any.
     - `sticky_until`: until then its visitors stay with it although it has lost its traffic.
     - `removal`: None unless its removal is pending.
+    - `drained_backend`: identifies where a probe showed the task hub drained when a removal began. None if none did, or
+      if the release may have been started or got traffic since.
     """
 
     version: str
@@ -89,20 +91,26 @@ class Release:
     address: str
     tokens: ReleaseTokens = field(repr=False)
     registered_at: Instant
+    adopted: bool = False
     first_traffic_at: Instant | None = None
     traffic_end: RoutingChange | None = None
     sticky_until: Instant | None = None
     removal: PendingRemoval | None = None
+    drained_backend: str | None = None
 
     @property
     def had_traffic(self) -> bool:
-        """Whether the release has traffic or had some."""
-        return self.first_traffic_at is not None
+        """Whether the release has traffic or had some, as far as is known."""
+        return self.adopted or self.first_traffic_at is not None
 
     @property
     def has_traffic(self) -> bool:
         """Whether the release has traffic, from a router or past it."""
         return self.had_traffic and self.traffic_end is None
+
+    def was_registered_after(self, other: "Release") -> bool:
+        """Whether this release is known to be newer than the other one. The age of one that was adopted is unknown."""
+        return not self.adopted and self.registered_at > other.registered_at
 
     def is_sticky(self, now: Instant) -> bool:
         """Whether visitors may stay with the release although it has lost its traffic."""

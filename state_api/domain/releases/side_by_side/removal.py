@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import same_hub
+from state_api.domain.readiness.evidence import ProbeStatus
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases import other_run_refusals
 from state_api.domain.releases.apps import App, RetiredHub, Transition
@@ -36,11 +37,18 @@ from state_api.domain.releases.transition_checks import check_model
 
 @dataclass(frozen=True, slots=True)
 class RemovalEvidence:
-    """What is known of the release. `verdict`: that on its task hub, which was read after the app and the
-    acknowledgements; None if `needs_removal_verdict` is false."""
+    """What is known of the release.
+
+    - `verdict`: that on its task hub, which was read after the app and the acknowledgements; None if
+      `needs_removal_verdict` is false.
+    - `backend_id`: identifies where the task hub was read; None without a provider.
+    - `missing_at`: as in `ReleaseUse`.
+    """
 
     verdict: Verdict | None = None
     acknowledgements: Sequence[RouterAcknowledgement] = ()
+    backend_id: str | None = None
+    missing_at: str | None = None
 
 
 def needs_removal_verdict(app: App, command: RemoveReleaseCommand, now: Instant) -> bool:
@@ -75,7 +83,7 @@ def remove_release(
         return refusal
     if command.outcome is RemovalOutcome.DONE:
         return _finish(app, release, now)
-    return _begin(app, release, command, now)
+    return _begin(app, release, command, evidence, now)
 
 
 def _repeat(app: App, command: RemoveReleaseCommand) -> Transition | Refusal:
@@ -94,7 +102,7 @@ def _check_removable(
     if refusal := _check_unused(app, release, command, now):
         return refusal
     assert evidence.verdict is not None, "a verdict is needed to remove a release"
-    use = ReleaseUse(evidence.acknowledgements, None, now)
+    use = ReleaseUse(evidence.acknowledgements, None, now, evidence.missing_at)
     verdict = assess_release(app, release, use, evidence.verdict)
     return None if verdict.ready else release_refusals.release_not_drained(app, release, verdict)
 
@@ -108,7 +116,9 @@ def _check_unused(app: App, release: Release, command: RemoveReleaseCommand, now
     return None if reason is None else release_refusals.release_in_use(app, release, reason)
 
 
-def _begin(app: App, release: Release, command: RemoveReleaseCommand, now: Instant) -> Transition | Refusal:
+def _begin(
+    app: App, release: Release, command: RemoveReleaseCommand, evidence: RemovalEvidence, now: Instant
+) -> Transition | Refusal:
     """Record the removal as pending. While it is pending, only its run may begin it again, until the policy's timeout
     for deployments has ended."""
     run_id = command.caller.run_id(release.task_hub)
@@ -120,7 +130,16 @@ def _begin(app: App, release: Release, command: RemoveReleaseCommand, now: Insta
     # Routers know the revision of a removal that another run continues.
     change = RoutingChange(next_routing_revision(app) if pending is None else pending.change.revision, now)
     removal = PendingRemoval(change, command.caller.name, command.caller.run_url, run_id)
-    return _replace_release(app, replace(release, removal=removal), RemovalOutcome.PENDING)
+    begun = replace(release, removal=removal, drained_backend=_find_drained_backend(release, evidence))
+    return _replace_release(app, begun, RemovalOutcome.PENDING)
+
+
+def _find_drained_backend(release: Release, evidence: RemovalEvidence) -> str | None:
+    """Where a probe has shown the task hub drained when the removal began, now or before. Only a complete probe proves
+    that the task hub existed there."""
+    probe = evidence.verdict.evidence.probe if evidence.verdict is not None else None
+    is_shown = probe is not None and probe.status is ProbeStatus.COMPLETE
+    return evidence.backend_id if is_shown else release.drained_backend
 
 
 def _revert(app: App, release: Release) -> Transition:

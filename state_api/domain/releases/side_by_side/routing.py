@@ -35,14 +35,17 @@ class RoutingEvidence:
 
 
 def find_unproven_releases(app: App, command: RouteCommand) -> tuple[Release, ...]:
-    """The releases that get traffic from a router for the first time. Another one has started, so a rollback does not
-    depend on the provider."""
+    """The releases that may not run: those that get traffic from a router for the first time, and those whose removal
+    has failed, which may have deleted their apps. Any other has started, so a rollback does not depend on the
+    provider."""
     routing = _new_routing(app, command)
     releases = (app.releases.get(version) for version in routing.versions)
     return tuple(
         release
         for release in releases
-        if release is not None and release.traffic_end is None and not app.routing.share_of(release.version)
+        if release is not None
+        and not app.routing.share_of(release.version)
+        and (release.first_traffic_at is None or release.drained_backend is not None)
     )
 
 
@@ -58,11 +61,10 @@ def change_routing(app: App, command: RouteCommand, evidence: RoutingEvidence, n
     for version in routing.versions:
         if refusal := check_release_routable(app, version, evidence):
             return refusal
-    if routing == app.routing:
+    active = app.releases[command.active]
+    releases = {version: _with_routing(app, release, routing, active, now) for version, release in app.releases.items()}
+    if routing == app.routing and releases == app.releases:
         return Transition(app, "PutRouting", changed=False)
-    releases = {
-        version: _with_share(app, release, routing.share_of(version), now) for version, release in app.releases.items()
-    }
     deployment = app.get_open_deployment(now)
     if deployment is not None and any(
         routing.share_of(release.version) and same_hub(release.task_hub, deployment.task_hub)
@@ -120,17 +122,24 @@ def check_release_routable(app: App, version: str, evidence: RoutingEvidence) ->
     return None if started else refusals.release_not_deployed(app, release)
 
 
-def _with_share(app: App, release: Release, share: int, now: Instant) -> Release:
-    """The release with its times of traffic as a change of its share leaves them."""
-    if share:
+def _with_routing(app: App, release: Release, routing: Routing, active: Release, now: Instant) -> Release:
+    """The release with its times of traffic as a change to this routing leaves them.
+
+    Visitors stay with a release only if a newer one takes its place. Those of a candidate whose share is taken back
+    leave at once, and so do those of a release that is rolled back."""
+    if routing.share_of(release.version):
         first = now if release.first_traffic_at is None else release.first_traffic_at
-        return replace(release, first_traffic_at=first, traffic_end=None, sticky_until=None)
-    if not release.has_traffic:
-        return release
-    # Kept on the release, so that a later change of the policy cannot shorten a time that routers know.
-    sticky_until = Instant(now + seconds(STICKY_MAX_AGE_SECONDS)) if app.policy.sticky_after_promotion else None
+        return replace(release, first_traffic_at=first, traffic_end=None, sticky_until=None, drained_backend=None)
     end = RoutingChange(next_routing_revision(app), now)
-    return replace(release, traffic_end=end, sticky_until=sticky_until)
+    if release.has_traffic:
+        was_active = release.version == app.routing.active
+        keeps_visitors = app.policy.sticky_after_promotion and was_active and active.was_registered_after(release)
+        # Kept on the release, so that a later change of the policy cannot shorten a time that routers know.
+        until = Instant(now + seconds(STICKY_MAX_AGE_SECONDS)) if keeps_visitors else None
+        return replace(release, traffic_end=end, sticky_until=until)
+    if release.is_sticky(now) and not active.was_registered_after(release):
+        return replace(release, traffic_end=end, sticky_until=None)
+    return release
 
 
 def _routing_details(routing: Routing) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from state_api.domain.instants import Instant, format_duration, format_instant, seconds
 from state_api.domain.names import same_hub
+from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode, ceil_seconds, deployment_in_progress_reason
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict
 from state_api.domain.readiness.waiting import NO_END
@@ -25,7 +26,7 @@ ROUTER_DELAY_SECONDS = 60
 read it every 15 s."""
 
 _ACKNOWLEDGEMENT_INTERVAL_SECONDS = 5
-"""How often requests that wait look at acknowledgements."""
+"""How often requests that wait look at acknowledgements that another process may have recorded."""
 
 _MAX_NAMED_ROUTERS = 3
 
@@ -37,8 +38,9 @@ def find_use(release: Release, routing: Routing, now: Instant) -> ReadinessReaso
         message = f"release {release.version} gets {share} % of the requests. Give them to another one with PutRouting"
     elif release.has_traffic:
         message = (
-            f"release {release.version} was in production before it was adopted, so its visitors may not come "
-            "through the router yet. Promote a release with PutRouting"
+            f"release {release.version} was adopted and the routing has not been set since, so it may get requests "
+            "that do not come through the router. Set the routing with PutRouting. If the whole app is given up, an "
+            "administrator deletes it with DeleteApp"
         )
     elif release.sticky_until is not None and release.is_sticky(now):
         message = (
@@ -139,11 +141,36 @@ class ReleaseUse:
     - `acknowledgements`: those of the app's routers.
     - `deployment`: the open deployment of the release by another run.
     - `known_at`: when the app and the acknowledgements were read.
+    - `missing_at`: identifies the backend that has just said that nothing of the task hub exists. None if it has
+      something, could not be asked, or was not asked.
     """
 
     acknowledgements: Sequence[RouterAcknowledgement]
     deployment: Deployment | None
     known_at: Instant
+    missing_at: str | None = None
+
+
+def needs_missing_backend(release: Release, verdict: Verdict) -> bool:
+    """Whether the verdict on the release depends on `ReleaseUse.missing_at`."""
+    return release.drained_backend is not None and any(
+        reason.code is ReasonCode.TASK_HUB_MISSING for reason in verdict.reasons
+    )
+
+
+def _accept_deleted_task_hub(release: Release, use: ReleaseUse, verdict: Verdict) -> Verdict:
+    """The verdict without the reason TaskHubMissing if a removal has deleted the task hub before it failed.
+
+    A missing task hub alone proves nothing: the connection may lead to another place, or the app may never have
+    started. So the same backend must have shown the task hub drained when the removal began, and the release must have
+    got no traffic since. An app that still runs creates its task hub again, which is then read like any other."""
+    is_deleted = use.missing_at is not None and use.missing_at == release.drained_backend
+    if not is_deleted or release.has_traffic:
+        return verdict
+    reasons = tuple(reason for reason in verdict.reasons if reason.code is not ReasonCode.TASK_HUB_MISSING)
+    if reasons:
+        return replace(verdict, reasons=reasons)
+    return replace(verdict, ready=True, assurance=Assurance.VERIFIED, reasons=(), retry_after_seconds=None)
 
 
 def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict) -> Verdict:
@@ -151,6 +178,7 @@ def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict
 
     The task hub must be read after what `use` says, so that it contains what routers have sent until then."""
     acknowledgements, now = use.acknowledgements, use.known_at
+    verdict = _accept_deleted_task_hub(release, use, verdict)
     deployment = use.deployment.to_open_deployment() if use.deployment is not None else None
     reasons = [
         reason

@@ -1,0 +1,146 @@
+"""Decides which releases are retired, and how each step of a removal ends. Pure: no I/O, no clock.
+
+A removal has three parts: the server records it as pending, the user's command deletes the Function App, and the
+outcome is reported. If it is unknown what the command has deleted, the removal stays pending: no traffic can be given
+to the release then, and the next run continues.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from safe_deploy.errors import CommandError, NotReady, TimedOut
+from safe_deploy.side_by_side.app_state import Release, ReleaseState, SideBySideApp
+from safe_deploy.subprocesses import CommandResult
+
+_TEMPORARY_REASONS = frozenset(
+    {"RoutersBehind", "Settling", "ProbePending", "ProbeIncomplete", "ProbeStale", "ProbeThrottled"}
+)
+"""Reasons that end by themselves soon after the removal has begun."""
+
+_MISSING = frozenset({"TaskHubMissing"})
+
+
+class RemovalStep(Enum):
+    """What happens next in a removal that is pending."""
+
+    DELETE = auto()
+    """Run the user's command."""
+    WAIT = auto()
+    """Ask for the verdict again."""
+    GIVE_BACK = auto()
+    """Report the outcome Failed: nothing was deleted, and the release is as it was before."""
+    LEAVE_PENDING = auto()
+    """Report nothing: the Function App may be deleted."""
+    FINISH = auto()
+    """Report the outcome Done, after the task hub on a scheduler is deleted."""
+
+
+class Outcome(Enum):
+    """What became of a release. The value is shown to people and in JSON."""
+
+    RETIRED = "Retired"
+    """Its Function App is deleted, and it is removed."""
+    NOT_DRAINED = "NotDrained"
+    """It still runs orchestrations, or may get requests."""
+    REMOVING = "Removing"
+    """Its removal has begun: by another run, or by an earlier attempt and something has started since."""
+    FAILED = "Failed"
+    """The command did not delete its Function App."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetirementResult:
+    """What became of one release, and why."""
+
+    release: Release
+    outcome: Outcome
+    reasons: Sequence[Mapping[str, str]] = ()
+    message: str = ""
+
+    @property
+    def explanation(self) -> str:
+        """The message, or the reasons in one line."""
+        return self.message or "; ".join(reason["message"] for reason in self.reasons)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": self.release.version,
+            "taskHub": self.release.task_hub,
+            "address": self.release.address,
+            "outcome": self.outcome.value,
+            "reasons": list(self.reasons),
+            "message": self.message or None,
+        }
+
+
+def choose_releases(app: SideBySideApp, version: str | None) -> list[Release]:
+    """The releases to retire, the oldest first: those that had traffic and have none now, and those whose removal has
+    begun. A staged release waits for its promotion, so it is retired only if it is named.
+
+    `version` names one; there is nothing to do if it is removed. Raises CommandError if it never existed.
+    """
+    if version is not None:
+        if version not in app.releases and version not in app.removed:
+            known = ", ".join(app.releases) or "none"
+            raise CommandError(f"app {app.name} has no release {version}. Its releases: {known}")
+        return [app.releases[version]] if version in app.releases else []
+    releases = [
+        release for release in app.releases.values() if release.state in (ReleaseState.DRAINING, ReleaseState.REMOVING)
+    ]
+    return sorted(releases, key=lambda release: release.registered_at)
+
+
+def find_failure(
+    results: Sequence[RetirementResult], *, named: bool, waited_seconds: float | None
+) -> CommandError | None:
+    """The error that the command ends with; None if it has done what it could.
+
+    A release that still drains is an error only if the caller has `named` it. So a schedule fails only if someone must
+    act. `waited_seconds`: how long it was waited until the releases drain, None if it was not.
+    """
+    failed = [result for result in results if result.outcome is Outcome.FAILED]
+    if failed:
+        return CommandError("; ".join(f"release {result.release.version}: {result.explanation}" for result in failed))
+    left = [result for result in results if result.outcome is not Outcome.RETIRED]
+    if waited_seconds is not None:
+        left = left if named else [result for result in left if result.outcome is Outcome.NOT_DRAINED]
+        within = f" within {waited_seconds:.10g} s"
+        error_type: type[CommandError] = TimedOut
+    else:
+        left = left if named else []
+        within = ""
+        error_type = NotReady
+    if not left:
+        return None
+    details = "; ".join(f"release {result.release.version}: {result.explanation}" for result in left)
+    return error_type(f"not retired{within}: {details}")
+
+
+def plan_after_verdict(
+    verdict: Mapping[str, Any], *, continued: bool, has_time: bool, waits_for_drain: bool
+) -> RemovalStep:
+    """The step after a fresh verdict on a release whose removal is pending.
+
+    `continued`: an earlier attempt began the removal, so its command may have run. `has_time`: the time to wait is not
+    over. `waits_for_drain`: instances that are active are waited for, too.
+    """
+    codes = {reason["code"] for reason in verdict["reasons"]}
+    if verdict["ready"] or (continued and codes == _MISSING):
+        # The earlier attempt has deleted the task hub, in which nothing can run any more.
+        return RemovalStep.DELETE
+    if has_time and (waits_for_drain or codes <= _TEMPORARY_REASONS | (_MISSING if continued else frozenset())):
+        return RemovalStep.WAIT
+    return RemovalStep.LEAVE_PENDING if continued else RemovalStep.GIVE_BACK
+
+
+def plan_after_command(result: CommandResult, *, exists: bool | None) -> RemovalStep:
+    """The step after the user's command. `exists`: whether Azure still has the Function App; None if it was not
+    asked."""
+    if result.interrupted:
+        # Azure continues a deletion that it has accepted.
+        return RemovalStep.LEAVE_PENDING
+    if result.succeeded:
+        return RemovalStep.LEAVE_PENDING if exists else RemovalStep.FINISH
+    return RemovalStep.LEAVE_PENDING if exists is False else RemovalStep.GIVE_BACK
