@@ -14,6 +14,9 @@ from harness.processes import stop_after, wait_until
 from tests.conftest import new_hub_name
 from tests.safe_deploy.processes import build_command_line, environment
 
+_RUN_URL = "https://ci.example/runs/1"
+"""The pipeline run that registers all releases, one after the other."""
+
 
 @dataclass
 class RoutedApp:
@@ -28,20 +31,23 @@ class RoutedApp:
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request about the app to the state server. Returns the JSON of the response."""
-        response = httpx.request(method, f"{self.server_url}/api/apps/{self.name}{path}", json=body, timeout=60)
+        url = f"{self.server_url}/api/apps/{self.name}{path}"
+        response = httpx.request(method, url, json=body, headers={"X-Run-Url": _RUN_URL}, timeout=60)
         assert response.is_success, response.text
         return response.json()
 
     def create(self, **members: Any) -> None:
-        """Create the app with all releases, and the first one active. `members` are further members of PutApp."""
+        """Create the app with the first release, which is active, and register the others. `members` are further ones
+        of PutApp."""
         self.task_hubs = {version: new_hub_name() for version in self.addresses}
-        releases = {
-            version: {"taskHub": self.task_hubs[version], "address": address}
-            for version, address in self.addresses.items()
-        }
-        body = {"model": "sideBySide", "policy": {"settleSeconds": 0}, "releases": releases, **members}
+        first, *others = self.addresses
+        adopted = {first: {"taskHub": self.task_hubs[first], "address": self.addresses[first]}}
+        body = {"model": "sideBySide", "policy": {"settleSeconds": 0}, "releases": adopted, **members}
         self.request("PUT", "", body)
-        self.promote(next(iter(self.addresses)))
+        self.promote(first)
+        for version in others:
+            release = {"version": version, "taskHub": self.task_hubs[version], "address": self.addresses[version]}
+            self.request("POST", "/releases", release)
 
     def promote(self, version: str, **members: Any) -> int:
         """Give traffic to a release. Returns the revision."""

@@ -30,11 +30,11 @@ class SideBySideApp:
         self.client = app_client
         self._storage = storage
         self.task_hubs = {version: new_hub_name() for version in ("1.4.0", "1.5.0")}
-        releases = {}
+        app_client.request_json("PUT", "", {"model": "sideBySide", **VERIFIED})
         for version, hub in self.task_hubs.items():
+            release = {"version": version, "taskHub": hub, "address": self.address(version), "takeOver": True}
+            app_client.request_json("POST", "/releases", release | {"reason": "the test deploys both"})
             create_provider_hub(storage, hub)
-            releases[version] = {"taskHub": hub, "address": self.address(version)}
-        app_client.request_json("PUT", "", {"model": "sideBySide", "releases": releases, **VERIFIED})
 
     def stage(self, version: str) -> None:
         """Register another release, which gets no traffic, and start it."""

@@ -24,13 +24,13 @@ class QuiescedApp:
         self.fake_azure = FakeAzure(folder / "cloud.json")
         self.fake_azure.reset({name: _make_function_app() for name in ("shop-140", "shop-150")})
         self.client = app_client
-        releases = {
-            version: {"taskHub": new_hub_name(), "address": f"https://{name}.azurewebsites.net"}
-            for version, name in (("1.4.0", "shop-140"), ("1.5.0", "shop-150"))
-        }
-        body = {"model": "sideBySide", "policy": {"quiesceFunctions": ["Nightly"]}, "releases": releases}
-        app_client.request_json("PUT", "", body)
-        app_client.request_json("PUT", "/routing", {"active": "1.4.0"})
+        app_client.request_json("PUT", "", {"model": "sideBySide", "policy": {"quiesceFunctions": ["Nightly"]}})
+        for version, name in (("1.4.0", "shop-140"), ("1.5.0", "shop-150")):
+            address = f"https://{name}.azurewebsites.net"
+            release = {"version": version, "taskHub": new_hub_name(), "address": address}
+            app_client.request_json("POST", "/releases", release)
+            if version == "1.4.0":
+                app_client.request_json("PUT", "/routing", {"active": version})
 
     def run(self, *arguments: str, group: str = "shop-rg", **variables: str) -> CliResult:
         """Run a command against the app and the fake `az`."""
