@@ -201,6 +201,8 @@ def find_functions_in_state(disabled: Collection[str], functions: Iterable[str],
 
 
 def _parse_host_names(app: Mapping[str, object], group: str) -> tuple[str, frozenset[str]]:
+    """The name and the host names of a Function App in what `az` printed. Raises AzureUnavailable for unexpected
+    JSON."""
     hosts: list[object] = []
     for member in ("host", "nestedHost", "hosts", "nestedHosts"):
         value = app.get(member)
@@ -212,6 +214,8 @@ def _parse_host_names(app: Mapping[str, object], group: str) -> tuple[str, froze
 
 
 def _parse_disabling_setting(name: str, value: str | None, site: Site) -> _DisablingSetting:
+    """The function that an app setting disables, and whether it does so now. Raises AzureUnavailable if `az` does not
+    show that."""
     match = _DISABLING_SETTING.fullmatch(name)
     assert match is not None
     value = app_settings.require_value(value, setting=name, resource=site.resource)

@@ -120,10 +120,12 @@ class ReleaseFunctions:
         return QuiesceResult(function_app, tuple(changed))
 
     def _list_in_state(self, function_app: str, *, is_disabled: bool) -> list[str]:
+        """Those of the functions that are disabled, or enabled, in the Function App."""
         disabled = self._function_apps.list_disabled(function_app)
         return find_functions_in_state(disabled, self._functions, is_disabled=is_disabled)
 
     def _find_function_app(self, release: DeployedRelease) -> str:
+        """The Function App of a release, by its address. An error names the release."""
         try:
             return self._function_apps.find_by_address(release.address)
         except FunctionAppNotFound as error:

@@ -32,6 +32,7 @@ class Release:
 
     @property
     def had_traffic(self) -> bool:
+        """Whether the release was ever active, or got a share of the traffic."""
         return self.first_traffic_at is not None
 
 
@@ -118,6 +119,7 @@ def parse_routing(routing: Mapping[str, Any]) -> Routing:
 
 
 def _parse_release(version: str, release: Mapping[str, Any]) -> Release:
+    """A release in the response of GetApp."""
     return Release(
         version=version,
         task_hub=release["taskHub"],
@@ -129,4 +131,5 @@ def _parse_release(version: str, release: Mapping[str, Any]) -> Release:
 
 
 def _first_traffic_of(release: Release) -> str:
+    """When the release first had traffic, for sorting; empty if never."""
     return release.first_traffic_at or ""

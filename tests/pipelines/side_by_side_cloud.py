@@ -37,6 +37,7 @@ class ShiftedServer:
     clock_file: Path
 
     def advance_clock(self, seconds: float) -> None:
+        """Let the server's clock go forward."""
         self.clock_file.write_text(str(float(self.clock_file.read_text()) + seconds))
 
 
@@ -65,6 +66,7 @@ def run_app_starter(connection: str) -> Iterator[int]:
 
     class Starter(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # the name that http.server calls
+            """Create the task hub that the path names, as an app does when it starts."""
             create_task_hub(connection, self.path.removeprefix("/"))
             self.send_response(200)
             self.end_headers()
@@ -88,6 +90,7 @@ def run_router(server: str, app: str) -> Iterator[None]:
     stopping = threading.Event()
 
     def follow() -> None:
+        """Ask for the routing again and again, and confirm each document, as a router does."""
         etag: dict[str, str] = {}
         parameters: dict[str, str | int] = {"router": "envoy-1", "wait": 1}
         with httpx.Client(base_url=server, headers={"x-functions-key": KEYS["router"]}, timeout=30) as client:
@@ -144,6 +147,7 @@ class SideBySideCloud:
         create_task_hub(self.server.connection, version)
 
     def _put(self, path: str, body: dict[str, Any]) -> None:
+        """Change the app as an administrator."""
         self.pipeline_app.admin.put(f"/api/apps/{self.pipeline_app.name}/{path}", json=body).raise_for_status()
 
     def releases(self) -> dict[str, str]:
@@ -151,9 +155,11 @@ class SideBySideCloud:
         return {version: release["state"] for version, release in self.pipeline_app.get_app()["releases"].items()}
 
     def removed_versions(self) -> list[str]:
+        """The versions of the releases that were removed."""
         return [release["version"] for release in self.pipeline_app.get_app()["removedReleases"]]
 
     def active_version(self) -> str | None:
+        """The release that is active now; None before the first promotion."""
         active: str | None = self.pipeline_app.get_app()["routing"]["active"]
         return active
 
@@ -184,6 +190,7 @@ def deployed_app(name: str) -> dict[str, object]:
 
 
 def _summarize(app: dict[str, Any]) -> dict[str, Any]:
+    """What a test compares of a Function App: its task hub, its package and who may reach it."""
     production = app["slots"]["production"]
     return {
         "taskHub": production["settings"].get("TASK_HUB", {}).get("value"),
