@@ -117,7 +117,7 @@ def _format_function(function: ProfiledFunction) -> str:
 
 
 def format_shares(shares_by_load: Mapping[str, Any]) -> str:
-    """The shares as text."""
+    """The shares as text. Parts below half a percent are left out."""
     lines: list[str] = []
     for load, shares in shares_by_load.items():
         lines += [f"{load}:", *(f"  {share:6.1%}  {part}" for part, share in shares["parts"].items() if share >= 0.005)]

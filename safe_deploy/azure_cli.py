@@ -173,6 +173,7 @@ def require_strings(values: object, resource: AzureResource) -> list[str]:
 
 
 def _build_arguments(command: str, options: Mapping[str, _OptionValue]) -> list[str]:
+    """The words of the command with its options. Options whose value is None are left out."""
     arguments = command.split()
     for option, value in options.items():
         if value is not None:
@@ -181,6 +182,7 @@ def _build_arguments(command: str, options: Mapping[str, _OptionValue]) -> list[
 
 
 def _suggest_manual_run(arguments: list[str]) -> str:
+    """The end of an error message: the command to run by hand."""
     return f"To see why, run: az {shlex.join(arguments)}"
 
 

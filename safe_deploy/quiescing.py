@@ -15,7 +15,6 @@ from safe_deploy.azure_function_apps import (
     find_functions_in_state,
     require_function_name,
 )
-from safe_deploy.errors import NotReady
 
 
 class PromotionAction(Enum):
@@ -120,26 +119,13 @@ class ReleaseFunctions:
         self._report(f"{', '.join(changed)} of release {release.version}: {state}")
         return QuiesceResult(function_app, tuple(changed))
 
-    def require_quiesced(self, release: DeployedRelease) -> None:
-        """Raises NotReady if a function is enabled in the release, which could then start work at any time.
-
-        Raises FunctionAppNotFound without a Function App. A deleted app starts nothing, but an app that `az` does not
-        see may run.
-        """
-        function_app = self._find_function_app(release)
-        enabled = self._list_in_state(function_app, is_disabled=False)
-        if enabled:
-            raise NotReady(
-                f"release {release.version} can start work by itself: {', '.join(enabled)} in Function App "
-                f"{function_app} can run. Run safe-deploy quiesce --version {release.version} --functions "
-                f"{','.join(enabled)} --resource-group {self._function_apps.resource_group}"
-            )
-
     def _list_in_state(self, function_app: str, *, is_disabled: bool) -> list[str]:
+        """Those of the functions that are disabled, or enabled, in the Function App."""
         disabled = self._function_apps.list_disabled(function_app)
         return find_functions_in_state(disabled, self._functions, is_disabled=is_disabled)
 
     def _find_function_app(self, release: DeployedRelease) -> str:
+        """The Function App of a release, by its address. An error names the release."""
         try:
             return self._function_apps.find_by_address(release.address)
         except FunctionAppNotFound as error:

@@ -99,10 +99,13 @@ class SchedulerTaskHubs:
         )
 
     def _name_options(self, task_hub: str) -> dict[str, str | tuple[str, ...] | None]:
+        """The options of `az` that name the task hub. Raises UsageError for a name that Azure does not allow."""
         require_valid_name("task hub", task_hub)
         return {"--resource-group": self._resource_group, "--scheduler-name": self._scheduler, "--name": task_hub}
 
     def _describe(self, task_hub: str, action: str) -> AzureResource:
+        """The task hub in the messages of a failed command: what it is, what to check, and which permission it
+        needs."""
         description = f"task hub {task_hub!r} of scheduler {self._scheduler!r} in {self._resource_group!r}"
         return AzureResource(
             description=description,
@@ -112,4 +115,5 @@ class SchedulerTaskHubs:
 
 
 def _describe_state(state: str | None) -> str:
+    """The provisioning state in a message. `None` is what `az` prints for a value that is missing."""
     return "unknown" if state in (None, "None") else str(state)

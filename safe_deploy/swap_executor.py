@@ -72,6 +72,8 @@ class SwapExecutor:
         guard: SignalGuard,
         report: Callable[[str], None],
     ) -> None:
+        """Prepare to swap this slot. After a failed or interrupted swap, Azure is watched for `stabilization_seconds`,
+        because the swap may still complete."""
         self._server = server
         self._slot = slot
         self._observer = observer

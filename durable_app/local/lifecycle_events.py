@@ -115,6 +115,8 @@ class Publisher:
     def __init__(
         self, task_hub: str, notifications: NotificationSettings | None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
+        """Publish the events of this task hub; without notifications, publish none. `sleep` waits between two
+        attempts."""
         self._task_hub = task_hub
         self._notifications = notifications
         self._sleep = sleep

@@ -53,6 +53,8 @@ def unquiesce(
 
 
 def _change(common: CommonOptions, *, version: str, functions: str, resource_group: str, disabled: bool) -> None:
+    """Disable or enable functions of a release in Azure, those of the app's policy unless `functions` names others, and
+    print the result."""
     if not resource_group:
         raise UsageError("--resource-group is required: the resource group of the release's Function App")
     function_apps = FunctionApps(resource_group)

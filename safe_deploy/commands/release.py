@@ -187,6 +187,7 @@ def open_scheduler(scheduler: str, resource_group: str) -> SchedulerTaskHubs | N
 
 
 def _build_promotion(session: Session, resource_group: str, *, rollback: bool) -> Promotion:
+    """The promotion, or with `rollback` the way back, with the connections of this command."""
     return Promotion(
         server=session.server,
         function_apps=open_function_apps(session, resource_group),

@@ -106,6 +106,7 @@ def build_release_requests(server: StateServerClient) -> Mapping[KeyPurpose, Req
 
 
 def _build_common_reads(server: StateServerClient) -> Requests:
+    """Requests that a key needs for reading in any app. They change nothing."""
     return {
         "GetHistory": lambda: server.get_history(1),
         "GetTaskHub": lambda: server.get_task_hub(NONEXISTENT_TASK_HUB),
@@ -113,10 +114,12 @@ def _build_common_reads(server: StateServerClient) -> Requests:
 
 
 def _build_cleanup(server: StateServerClient) -> Requests:
+    """A request for Cleanup that a permitted key gets refused as invalid, so that it removes nothing."""
     return {"Cleanup": lambda: server.request_json("POST", f"{server.app_path}/cleanup", {"dryRun": "?"})}
 
 
 def _build_administration(server: StateServerClient) -> Requests:
+    """Requests of an administrator. Those that would change the app are invalid, so that they change nothing."""
     app = server.app_path
     return {
         "PutApp": lambda: server.request_json("PUT", app, {"slots": 0}),

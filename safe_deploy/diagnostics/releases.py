@@ -67,6 +67,7 @@ def _check_active(routing: Mapping[str, Any]) -> CheckResult:
 
 
 def _check_release(release: Json) -> CheckResult:
+    """The state of a release, with a warning if its removal was begun and not finished."""
     check = f"release {release['version']}"
     removal = release["removal"]
     if removal is not None:
@@ -94,6 +95,7 @@ def _check_routers(listed: Json, now: datetime) -> Iterator[CheckResult]:
 
 
 def _check_router(router: Mapping[str, Any], routing: Mapping[str, Any], now: datetime) -> CheckResult:
+    """Whether a router still asks for the routing, and has put the last revision into effect."""
     check = f"router {router['router']}"
     forget = (
         "If it is gone, an administrator forgets it with ForgetRouter; until then no release is removed that it may use"

@@ -76,6 +76,7 @@ def check_status_url(url: StatusUrl | None, releases: Sequence[Json], removed: S
 
 
 def _find_by_task_hub(releases: Sequence[Json], task_hub: str) -> Mapping[str, Any] | None:
+    """The release with this task hub, in any case of its name; None if there is none."""
     return next((release for release in releases if release["taskHub"].lower() == task_hub.lower()), None)
 
 
@@ -85,6 +86,7 @@ def _has_same_host(first: str, second: str) -> bool:
 
 
 def _split_authority(parts: SplitResult) -> tuple[str | None, int | None]:
+    """Host and port of a URL; None for the default port of http or https."""
     return parts.hostname, None if parts.port in (80, 443) else parts.port
 
 

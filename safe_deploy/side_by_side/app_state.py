@@ -120,6 +120,7 @@ def parse_routing(routing: Mapping[str, Any]) -> Routing:
 
 
 def _parse_release(version: str, release: Mapping[str, Any]) -> Release:
+    """A release in the response of GetApp."""
     return Release(
         version=version,
         task_hub=release["taskHub"],
@@ -131,4 +132,5 @@ def _parse_release(version: str, release: Mapping[str, Any]) -> Release:
 
 
 def _first_traffic_of(release: Release) -> str:
+    """When the release first had traffic, for sorting; empty if never."""
     return release.first_traffic_at or ""

@@ -72,4 +72,5 @@ class ReleaseFunctionApps:
             self._functions_of(app).unquiesce(release)
 
     def _functions_of(self, app: SideBySideApp) -> ReleaseFunctions:
+        """The functions of the app that must run in one release only, by its policy."""
         return ReleaseFunctions(self._function_apps, app.quiesce_functions, report=self._report)

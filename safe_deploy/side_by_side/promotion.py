@@ -95,6 +95,8 @@ class Promotion:
             raise
 
     def _write_routing(self, app: SideBySideApp, version: str) -> int:
+        """Make the release active, and return the routing revision. Raises ConflictError if another caller has divided
+        the requests differently since the app was read."""
         reason = _ROLLBACK_REASON if self.rollback else None
         current = app
         for _ in range(_MAX_ATTEMPTS):

@@ -38,6 +38,7 @@ class NewRelease:
     reason: str | None = None
 
     def to_json(self) -> Json:
+        """The body of PostRelease."""
         return {
             "version": self.version,
             "taskHub": self.task_hub,

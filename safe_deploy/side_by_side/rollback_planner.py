@@ -35,6 +35,7 @@ class RoutingChange:
 
 
 def _list_versions(routing: Mapping[str, Any]) -> frozenset[str]:
+    """The versions that get requests by this routing."""
     return frozenset(filter(None, (routing["active"], *(routing.get("split") or {}))))
 
 

@@ -22,6 +22,7 @@ class RouterProgress:
 
     @classmethod
     def of(cls, releases: Json, revision: int) -> "RouterProgress":
+        """How far the routers in a response of ListReleases are with this routing revision."""
         behind = tuple(router["router"] for router in releases["routers"] if router["revision"] < revision)
         return cls(releases=releases, revision=revision, behind=behind)
 
@@ -58,6 +59,7 @@ def wait_for_routers(
 
 
 def _describe_acknowledgements(releases: Mapping[str, Any], revision: int) -> str:
+    """A message that all routers have confirmed the revision, or that none of them would."""
     names = ", ".join(router["router"] for router in releases["routers"])
     if names:
         return f"all routers that ask under a name have confirmed routing revision {revision}: {names}"

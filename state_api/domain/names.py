@@ -78,6 +78,7 @@ def matches_address_pattern(address: str, patterns: str) -> bool:
     and hyphens, so it never covers a dot or a port."""
 
     def matches(pattern: str) -> bool:
+        """Whether the address matches one pattern, in which `*` stands for characters of one label."""
         pieces = (re.escape(piece) for piece in pattern.split("*"))
         return re.fullmatch("[a-z0-9-]*".join(pieces), address.lower()) is not None
 

@@ -310,6 +310,7 @@ class AppWatch:
             self._changed.set()
 
     def _note_acknowledgement(self) -> None:
+        """Have the groups look again: a router has acknowledged a routing revision."""
         count = self._changes.acknowledgement_count + 1
         self._changes = replace(self._changes, acknowledgement_count=count)
         self._changed.set()

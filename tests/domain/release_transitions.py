@@ -56,6 +56,8 @@ def hub_of(version: str) -> str:
 
 
 def registered_at(version: str) -> Instant:
+    """When the release with this version was registered: an hour before noon, or a little later the greater its version
+    is."""
     return noon_plus(-HOUR + int(version.replace(".", "")))
 
 
@@ -117,6 +119,7 @@ def publish_transition(app: App, result: Transition | Refusal, now: Instant) -> 
 
 
 def assignment_of(version: str) -> ReleaseAssignment:
+    """The release with this version as PutApp names it: its task hub and its address."""
     return ReleaseAssignment(hub_of(version), address_of(version))
 
 

@@ -43,6 +43,7 @@ DRAINED, MISSING = build_probed_verdict(ProbeStatus.COMPLETE), build_probed_verd
 
 
 def begin_removal(app: App, version: str = "1.3.0", verdict: Verdict = DRAINED, backend_id: str | None = HERE) -> App:
+    """The app after the removal of a release has begun, with a verdict on its task hub at this backend."""
     return delete_release(app, version, verdict=verdict, backend_id=backend_id, now=noon_plus(1000)).app
 
 
@@ -54,6 +55,7 @@ def fail_removal(app: App, version: str = "1.3.0", verdict: Verdict = DRAINED, b
 def assess_missing(
     app: App, version: str = "1.3.0", *, missing_at: str | None = HERE, verdict: Verdict = MISSING, now: float = 1000
 ) -> Verdict:
+    """The verdict on a release whose task hub was found missing at this backend."""
     return assess_release(app, app.releases[version], ReleaseUse((), None, noon_plus(now), missing_at), verdict)
 
 

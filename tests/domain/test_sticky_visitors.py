@@ -34,6 +34,7 @@ def list_kept(app: App) -> list[str]:
 
 
 def put_routings(app: App, *routings: tuple[str, Mapping[str, int] | None]) -> App:
+    """The app after these changes of its routing, in order."""
     for active, split in routings:
         app = put_routing(app, active, split).app
     return app

@@ -40,6 +40,7 @@ class FailedRemoval:
 async def failed_removal(
     http: httpx.AsyncClient, clock: ShiftedClock, app: str, storage: StorageSettings, provider_hub: ProviderTaskHub
 ) -> AsyncIterator[FailedRemoval]:
+    """A release whose removal was begun and has failed. Its task hub exists, and its only order has ended."""
     await put_side_by_side_app(http, app, taskHubs=PROVIDER_CONFIG)
     async with ProviderTaskHub(storage, new_hub_name()) as next_hub:
         for version, hub in (("1", provider_hub), ("2", next_hub)):

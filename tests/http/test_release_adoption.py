@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def adopt_releases(http: httpx.AsyncClient, app: str, *versions: str) -> None:
+    """Adopt existing releases with PutApp, each with a new task hub."""
     releases = {version: {"taskHub": new_hub_name(), "address": address_of(version)} for version in versions}
     await put_side_by_side_app(http, app, releases=releases)
 

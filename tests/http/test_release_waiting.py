@@ -59,6 +59,7 @@ async def test_the_acknowledgement_of_the_last_router_ends_a_wait(
     list_acknowledgements = RouterStore.list_acknowledgements
 
     async def list_and_note(store: RouterStore, app_name: str) -> tuple[RouterAcknowledgement, ...]:
+        """List the acknowledgements, and note that they were read."""
         acknowledgements = await list_acknowledgements(store, app_name)
         acknowledgements_read.set()
         return acknowledgements

@@ -63,6 +63,7 @@ class HeldSave:
         save = ProbeStore.save
 
         async def hold_first_outcome(store: ProbeStore, *arguments: Any, **outcome: Any) -> bool:
+            """Hold up the first outcome until the test lets it be saved."""
             if not self.has_begun.is_set():
                 self.has_begun.set()
                 await self.may_continue.wait()
@@ -111,6 +112,7 @@ async def test_another_worker_reads_the_task_hub_once_the_lease_of_a_dead_worker
     read_has_begun, read_may_continue = asyncio.Event(), asyncio.Event()
 
     async def hold_request(method: str, path: str) -> None:
+        """Hold up the read of the instances until the test lets it go on."""
         if path.endswith("Instances()"):
             read_has_begun.set()
             await read_may_continue.wait()
@@ -150,6 +152,7 @@ async def test_a_worker_keeps_its_lease_for_as_long_as_it_reads(
     read_has_begun, read_may_continue = asyncio.Event(), asyncio.Event()
 
     async def hold_instance_rows(method: str, path: str) -> None:
+        """Hold up the read of the instances until the test lets it go on."""
         if path.endswith("Instances()"):
             read_has_begun.set()
             await read_may_continue.wait()
@@ -180,6 +183,7 @@ async def test_a_request_that_has_waited_for_another_worker_uses_its_result(
     first_request_waits, lease_is_free = asyncio.Event(), asyncio.Event()
 
     async def refuse_lease_to_first_request(store: ProbeStore, *arguments: Any, **instants: Any) -> Lease | None:
+        """Refuse the lease to the first request, as if another worker had it."""
         if first_request_waits.is_set():
             return await acquire_lease(store, *arguments, **instants)
         first_request_waits.set()

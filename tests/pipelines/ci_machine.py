@@ -174,6 +174,7 @@ def _kill_processes_in(folder: Path) -> None:
 
 
 def _list_processes() -> list[int]:
+    """The ids of all processes of this machine."""
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 

@@ -223,6 +223,7 @@ def _login(state: dict[str, Any], options: ParsedOptions) -> Any:
 
 
 def _site_id(group: str, app: str) -> str:
+    """The resource id of a Function App, as Azure shows it."""
     return f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/Microsoft.Web/sites/{app}"
 
 

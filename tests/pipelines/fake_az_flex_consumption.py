@@ -110,6 +110,7 @@ def _add_access_restriction(state: dict[str, Any], options: ParsedOptions) -> An
 
 
 def _find_app(state: dict[str, Any], options: ParsedOptions) -> dict[str, Any]:
+    """The app that the options name. Raises the error of `az` if the group does not have it."""
     app: dict[str, Any] | None = state["apps"].get(options.name)
     if app is None or app["resourceGroup"] != options.resource_group:
         raise AzError(f"(ResourceNotFound) The Resource 'Microsoft.Web/sites/{options.name}' was not found.", 3)
@@ -117,10 +118,12 @@ def _find_app(state: dict[str, Any], options: ParsedOptions) -> dict[str, Any]:
 
 
 def _count_apps(state: dict[str, Any], plan: str) -> int:
+    """How many apps are on the plan: one with apps cannot be deleted."""
     return sum(app.get("plan") == plan for app in state["apps"].values())
 
 
 def _require_yes(options: ParsedOptions) -> None:
+    """Refuse a deletion without `--yes`, as `az` does without a terminal."""
     if not options.yes:
         raise AzError("Unable to prompt for confirmation as no tty available. Use --yes.")
 

@@ -27,11 +27,13 @@ class JobKiller:
         hanging_requests: dict[int, str | None] = {}
 
         def is_reached() -> bool:
+            """Whether the job has come to the point at which it is to be killed."""
             if fake_azure.is_hanging():
                 reached.set()
             return reached.is_set()
 
         def hang(number: int, when: str) -> bool:
+            """Hold up a request at the fatal point until the job is killed, and then cut its connection."""
             if hanging_requests.get(number) != when:
                 return False
             reached.set()
@@ -39,10 +41,12 @@ class JobKiller:
             return True
 
         def cut_before_request(number: int, request: Request) -> bool:
+            """Count the request, and hold it up if the job is to be killed before the server has it."""
             hanging_requests[number] = fake_azure.count_request()
             return hang(number, "before")
 
         def cut_before_response(number: int, request: Request) -> bool:
+            """Hold up the response if the job is to be killed before it has it."""
             return hang(number, "after")
 
         fake_azure.hang_at_request(request_number, after_effect=after_effect)

@@ -18,6 +18,7 @@ def shift_clock(file: Path) -> None:
     unshifted = StorageClock.now
 
     def now(self: StorageClock) -> Instant:
+        """The time of the storage, shifted by the seconds that the file holds."""
         return Instant(unshifted(self) + seconds(float(file.read_text())))
 
     StorageClock.now = now  # type: ignore[method-assign]

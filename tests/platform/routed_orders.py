@@ -47,6 +47,7 @@ class OrdersRelease:
 
     @property
     def address(self) -> str:
+        """Where the Functions host of the release listens."""
         return f"http://127.0.0.1:{self.port}"
 
 
@@ -113,11 +114,13 @@ class RoutedOrders:
             run.result()
 
     def _run_cli(self, release: OrdersRelease, *arguments: str) -> None:
+        """Run a command of safe-deploy as a pipeline of this release, and check that it succeeds."""
         variables = self.app.variables() | {"SAFE_DEPLOY_RUN_URL": f"https://ci.example/runs/{release.version}"}
         result = run_safe_deploy(*arguments, variables=variables, seconds=600)
         assert result.code == ExitCode.DONE, result.stderr
 
     def delete_release(self, release: OrdersRelease, outcome: str) -> httpx.Response:
+        """Report a step of the removal of the release. Its response may be a refusal."""
         return httpx.delete(self._release_url(release), params={"outcome": outcome}, timeout=150)
 
     def get_status(self, release: OrdersRelease, *, wait_seconds: int = 0) -> dict[str, Any]:
@@ -138,11 +141,13 @@ class RoutedOrders:
         return None
 
     def _release_url(self, release: OrdersRelease) -> str:
+        """The release in the API of the state server."""
         return f"{self.app.server_url}/api/apps/{self.app.name}/releases/{release.version}"
 
     # Requests through the router
 
     def send(self, method: str, target: str, body: Any = None, **headers: str) -> httpx.Response:
+        """Send a request through the router, as a client does that knows its public name only."""
         url = f"http://127.0.0.1:{self.app.port}{target}"
         return httpx.request(method, url, json=body, headers={"Host": "shop.example"} | headers, timeout=60)
 
@@ -170,6 +175,7 @@ class RoutedOrders:
         assert response.status_code == 202, response.text
 
     def wait_until_waiting_for_approval(self, release: OrdersRelease, order_id: str) -> None:
+        """Wait until the order waits for its approval."""
         wait_until(
             lambda: self._get_instance(release, order_id)["customStatus"] == "WaitingForApproval",
             f"order {order_id} waits for its approval",

@@ -17,6 +17,7 @@ ORDERS = ("approved", "rejected")
 
 @pytest.fixture
 def shop(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoutedOrders]:
+    """An app with a router and a state server, and no release yet."""
     with run_routed_orders(storage, tmp_path_factory.mktemp("story")) as shop:
         yield shop
 

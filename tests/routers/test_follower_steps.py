@@ -102,7 +102,7 @@ def test_a_request_of_a_confirmed_router_waits_no_longer_than_visits_last(
 
     monkeypatch.setattr(follower, "read_loaded_configuration", load_at_once)
     server, lines = _follow(tmp_path, _END - timedelta(seconds=15), requests=3)
-    assert server.waits == [5, WAIT_SECONDS]
+    assert server.waits == [5, WAIT_SECONDS], "the first wait ends ten seconds before the visits do"
     assert server.routers == [None, "envoy", "envoy"]
     assert lines == ["Envoy routes by revision 12: 1.5.0 100 %"]
 

@@ -25,6 +25,7 @@ def name_of(version: str) -> str:
 
 
 def address_of(version: str) -> str:
+    """The address of the release with this version."""
     return f"https://{name_of(version)}.azurewebsites.net"
 
 
@@ -52,6 +53,7 @@ class ReleaseFixture:
         return ["sh", "-c", f'echo "{line}" >> {self.command_log}']
 
     def task_hub_of(self, version: str) -> str:
+        """The task hub of the release with this version."""
         return self.task_hubs.setdefault(version, new_hub_name())
 
     def list_commands(self) -> list[list[str]]:
@@ -74,6 +76,7 @@ class ReleaseFixture:
         return self.cli.start(arguments)
 
     def run(self, arguments: Sequence[str], **options: Any) -> CliResult:
+        """Run a command of the CLI against the app."""
         return self.cli.run(arguments, **options)
 
     # What happens without safe-deploy
@@ -90,6 +93,7 @@ class ReleaseFixture:
         self.request("PUT", "", json={"model": "sideBySide", "policy": {"settleSeconds": 0}, **members})
 
     def register(self, version: str, run_url: str | None = RUN) -> None:
+        """Register a release without the CLI, as the run with this URL."""
         body = {"version": version, "taskHub": self.task_hub_of(version), "address": address_of(version)}
         self.request("POST", "/releases", json=body, run_url=run_url)
 
@@ -152,6 +156,7 @@ class ReleaseFixture:
         return removed | {version: release["state"] for version, release in app["releases"].items()}
 
     def active(self) -> str | None:
+        """The release that is active now; None before the first promotion."""
         active: str | None = self.get_app()["routing"]["active"]
         return active
 
@@ -161,6 +166,7 @@ class ReleaseFixture:
         return [entry["details"] for entry in reversed(entries) if entry["operation"] == operation]
 
     def override_token(self, version: str) -> str:
+        """The token by which people look at the release before its promotion."""
         token: str = self.request("GET", "/routing")["releases"][version]["overrideToken"]
         return token
 

@@ -38,6 +38,7 @@ def serve_with_shifted_clock(storage: StorageSettings) -> Iterator[ShiftedServer
         running: list[uvicorn.Server] = []
 
         async def serve_until_stopped() -> None:
+            """Serve the state server, with a clock that a test shifts, until the block ends."""
             state = StateServer(settings, clock, NO_EVENT_LEASE)
             clock.storage = state.tables.clock
             server = uvicorn.Server(

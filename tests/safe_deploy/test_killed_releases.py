@@ -83,6 +83,7 @@ COMMANDS = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def connection_proxy(shifted_server: ShiftedServer) -> Iterator[ConnectionProxy]:
+    """A proxy in front of the state server, at whose requests a test kills the CLI."""
     with run_connection_proxy(shifted_server.url) as connection_proxy:
         yield connection_proxy
 
@@ -98,6 +99,7 @@ def new_releases(
     """Creates a new app on every call. safe-deploy reaches the server through the proxy."""
 
     def create_app() -> ReleaseFixture:
+        """A new app without releases, whose commands go through the proxy."""
         folder = tmp_path / new_hub_name()
         folder.mkdir()
         releases = create_release_fixture(

@@ -89,6 +89,7 @@ def test_a_promotion_waits_until_a_router_confirms_it(
     two_releases.acknowledge("envoy-1", two_releases.get_app()["routing"]["revision"])
 
     def acknowledge_at_second_look(number: int, request: Request) -> bool:
+        """Let the router confirm the revision when the CLI looks for the second time."""
         if releases_proxy.requests.count(("GET", f"/api/apps/{two_releases.app}/releases")) == 2:
             two_releases.acknowledge("envoy-1", two_releases.get_app()["routing"]["revision"])
         return False
@@ -106,6 +107,7 @@ def test_another_caller_who_changes_the_traffic_first_wins(
         two_releases.route("1.1")
 
     def route_first(number: int, request: Request) -> bool:
+        """Let another caller change the traffic just before the CLI does."""
         if request[0] == "PUT":
             two_releases.route("1.2")
         return False
@@ -120,6 +122,7 @@ def test_a_release_that_is_registered_meanwhile_does_not_stop_a_promotion(
     two_releases: ReleaseFixture, releases_proxy: ConnectionProxy
 ) -> None:
     def register_first(number: int, request: Request) -> bool:
+        """Register another release just before the CLI changes the traffic."""
         if request[0] == "PUT" and "1.2" not in two_releases.task_hubs:
             two_releases.register("1.2")
         return False

@@ -45,6 +45,7 @@ def quiesced(releases: ReleaseFixture) -> ReleaseFixture:
 
 
 def set_nightly(releases: ReleaseFixture, version: str, *, disabled: bool) -> None:
+    """Disable or enable the function of the policy in one release."""
     releases.run(["quiesce" if disabled else "unquiesce", "--version", version, *GROUP])
 
 
@@ -273,6 +274,7 @@ def test_a_promotion_that_the_server_refuses_gives_the_functions_back(
     quiesced.let_routers_stop()
 
     def remove_first(number: int, request: tuple[str, str]) -> bool:
+        """Begin to remove the release just before the CLI promotes it."""
         if request[0] == "PUT":
             quiesced.request("DELETE", "/releases/1.2", params={"outcome": "Pending"})
         return False
@@ -310,6 +312,7 @@ def test_the_next_run_ends_in_the_same_state_after_a_kill_while_azure_changes_fu
     delay = {"before": 0.0 if takes_effect else SURVIVING_SECONDS, "after": SURVIVING_SECONDS if takes_effect else 0.0}
 
     def delay_next_change() -> None:
+        """Delay the next change of app settings, so that the CLI is killed during it."""
         azure.set_fault(
             "appsettings set",
             exit_code=None,

@@ -13,6 +13,7 @@ Share = str | tuple[str, str]
 
 
 def build_change(before: Share | None, after: Share) -> RoutingChange:
+    """A change of the routing in the audit log, from one share of the traffic to another."""
     return RoutingChange(
         active_before=None if before is None else list_versions(before)[0],
         versions_before=frozenset(() if before is None else list_versions(before)),
@@ -22,6 +23,7 @@ def build_change(before: Share | None, after: Share) -> RoutingChange:
 
 
 def list_versions(share: Share) -> Sequence[str]:
+    """The versions of a share: one that gets everything, or several."""
     return (share,) if isinstance(share, str) else share
 
 
@@ -118,6 +120,7 @@ def test_a_named_release_must_have_had_traffic() -> None:
 
 def test_only_as_much_of_the_audit_log_is_read_as_is_needed() -> None:
     def list_changes_until_the_second() -> Iterator[RoutingChange]:
+        """The last change of the routing. Fails if an earlier one is asked for."""
         yield build_change("1", "2")
         raise AssertionError("the last change already says what was active before")
 

@@ -20,6 +20,7 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture(autouse=True)
 def environment_without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment whose variables name no proxy."""
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -29,6 +30,7 @@ async def test_requests_to_the_storage_pass_the_proxy_of_the_environment(monkeyp
     requested: list[str] = []
 
     async def answer_as_proxy(request: web.Request) -> web.StreamResponse:
+        """Answer instead of the storage, and keep the path that was asked for."""
         requested.append(request.raw_path)
         return web.json_response({"value": []})
 

@@ -18,6 +18,8 @@ def health(req: func.HttpRequest) -> func.HttpResponse:
 
 
 def add_timer(name: str) -> None:
+    """Add a function that notes every second that it has run."""
+
     @app.function_name(name)
     @app.timer_trigger(arg_name="timer", schedule="* * * * * *")
     def run(timer: func.TimerRequest) -> None:
