@@ -203,6 +203,17 @@ def test_the_next_run_continues_after_a_kill_while_the_command_runs(
     assert len(drained.list_commands()) == (3 if has_deleted else 2)
 
 
+def test_a_command_that_fails_after_an_interruption_may_have_deleted_the_function_app_before(
+    drained: ReleaseFixture,
+) -> None:
+    drained.request("DELETE", "/releases/1.0", params={"outcome": "Pending"})
+    failed = drained.run(drained.retire("sh", "-c", FAIL_FOR_1_0))
+    assert_exit(failed, ExitCode.FAILURE, "an earlier attempt may have deleted the Function App", "stays Removing")
+    assert drained.states()["1.0"] == "Removing"
+    assert_exit(drained.run(drained.retire()), ExitCode.DONE)
+    assert drained.states()["1.0"] == "Removed"
+
+
 def test_a_task_hub_that_an_interrupted_attempt_has_deleted_does_not_keep_a_release_removing(
     releases: ReleaseFixture, storage: StorageSettings
 ) -> None:
