@@ -110,6 +110,7 @@ class Retirement:
             self.report(": ".join(filter(None, (f"release {version} is {result.outcome.value}", result.explanation))))
 
     def _check_signal(self, guard: SignalGuard) -> None:
+        """Stop between two releases if a signal has come. Raises Interrupted."""
         if guard.interrupted:
             raise Interrupted("stopped before all releases were looked at. Run the same command again")
 
@@ -258,6 +259,7 @@ class Retirement:
 
 
 def _comparison_key(result: RetirementResult) -> object:
+    """What must differ for a result to be reported again."""
     return result.outcome, result.message, [reason["code"] for reason in result.reasons]
 
 

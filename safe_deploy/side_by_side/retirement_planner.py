@@ -63,6 +63,7 @@ class RetirementResult:
         return self.message or "; ".join(reason["message"] for reason in self.reasons)
 
     def to_json(self) -> dict[str, Any]:
+        """The result as `retire --output json` prints it."""
         return {
             "version": self.release.version,
             "taskHub": self.release.task_hub,

@@ -177,6 +177,7 @@ def test_functions_are_disabled_before_the_last_verdict(
     disabled_at_verdict: list[bool] = []
 
     def look_at_function(number: int, request: tuple[str, str]) -> bool:
+        """Note whether the function is disabled when the CLI asks for a verdict."""
         if request[1].endswith("/status"):
             disabled_at_verdict.append(drained.disabled_functions()["1.0"])
         return False
@@ -193,6 +194,7 @@ def test_a_rollback_that_comes_first_keeps_its_functions(
     drained.create(policy={"quiesceFunctions": ["Nightly"]})
 
     def route_first(number: int, request: tuple[str, str]) -> bool:
+        """Roll back just before the CLI begins the removal."""
         if request[0] == "DELETE" and drained.active() == "1.1":
             drained.route("1.0")
         return False

@@ -90,6 +90,7 @@ def test_a_wait_ends_when_the_release_has_drained(drained: ReleaseFixture, relea
     questions = 0
 
     def complete_at_second_question(number: int, request: Request) -> bool:
+        """Let the order end when the CLI asks for the second verdict."""
         nonlocal questions
         if request == ("GET", f"/api/apps/{drained.app}/releases/1.0/status"):
             questions += 1
@@ -123,6 +124,7 @@ def test_the_removal_of_another_run_is_continued_when_it_has_expired(drained: Re
 
 def test_a_rollback_that_comes_first_wins(drained: ReleaseFixture, releases_proxy: ConnectionProxy) -> None:
     def route_first(number: int, request: Request) -> bool:
+        """Roll back just before the CLI begins the removal."""
         if request[0] == "DELETE" and drained.active() == "1.2":
             drained.route("1.0")
         return False
@@ -162,6 +164,7 @@ def advance_clock_at_verdict(
     verdicts = 0
 
     def prepare_verdict(request_number: int, request: Request) -> bool:
+        """Let time pass just before the verdict with this number, and start an order if one is given."""
         nonlocal verdicts
         if request[1].endswith("/status"):
             verdicts += 1

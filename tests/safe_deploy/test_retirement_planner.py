@@ -19,6 +19,7 @@ from safe_deploy.subprocesses import CommandResult
 
 
 def build_release(version: str, state: str, registered_at: str = "1") -> Release:
+    """A release that never had traffic."""
     return Release(
         version=version,
         task_hub=f"hub{version}",
@@ -30,6 +31,7 @@ def build_release(version: str, state: str, registered_at: str = "1") -> Release
 
 
 def build_app(*releases: Release, removed: Sequence[str] = ()) -> SideBySideApp:
+    """An app with these releases, none of which is active."""
     return SideBySideApp(
         name="shop",
         releases={release.version: release for release in releases},
@@ -43,6 +45,7 @@ def build_app(*releases: Release, removed: Sequence[str] = ()) -> SideBySideApp:
 
 
 def choose_versions(app: SideBySideApp, version: str | None = None) -> list[str]:
+    """The versions of the releases that would be retired, in order."""
     return [release.version for release in choose_releases(app, version)]
 
 
