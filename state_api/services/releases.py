@@ -140,9 +140,11 @@ class Releases:
         return await self._update_verified(name, command, precondition, decide, create=True)
 
     async def abandon_deployment(self, name: str, command: AbandonCommand, precondition: Precondition) -> App:
+        """Give up the open deployment, for DeleteStaging."""
         return await self._apply(name, command, precondition, lambda app, now: abandon_deployment(app, command, now))
 
     async def swap_slots(self, name: str, command: SwapCommand, precondition: Precondition) -> App:
+        """Record a swap, or a step of one, for PostSwap."""
         return await self._apply(name, command, precondition, lambda app, now: swap_slots(app, command, now))
 
     async def register_app(self, name: str, command: RegisterCommand, precondition: Precondition) -> App:
@@ -179,9 +181,11 @@ class Releases:
         return await self._update_verified(name, command, precondition, decide)
 
     async def add_waiver(self, name: str, command: WaiveCommand, precondition: Precondition) -> App:
+        """Waive an instance or messages, for PostWaiver."""
         return await self._apply(name, command, precondition, lambda app, now: add_waiver(app, command, now))
 
     async def remove_waiver(self, name: str, command: RemoveWaiverCommand, precondition: Precondition) -> App:
+        """Remove a waiver, for DeleteWaiver."""
         return await self._apply(name, command, precondition, lambda app, now: remove_waiver(app, command))
 
     async def remove_retired_hubs(self, name: str, command: RemoveRetiredHubsCommand) -> App:
