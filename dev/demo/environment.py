@@ -85,6 +85,7 @@ def run_emulator() -> Iterator[str]:
 
 @contextmanager
 def open_processes() -> Iterator[Processes]:
+    """Processes with a folder for their files. Both end with the block."""
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
         yield processes
 

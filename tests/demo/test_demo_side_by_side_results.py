@@ -26,6 +26,7 @@ _SPLIT_END = 40.0
 
 
 def _row(order_id: str, task_hub: str, status: str = "Completed", output: str = '{"status": "Shipped"}') -> OrderResult:
+    """The row of an order in its task hub at the end of the demo. Unless stated otherwise, it was shipped."""
     return OrderResult(order_id, task_hub, status, waits_for_approval=False, output=output)
 
 
@@ -64,13 +65,16 @@ class _Run:
 
     @property
     def pinned(self) -> CustomerRecord:
+        """The customer whose cookie keeps them at one release."""
         return self.customers[0]
 
     @property
     def order(self) -> OrderRecord:
+        """The only order of that customer."""
         return self.pinned.orders[0]
 
     def outcome(self) -> DemoOutcome:
+        """What the demo makes of this run."""
         switch = Switch("promote 1.1.0", "1.0.0", _OLD, began_at=_SPLIT_END, changed_at=41)
         return build_outcome(
             {"1.0.0": _OLD, "1.1.0": _NEW},
@@ -105,54 +109,66 @@ def test_requests_after_the_next_change_do_not_count_for_a_switch() -> None:
 
 
 def _fail_order(run: _Run) -> None:
+    """The order fails, because another version ran it."""
     run.rows[_OLD] = [_row("1", _OLD, "Failed", "NonDeterminismError")]
     run.order.seen_status = "Failed"
 
 
 def _do_not_ship(run: _Run) -> None:
+    """The order ends in another way than it should."""
     run.rows[_OLD] = [_row("1", _OLD, output='{"status": "Expired"}')]
 
 
 def _leave_running(run: _Run) -> None:
+    """The order has not ended."""
     run.rows[_OLD] = [_row("1", _OLD, "Running", "")]
     run.order.seen_status = None
 
 
 def _lose_end(run: _Run) -> None:
+    """The customer has not seen the end of the order."""
     run.order.seen_status = None
 
 
 def _end_elsewhere(run: _Run) -> None:
+    """The order ends in the task hub of the other release."""
     run.rows[_NEW].append(_row("1", _NEW))
     run.rows[_OLD].clear()
 
 
 def _run_twice(run: _Run) -> None:
+    """The order runs in both task hubs."""
     run.rows[_NEW].append(_row("1", _NEW))
 
 
 def _lose_order(run: _Run) -> None:
+    """No task hub has the order."""
     run.rows[_OLD].clear()
 
 
 def _refuse_visit(run: _Run) -> None:
+    """A visit fails."""
     run.pinned.visits.append(VisitRecord(50, failure="GET /api/about: 503"))
 
 
 def _refuse_status(run: _Run) -> None:
+    """A request for the status of an order fails."""
     run.pinned.failures.append("GET /runtime/webhooks/durabletask/instances/1: 410")
 
 
 def _move_pinned_customer(run: _Run) -> None:
+    """A visitor with a cookie gets to the new release."""
     run.pinned.visits.insert(2, VisitRecord(35, _NEW, was_pinned=True))
 
 
 def _move_pinned_customer_with_new_cookie(run: _Run) -> None:
+    """A visitor gets to the new release, and gets its cookie."""
     _move_pinned_customer(run)
     run.pinned.pinned_to = _NEW
 
 
 def _route_late(run: _Run) -> None:
+    """A visit gets to the old release long after the change."""
     run.pinned.visits.append(VisitRecord(46.5, _OLD))
 
 
@@ -221,6 +237,7 @@ def test_customers_leave_although_orders_are_open_when_a_step_fails(monkeypatch:
     records: list[CustomerRecord] = []
 
     def fail() -> None:
+        """A step of the demo fails while customers still have open orders."""
         router_url = f"http://127.0.0.1:{free_port()}"
         with customers.customers_under_way(
             router_url, with_cookies=1, without_cookies=1, visit_seconds=0.01, visits_per_order=2

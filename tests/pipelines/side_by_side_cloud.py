@@ -200,6 +200,7 @@ class SideBySideCloud:
         passing.join()
 
     def _pass_time_when_removing(self) -> None:
+        """Let the clock go forward once a removal has begun, so that its last verdict can be Ready."""
         wait_until(lambda: "Removing" in self.releases().values(), "the removal begins")
         self.pass_time()
 

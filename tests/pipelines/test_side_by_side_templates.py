@@ -27,6 +27,7 @@ class PipelineRunner:
         self.machine, self.cloud, self.folder = machine, cloud, folder
 
     def create(self, file: Path, **parameters: str) -> PipelineRun:
+        """A run of a sample pipeline, whose placeholders are replaced by the app and the server of the test."""
         pipeline_app = self.cloud.pipeline_app
         text = file.read_text()
         for placeholder, value in {
@@ -47,11 +48,13 @@ class PipelineRunner:
 
 
 def require_success(run: PipelineRun) -> PipelineRun:
+    """The run, every job of which must have succeeded."""
     assert set(run.results.values()) == {"succeeded"}, run.log
     return run
 
 
 def version_of(run: PipelineRun, attempt: int = 1) -> str:
+    """The version that the pipeline names after its run and attempt."""
     return f"{run.number}.{attempt}"
 
 
@@ -62,6 +65,7 @@ def name_of(run: PipelineRun, attempt: int = 1) -> str:
 
 @pytest.fixture
 def runner(machine: Machine, side_by_side_cloud: SideBySideCloud, tmp_path: Path) -> PipelineRunner:
+    """Runs the pipelines for releases side by side."""
     return PipelineRunner(machine, side_by_side_cloud, tmp_path)
 
 

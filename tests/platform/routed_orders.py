@@ -88,6 +88,7 @@ class RoutedOrders:
         closed."""
 
         def deploy() -> None:
+            """Start the Function App of the release, and wait until it answers."""
             host = stack.enter_context(self.run_release(release))
             wait_until_ready(host, ABOUT)
 
