@@ -9,10 +9,10 @@ BIN := .venv/bin
 UNIT_TESTS := tests/domain tests/test_language.py tests/test_pins.py \
 	$(addprefix tests/safe_deploy/test_,ci.py options.py sanitization.py swap_planner.py)
 
-.PHONY: help setup demo demo-unguarded run check test test-faults test-long test-platform-long coverage simulate fuzz bench test-functions lint format lock audit ci clean
+.PHONY: help setup demo demo-unguarded demo-side-by-side run check test test-faults test-long test-platform-long coverage simulate fuzz bench test-functions lint format lock audit ci clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 setup: .venv/.ready node_modules/.ready ## Prepare .venv and the storage emulator
 
@@ -29,6 +29,9 @@ demo: setup ## Deploy the sample app with the guard: no order fails
 
 demo-unguarded: setup ## Deploy it without the guard too, and compare the numbers
 	@$(BIN)/python -m dev.demo --unguarded
+
+demo-side-by-side: setup ## Deploy three releases side by side, with Envoy in front: no order fails
+	@$(BIN)/python -m dev.demo_side_by_side
 
 run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 	@STATE_STORAGE="$${STATE_STORAGE:-UseDevelopmentStorage=true}" $(BIN)/python -m state_api serve

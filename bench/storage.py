@@ -69,8 +69,9 @@ class RawTables:
             all_permissions,
             datetime.now(UTC) + timedelta(hours=12),
         )
-        # No limit on connections: it would slow down requests that run at once.
-        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        # No limit on connections: it would slow down requests that run at once. The emulator closes connections that
+        # were idle for 5 s, and a request that meets one of them would fail.
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2))
 
     async def __aenter__(self) -> "RawTables":
         return self

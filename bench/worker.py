@@ -29,6 +29,7 @@ from bench.paced_events import (
 from bench.storage import SHARD_COUNT
 from bench.straightforward import StraightforwardRecorder
 from bench.transaction_limit import TransactionLimit
+from state_api.domain.errors import TooManyEvents
 from state_api.settings import STATE_STORAGE, read_settings
 
 CONCURRENT_EVENTS = 64
@@ -142,7 +143,14 @@ class _TriggerWorker:
         """Deliver the prepared events, each when it is due. Returns PublishingDelays as JSON."""
 
         async def deliver(index: int) -> None:
-            await self._function(event=self._prepared[index][1])
+            """Deliver one event until it is accepted, as Event Grid does. The server refuses events when it is late."""
+            while True:
+                try:
+                    await self._function(event=self._prepared[index][1])
+                except TooManyEvents as error:
+                    await asyncio.sleep(error.retry_after)
+                else:
+                    return
 
         events = [event for event, _ in self._prepared]
         return asdict(await publish_when_due(events, deliver, begins_at=begins_at))

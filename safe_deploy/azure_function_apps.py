@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from safe_deploy import app_settings
+from safe_deploy.addresses import is_on_this_machine
 from safe_deploy.app_settings import Site
 from safe_deploy.azure_cli import (
     AZ_TIMEOUT_SECONDS,
@@ -20,8 +21,6 @@ from safe_deploy.errors import CommandError, UsageError
 
 _CHANGE_TIMEOUT_SECONDS = 180
 """How long a change of app settings may take. `az` reads all settings and writes them all."""
-
-_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,126}")
 """The same pattern as the server's for the policy `quiesceFunctions`."""
@@ -66,11 +65,11 @@ class FunctionApps:
         Raises FunctionAppNotFound if there is none, CommandError if there are several or if the address is on this
         machine, and AzureUnavailable.
         """
-        host = (urlsplit(address).hostname or "").rstrip(".")
-        if host in _LOOPBACK_HOSTS:
+        if is_on_this_machine(address):
             raise CommandError(
                 f"the address {address} is on this machine, so Azure has no Function App for it. Omit --resource-group"
             )
+        host = (urlsplit(address).hostname or "").rstrip(".")
         names = sorted(name for name, hosts in self._list_host_names() if host in hosts)
         group = f"resource group {self.resource_group!r}"
         if not names:

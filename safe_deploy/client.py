@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from safe_deploy.addresses import is_on_this_machine
 from safe_deploy.errors import ServerUnavailable, UsageError
 from safe_deploy.server_responses import (
     MAX_BACKOFF_SECONDS,
@@ -33,8 +34,6 @@ _ROUTING_TIMEOUT_SECONDS = 10
 """How long the response with a routing document may take after the time that the server waits."""
 
 _RETRYABLE_STATUS_CODES = frozenset({429, 502, 503, 504})
-_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-
 Json = dict[str, Any]
 
 
@@ -80,8 +79,7 @@ def normalize_server_url(text: str) -> str:
 
 def is_unencrypted(url: str) -> bool:
     """Whether a key would cross a network in plain text."""
-    parts = urlsplit(url)
-    return parts.scheme == "http" and parts.hostname not in _LOOPBACK_HOSTS
+    return urlsplit(url).scheme == "http" and not is_on_this_machine(url)
 
 
 class StateServerClient:

@@ -1,34 +1,33 @@
-"""The HTTP server through which `python -m dev.demo.slot_command` controls the demo's Function App."""
+"""The HTTP server through which commands of a pipeline control the demo's Function Apps."""
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from dev.demo.local_function_app import FunctionApp
+from dev.demo.control_client import CONTROL_ADDRESS_VARIABLE
 from dev.demo.processes import HOST
-from dev.demo.slot_command import CONTROL_ADDRESS_VARIABLE
+
+ControlCommand = Callable[[dict[str, Any]], str]
+"""Takes the body of a command, and returns what the command prints. Raises ValueError, RuntimeError or TimeoutError."""
 
 
 @contextmanager
-def run_control_server(app: FunctionApp) -> Iterator[dict[str, str]]:
-    """Serve on loopback until the block ends. Yields the environment variable with the address for the command."""
+def run_control_server(commands: Mapping[str, ControlCommand]) -> Iterator[dict[str, str]]:
+    """Serve these commands on loopback until the block ends. Yields the environment variable with the address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            """Deploy into a slot or swap the slots, as the body says, and answer with what the slots hold then."""
-            command = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            """Carry out the command that the path names, and answer with the text that it prints."""
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             try:
-                if self.path == "/swap":
-                    app.swap()
-                else:
-                    app.deploy(command["slot"], command["code"], command["taskHub"])
+                text = commands[self.path.removeprefix("/")](body)
             except (ValueError, RuntimeError, TimeoutError) as error:
                 self._send_response(500, str(error))
             else:
-                self._send_response(200, ", ".join(f"{slot} {hub}" for slot, hub in app.get_slot_task_hubs().items()))
+                self._send_response(200, text)
 
         def _send_response(self, status: int, text: str) -> None:
             """Answer with a status and a text, which the command prints."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx
 
+from dev.demo.app_processes import TopicEndpoint
 from dev.demo.control_server import run_control_server
-from dev.demo.local_function_app import FunctionApp, TopicEndpoint
+from dev.demo.local_function_app import FunctionApp
 from dev.demo.order_results import OrderCounts, OrderResults
 from dev.demo.pipeline import Pipeline
 from dev.demo.processes import HOST, LoggedProcess, Processes
@@ -50,8 +51,8 @@ class GuardedEnvironment:
 def create_unguarded_environment() -> Iterator[DemoPlatform]:
     """Create a platform without a state server."""
     with (
-        _run_emulator() as storage,
-        _open_processes() as processes,
+        run_emulator() as storage,
+        open_processes() as processes,
         _open_platform(processes, storage, None) as platform,
     ):
         yield platform
@@ -61,8 +62,8 @@ def create_unguarded_environment() -> Iterator[DemoPlatform]:
 def create_guarded_environment(settle_seconds: int) -> Iterator[GuardedEnvironment]:
     """Create a platform, and a state server that has the app's policy, but not yet its slots."""
     keys = {role: secrets.token_urlsafe(24) for role in ("admin", "deployer", "publisher")}
-    with _run_emulator() as storage, _open_processes() as processes:
-        url = _start_server(processes, storage, keys)
+    with run_emulator() as storage, open_processes() as processes:
+        url = start_server(processes, storage, keys)
         topic = TopicEndpoint(f"{url}/api/events", keys["publisher"])
         policy = {"policy": {"settleSeconds": settle_seconds, "requireVerification": True}}
         admin = {"x-functions-key": keys["admin"]}
@@ -75,7 +76,7 @@ def create_guarded_environment(settle_seconds: int) -> Iterator[GuardedEnvironme
 
 
 @contextmanager
-def _run_emulator() -> Iterator[str]:
+def run_emulator() -> Iterator[str]:
     """Start the storage emulator, in memory. Yields its connection string."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
@@ -83,7 +84,8 @@ def _run_emulator() -> Iterator[str]:
 
 
 @contextmanager
-def _open_processes() -> Iterator[Processes]:
+def open_processes() -> Iterator[Processes]:
+    """Processes with a folder for their files. Both end with the block."""
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
         yield processes
 
@@ -95,12 +97,12 @@ def _open_platform(processes: Processes, storage: str, topic: TopicEndpoint | No
     with (
         closing(FunctionApp(processes, storage, topic)) as app,
         closing(OrderResults(storage)) as orders,
-        run_control_server(app) as variables,
+        run_control_server(app.commands) as variables,
     ):
         yield DemoPlatform(app, orders, variables)
 
 
-def _start_server(processes: Processes, storage: str, keys: dict[str, str]) -> str:
+def start_server(processes: Processes, storage: str, keys: dict[str, str]) -> str:
     """Start `python -m state_api serve`. Returns its address. Raises RuntimeError if it ends."""
     (port,) = free_ports(1)
     key_entries = [{"name": f"the-{role}", "role": role, "sha256": sha256_of(key)} for role, key in keys.items()]

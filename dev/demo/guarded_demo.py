@@ -1,8 +1,8 @@
 """The demo with the guard: `safe-deploy` queries the state server, and no order fails or is orphaned."""
 
+from dev.demo.app_processes import TopicEndpoint
 from dev.demo.demo_steps import APPROVAL_ORDER_IDS, approve_orders, build_release, place_orders, wait_until_finished
 from dev.demo.environment import GuardedEnvironment, create_guarded_environment
-from dev.demo.local_function_app import TopicEndpoint
 from dev.demo.output import DemoResult, report, report_heading, require
 from dev.demo.pipeline import CommandProcess, Release
 from dev.demo.processes import HOST

@@ -4,38 +4,19 @@ Every task hub that was ever deployed has an engine process, which runs until th
 
 import logging
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from durabletask.client import TaskHubGrpcClient
 
-from dev.demo.processes import HOST, LoggedProcess, Processes
-from harness.processes import free_port, wait_until
+from dev.demo.app_processes import DeployedApp, TopicEndpoint, start_app, start_engine
+from dev.demo.control_server import ControlCommand
+from dev.demo.processes import Processes
+from harness.processes import free_port
 
 log = logging.getLogger(__name__)
 
 SLOTS = ("production", "staging")
-# Orders take less than a second, so that the demo is short.
-_SHORT_DURATIONS = {"PACKING_SECONDS": "0.2", "PAYMENT_RETRY_MILLISECONDS": "50"}
-
-
-@dataclass(frozen=True, slots=True)
-class TopicEndpoint:
-    """The endpoint that lifecycle events are published to, and its key."""
-
-    endpoint: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeployedSlot:
-    """The deployment in a slot: a version of the code on a task hub, in a process that listens at `url`."""
-
-    app_version: str
-    task_hub: str
-    url: str
-    process: LoggedProcess
 
 
 class FunctionApp:
@@ -48,7 +29,7 @@ class FunctionApp:
         """The task hub on which each order was started."""
         self._processes = processes
         self._storage = storage
-        self._slots: dict[str, DeployedSlot] = {}
+        self._slots: dict[str, DeployedApp] = {}
         self._engines: dict[str, str] = {}
         self._client = httpx.Client(timeout=30)
         # A swap waits until no request is in progress.
@@ -59,6 +40,22 @@ class FunctionApp:
 
     # Operations of a pipeline.
 
+    @property
+    def commands(self) -> dict[str, ControlCommand]:
+        """The commands of `python -m dev.demo.slot_command`."""
+
+        def deploy(body: dict[str, Any]) -> str:
+            """Deploy into a slot, and return what the slots have then."""
+            self.deploy(body["slot"], body["code"], body["taskHub"])
+            return self._describe_slots()
+
+        def swap(_: dict[str, Any]) -> str:
+            """Swap the slots, and return what they have then."""
+            self.swap()
+            return self._describe_slots()
+
+        return {"deploy": deploy, "swap": swap}
+
     def deploy(self, slot: str, app_version: str, task_hub: str) -> None:
         """Replace the code and the task hub of a slot. The old process ends before the new one starts.
 
@@ -68,18 +65,10 @@ class FunctionApp:
         before = self._slots.pop(slot, None)
         if before is not None:
             before.process.popen.terminate()
-        engine, port = self._start_engine(task_hub), free_port()
+        engine = self._start_engine(task_hub)
         if before is not None:
             self._processes.stop(before.process)
-        options = ["--task-hub", task_hub, "--version", app_version, "--port", str(port), "--engine", engine]
-        process = self._processes.start(
-            f"{slot}-{app_version}-{task_hub}", "durable_app.local", *options, **_SHORT_DURATIONS
-        )
-        deployed = DeployedSlot(app_version, task_hub, f"http://{HOST}:{port}", process)
-        wait_until(lambda: self._is_healthy(deployed) or process.popen.poll() is not None, f"slot {slot} answers")
-        if process.popen.poll() is not None:
-            raise RuntimeError(f"the process of slot {slot} ended:\n{process.read_output()}")
-        self._slots[slot] = deployed
+        self._slots[slot] = start_app(self._processes, slot, app_version, task_hub, engine=engine, port=free_port())
 
     def swap(self) -> None:
         """Swap production and staging without stopping their processes. Raises ValueError if a slot is empty."""
@@ -124,24 +113,12 @@ class FunctionApp:
         """All task hubs that were ever deployed, oldest first."""
         return list(self._engines)
 
-    def _start_engine(self, task_hub: str) -> str:
-        """Start the task hub's engine at its first use. It runs until the end of the demo. Returns its address."""
-        if task_hub not in self._engines:
-            address = f"{HOST}:{(port := free_port())}"
-            options = ["--task-hub", task_hub, "--port", str(port), "--storage", self._storage]
-            key = {}
-            if self.topic is not None:
-                options += ["--topic-endpoint", self.topic.endpoint, "--publish-retry-seconds", "0.01"]
-                key = {"LIFECYCLE_TOPIC_KEY": self.topic.key}
-            # The slot waits until the engine listens.
-            self._processes.start(f"engine-{task_hub}", "durable_app.local.engine", *options, **key)
-            self._engines[task_hub] = address
-        return self._engines[task_hub]
+    def _describe_slots(self) -> str:
+        """The task hub of every slot, for the output of a command."""
+        return ", ".join(f"{slot} {hub}" for slot, hub in self.get_slot_task_hubs().items())
 
-    def _is_healthy(self, deployed: DeployedSlot) -> bool:
-        """Whether the process in a slot answers with the code and the task hub that were deployed."""
-        try:
-            about = self._client.get(f"{deployed.url}/api/about")
-        except httpx.TransportError:
-            return False
-        return bool(about.json() == {"version": deployed.app_version, "taskHub": deployed.task_hub})
+    def _start_engine(self, task_hub: str) -> str:
+        """Start the task hub's engine at its first use. Returns its address."""
+        if task_hub not in self._engines:
+            self._engines[task_hub] = start_engine(self._processes, task_hub, self._storage, self.topic)
+        return self._engines[task_hub]

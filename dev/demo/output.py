@@ -1,6 +1,6 @@
 """The demo's output: progress lines, a table of numbers at the end, and an error for the first unexpected result."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dev.demo.order_results import OrderCounts
@@ -51,11 +51,17 @@ def format_results(columns: Mapping[str, DemoResult]) -> str:
         "deployments": [result.deployments for result in results],
         "refused until the orders had ended": [result.refused for result in results],
     }
+    return format_table(list(columns), {name: list(map(str, numbers)) for name, numbers in rows.items()})
+
+
+def format_table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table of these rows, each with a cell for every column."""
     first = max(map(len, rows))
-    widths = [max(len(name), 6) for name in columns]
+    cells_by_column = zip(*rows.values(), strict=True)
+    widths = [max(6, len(name), *map(len, cells)) for name, cells in zip(columns, cells_by_column, strict=True)]
     head = "  ".join(name.rjust(width) for name, width in zip(columns, widths, strict=True))
     lines = [f"  {'':{first}}  {head}", f"  {'─' * first}  {'  '.join('─' * width for width in widths)}"]
-    for name, numbers in rows.items():
-        cells = "  ".join(str(number).rjust(width) for number, width in zip(numbers, widths, strict=True))
+    for name, row in rows.items():
+        cells = "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         lines.append(f"  {name:{first}}  {cells}")
     return "\n".join(lines)

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dev.demo.control_client import TASK_HUB_VARIABLE
 from dev.demo.output import UnexpectedResult, indent, report
 from dev.demo.processes import ROOT, build_environment
-from dev.demo.slot_command import TASK_HUB_VARIABLE
 from harness.processes import stop_after, wait_until
 
 _SWAP_COMMAND = f"{shlex.quote(sys.executable)} -m dev.demo.slot_command swap"
@@ -38,12 +38,20 @@ class Release:
         return "--task-hub", self.task_hub, "--version", self.version
 
 
-class CommandProcess:
-    """A running command, whose output is collected."""
+def build_run_url(run: int) -> str:
+    """The address of a pipeline run."""
+    return f"https://ci.example/runs/{run}"
 
-    def __init__(self, arguments: list[str], variables: Mapping[str, str], displayed_command: str) -> None:
+
+class CommandProcess:
+    """A running command, whose output is collected. With `live`, each line is also printed at once."""
+
+    def __init__(
+        self, arguments: list[str], variables: Mapping[str, str], displayed_command: str, *, live: bool = False
+    ) -> None:
         """Start a command, show it as `displayed_command`, and keep what it prints."""
         report(f"    $ {displayed_command}")
+        self._live = live
         self._process = subprocess.Popen(
             arguments,
             env=build_environment(variables),
@@ -88,6 +96,8 @@ class CommandProcess:
         with self._process.stdout as lines:
             for line in lines:
                 self._lines.append(line)
+                if self._live and line.strip():
+                    report(indent(line))
 
 
 class Pipeline:
@@ -106,15 +116,16 @@ class Pipeline:
             command.stop()
 
     def start_command(
-        self, run: int, *arguments: str, role: str = "deployer", displayed_command: str = ""
+        self, run: int, *arguments: str, role: str = "deployer", displayed_command: str = "", live: bool = False
     ) -> CommandProcess:
         """Start a `safe-deploy` command. `displayed_command` replaces its arguments in the demo's output."""
-        variables = {"SAFE_DEPLOY_KEY": self._keys[role], "SAFE_DEPLOY_RUN_URL": f"https://ci.example/runs/{run}"}
+        variables = {"SAFE_DEPLOY_KEY": self._keys[role], "SAFE_DEPLOY_RUN_URL": build_run_url(run)}
         command = [sys.executable, "-m", "safe_deploy", *arguments]
         process = CommandProcess(
             command,
             self._settings | variables | self._platform_variables,
             f"safe-deploy {displayed_command or format_command(arguments)}",
+            live=live,
         )
         self._commands.append(process)
         return process

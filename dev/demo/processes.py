@@ -35,10 +35,10 @@ class LoggedProcess:
 
 
 class Processes:
-    """Starts processes, and stops them at the end of its block."""
+    """Starts processes, and stops them at the end of its block. `folder` has their logs."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._started: list[LoggedProcess] = []
 
     def __enter__(self) -> "Processes":
@@ -57,7 +57,7 @@ class Processes:
 
     def start(self, name: str, module: str, *arguments: str, **variables: str) -> LoggedProcess:
         """Start `python -m module` with these environment variables."""
-        log = self._folder / f"{len(self._started):03d}-{name}.log"
+        log = self.folder / f"{len(self._started):03d}-{name}.log"
         with log.open("wb") as sink:
             popen = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],

@@ -3,16 +3,10 @@
 Usage: `python -m dev.demo.slot_command deploy SLOT CODE`, `python -m dev.demo.slot_command swap`."""
 
 import argparse
-import http.client
-import json
 import os
 import sys
 
-CONTROL_ADDRESS_VARIABLE = "DEMO_CONTROL_ADDRESS"
-TASK_HUB_VARIABLE = "SAFE_DEPLOY_TASK_HUB"
-"""The variable in which `safe-deploy` passes the task hub to the commands that it runs."""
-
-_TIMEOUT_SECONDS = 120
+from dev.demo.control_client import TASK_HUB_VARIABLE, send_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,12 +31,7 @@ def main() -> int:
     body = {}
     if options.command == "deploy":
         body = {"slot": options.slot, "code": options.code, "taskHub": options.task_hub}
-    connection = http.client.HTTPConnection(os.environ[CONTROL_ADDRESS_VARIABLE], timeout=_TIMEOUT_SECONDS)
-    connection.request("POST", f"/{options.command}", json.dumps(body))
-    response = connection.getresponse()
-    print(f"{options.command}: {response.read().decode()}")
-    connection.close()
-    return 0 if response.status == http.client.OK else 1
+    return send_command(options.command, body)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,7 @@ def retire(
 
 
 def _print_retirement(session: Session, app: SideBySideApp, results: list[RetirementResult]) -> None:
+    """Print what became of each release, and set the outputs for later steps of a pipeline."""
     session.ci.set_outputs(rendering.retirement_outputs(results))
     session.print_result(
         {"app": app.name, "releases": [result.to_json() for result in results]},

@@ -21,7 +21,8 @@ class ReleaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A release that is not removed. `first_traffic_at` is None if it never had traffic. Times sort as text."""
+    """A release that is not removed. `first_traffic_at`: when the routing gave it traffic first, None if it never did.
+    Times sort as text."""
 
     version: str
     task_hub: str
@@ -32,8 +33,8 @@ class Release:
 
     @property
     def had_traffic(self) -> bool:
-        """Whether the release was ever active, or got a share of the traffic."""
-        return self.first_traffic_at is not None
+        """Whether the release has traffic or had some. One that was adopted had it without a routing."""
+        return self.first_traffic_at is not None or self.state in (ReleaseState.SERVING, ReleaseState.DRAINING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,10 +67,7 @@ class Promotion:
         """Disable or enable the functions in a release. A Function App that is gone is no obstacle, unless its release
         is the active one or is to be."""
         assert self.function_apps is not None, "planned only if Azure can be asked"
-        release = app.releases.get(step.version)
-        if release is None:
-            # The server refuses the promotion of such a release, and says whether it was removed or never existed.
-            return
+        release = app.releases[step.version]
         if step.action is PromotionAction.UNQUIESCE:
             self.function_apps.unquiesce(app, release)
             return
@@ -125,13 +122,17 @@ class Promotion:
         )
 
     def _undo(self, done: list[PromotionStep]) -> None:
-        """Give the functions back to the release that is active now, which another caller may have changed."""
+        """Give the functions back to the release that is active now, which another caller may have changed. A failure
+        is a warning, so that the error of the routing is the one that is reported."""
         if not done:
             return
-        current = read_app(self.server)
-        for step in plan_undo(current, done):
-            self.report(f"the routing was not changed, so release {step.version} gets its functions as before")
-            self._quiesce(current, step)
+        try:
+            current = read_app(self.server)
+            for step in plan_undo(current, done):
+                self.report(f"the routing was not changed, so release {step.version} gets its functions as before")
+                self._quiesce(current, step)
+        except CommandError as error:
+            self.warn(f"functions may be disabled in the active release. Run safe-deploy unquiesce: {error.message}")
 
 
 def check_quiescing(app: SideBySideApp, resource_group: str) -> None:

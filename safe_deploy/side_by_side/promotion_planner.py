@@ -28,13 +28,18 @@ def plan_promotion(
     app: SideBySideApp, version: str, *, quiesces: bool, rollback: bool = False
 ) -> Sequence[PromotionStep]:
     """The steps that make this release the only one with traffic. `quiesces`: Azure can be asked to disable the
-    functions that only the active release may run."""
+    functions that only the active release may run.
+
+    A release that does not exist or is being removed is refused by the server, so no Function App restarts for it.
+    """
+    release = app.releases.get(version)
+    quiesces = quiesces and release is not None and release.state != ReleaseState.REMOVING
     versions = {
         PromotionAction.QUIESCE: _list_others_with_traffic(app, version) if quiesces else [],
         PromotionAction.ROUTE: [] if is_promoted(app, version) else [version],
         PromotionAction.UNQUIESCE: [version] if quiesces else [],
     }
-    had_traffic = version in app.releases and app.releases[version].had_traffic
+    had_traffic = release is not None and release.had_traffic
     actions = order_actions(app.quiesce_order, rollback=rollback, had_traffic=had_traffic)
     return [PromotionStep(action, named) for action in actions for named in versions[action]]
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from safe_deploy.azure_cli import AzureUnavailable
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.errors import CommandError
 from safe_deploy.scheduler_task_hubs import SchedulerTaskHubs
@@ -109,6 +110,7 @@ class Retirement:
             self.report(": ".join(filter(None, (f"release {version} is {result.outcome.value}", result.explanation))))
 
     def _check_signal(self, guard: SignalGuard) -> None:
+        """Stop between two releases if a signal has come. Raises Interrupted."""
         if guard.interrupted:
             raise Interrupted("stopped before all releases were looked at. Run the same command again")
 
@@ -178,7 +180,7 @@ class Retirement:
                 self.server.delete_release(release.version, outcome="Failed")
             raise
         exists = self._look_for_function_app(release, result)
-        step = plan_after_command(result, exists=exists)
+        step = plan_after_command(result, exists=exists, continued=continued)
         if step is RemovalStep.FINISH:
             return self._finish(release)
         if step is RemovalStep.GIVE_BACK:
@@ -228,12 +230,18 @@ class Retirement:
         return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
 
     def _look_for_function_app(self, release: Release, result: CommandResult) -> bool | None:
-        """Whether Azure still has the Function App; None if it is not asked."""
+        """Whether Azure still has the Function App; None if that is unknown. Raises AzureUnavailable after a command
+        that failed."""
         if self.function_apps is None or result.interrupted:
             return None
-        if result.succeeded:
+        if not result.succeeded:
+            return self.function_apps.find(release) is not None
+        try:
             return not self.function_apps.is_deleted(release)
-        return self.function_apps.find(release) is not None
+        except AzureUnavailable as error:
+            # A pipeline's login may expire while the command runs.
+            self.report(f"whether the Function App is gone could not be checked: {error.message}")
+            return None
 
     def _finish(self, release: Release) -> RetirementResult:
         """Delete the task hub on the scheduler, and report that the Function App is deleted."""
@@ -251,6 +259,7 @@ class Retirement:
 
 
 def _comparison_key(result: RetirementResult) -> object:
+    """What must differ for a result to be reported again."""
     return result.outcome, result.message, [reason["code"] for reason in result.reasons]
 
 
@@ -282,6 +291,8 @@ def _describe_unknown_deletion(result: CommandResult, *, exists: bool | None) ->
         why = f"the command {result}, but Azure still has the Function App"
     elif result.interrupted:
         why = f"the command {result} after a request to stop, and Azure may continue the deletion"
+    elif exists is None:
+        why = f"the command {result}, and an earlier attempt may have deleted the Function App"
     else:
         why = f"the command {result} after the Function App was deleted"
     return f"{why}. The release stays Removing, so that it gets no traffic. Run the same command again to continue"

@@ -19,8 +19,6 @@ _TEMPORARY_REASONS = frozenset(
 )
 """Reasons that end by themselves soon after the removal has begun."""
 
-_MISSING = frozenset({"TaskHubMissing"})
-
 
 class RemovalStep(Enum):
     """What happens next in a removal that is pending."""
@@ -65,6 +63,7 @@ class RetirementResult:
         return self.message or "; ".join(reason["message"] for reason in self.reasons)
 
     def to_json(self) -> dict[str, Any]:
+        """The result as `retire --output json` prints it."""
         return {
             "version": self.release.version,
             "taskHub": self.release.task_hub,
@@ -127,20 +126,23 @@ def plan_after_verdict(
     over. `waits_for_drain`: instances that are active are waited for, too.
     """
     codes = {reason["code"] for reason in verdict["reasons"]}
-    if verdict["ready"] or (continued and codes == _MISSING):
-        # The earlier attempt has deleted the task hub, in which nothing can run any more.
+    if verdict["ready"]:
         return RemovalStep.DELETE
-    if has_time and (waits_for_drain or codes <= _TEMPORARY_REASONS | (_MISSING if continued else frozenset())):
+    if has_time and (waits_for_drain or codes <= _TEMPORARY_REASONS):
         return RemovalStep.WAIT
     return RemovalStep.LEAVE_PENDING if continued else RemovalStep.GIVE_BACK
 
 
-def plan_after_command(result: CommandResult, *, exists: bool | None) -> RemovalStep:
-    """The step after the user's command. `exists`: whether Azure still has the Function App; None if it was not
-    asked."""
+def plan_after_command(result: CommandResult, *, exists: bool | None, continued: bool) -> RemovalStep:
+    """The step after the user's command.
+
+    `exists`: whether Azure still has the Function App; None if that is unknown. `continued`: an earlier attempt may
+    have deleted it.
+    """
     if result.interrupted:
         # Azure continues a deletion that it has accepted.
         return RemovalStep.LEAVE_PENDING
     if result.succeeded:
         return RemovalStep.LEAVE_PENDING if exists else RemovalStep.FINISH
-    return RemovalStep.LEAVE_PENDING if exists is False else RemovalStep.GIVE_BACK
+    is_maybe_deleted = exists is False or (exists is None and continued)
+    return RemovalStep.LEAVE_PENDING if is_maybe_deleted else RemovalStep.GIVE_BACK

@@ -44,7 +44,8 @@ class ParallelReads:
 
     @asynccontextmanager
     async def begin(self, question: StatusQuestion) -> AsyncIterator["QuestionReads"]:
-        """The reads for this question."""
+        """The reads for this question. At its end, what it has read is remembered, so that the next question about the
+        slot reads it at once."""
         key = (app_key(question.app_name), question.slot_name.lower())
         reads = QuestionReads(self._apps, self._instances, self._verifier, self._last_questions.get(key))
         try:

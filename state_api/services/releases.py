@@ -5,7 +5,6 @@ If another caller has changed the app in between, all three start again. Refusal
 
 import asyncio
 import random
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -33,7 +32,7 @@ from state_api.domain.releases.registration import RegisterEvidence, find_replac
 from state_api.domain.releases.retirement import remove_retired_hubs
 from state_api.domain.releases.side_by_side.adoption import AdoptionEvidence, find_new_versions
 from state_api.domain.releases.side_by_side.documents import publish_routing
-from state_api.domain.releases.side_by_side.releases import Model, ReleaseTokens
+from state_api.domain.releases.side_by_side.releases import Model
 from state_api.domain.releases.staging import (
     StageEvidence,
     abandon_deployment,
@@ -51,6 +50,7 @@ from state_api.services.ownership import Ownership, is_claimed_by
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.recording import Recorder
+from state_api.services.release_tokens import new_release_tokens
 
 _MAX_ATTEMPTS = 12
 """How often an operation is tried while other callers change the app at the same time."""
@@ -140,9 +140,11 @@ class Releases:
         return await self._update_verified(name, command, precondition, decide, create=True)
 
     async def abandon_deployment(self, name: str, command: AbandonCommand, precondition: Precondition) -> App:
+        """Give up the open deployment, for DeleteStaging."""
         return await self._apply(name, command, precondition, lambda app, now: abandon_deployment(app, command, now))
 
     async def swap_slots(self, name: str, command: SwapCommand, precondition: Precondition) -> App:
+        """Record a swap, or a step of one, for PostSwap."""
         return await self._apply(name, command, precondition, lambda app, now: swap_slots(app, command, now))
 
     async def register_app(self, name: str, command: RegisterCommand, precondition: Precondition) -> App:
@@ -179,9 +181,11 @@ class Releases:
         return await self._update_verified(name, command, precondition, decide)
 
     async def add_waiver(self, name: str, command: WaiveCommand, precondition: Precondition) -> App:
+        """Waive an instance or messages, for PostWaiver."""
         return await self._apply(name, command, precondition, lambda app, now: add_waiver(app, command, now))
 
     async def remove_waiver(self, name: str, command: RemoveWaiverCommand, precondition: Precondition) -> App:
+        """Remove a waiver, for DeleteWaiver."""
         return await self._apply(name, command, precondition, lambda app, now: remove_waiver(app, command))
 
     async def remove_retired_hubs(self, name: str, command: RemoveRetiredHubsCommand) -> App:
@@ -396,8 +400,3 @@ class Releases:
     async def _claim(self, app: App, task_hub: str, caller: Caller, proof: OwnershipProof | None) -> None:
         """Reserve the task hub for the app and for the run of this caller."""
         await self._task_hubs.claim(task_hub, TaskHubClaim(app.name, caller.run_id(task_hub), proof))
-
-
-def new_release_tokens() -> ReleaseTokens:
-    """Two random tokens of 128 bits."""
-    return ReleaseTokens(secrets.token_hex(16), secrets.token_hex(16))

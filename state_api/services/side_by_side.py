@@ -32,7 +32,8 @@ from state_api.domain.releases.transition_checks import check_model
 from state_api.services.ownership import Ownership
 from state_api.services.ports import Apps, Routers, TaskHubs
 from state_api.services.readiness import Readiness
-from state_api.services.releases import Precondition, Releases, new_release_tokens
+from state_api.services.release_tokens import new_release_tokens
+from state_api.services.releases import Precondition, Releases
 from state_api.services.verification import PROBE_TIMEOUT_SECONDS
 
 

@@ -31,10 +31,13 @@ class DirectReads:
         self._verifier = verifier
 
     async def read_app(self, name: str) -> App | None:
+        """Read the app from storage."""
         return await self._apps.get(name)
 
     async def read_records(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
+        """Read the records of the task hub from storage."""
         return await self._verifier.get_recorded_state(task_hub, exemptions)
 
     async def probe_for_verdict(self, request: ProbeRequest) -> ProbeOutcome:
+        """Verify the task hub for this request."""
         return await self._verifier.probe_for_verdict(request)

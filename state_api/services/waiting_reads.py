@@ -130,10 +130,13 @@ class SharedVerdictReads:
     is_counted: bool
 
     async def read_app(self, name: str) -> App | None:
+        """Read the app, together with the requests that ask for it now."""
         return await self.shared.read_app(name, is_counted=self.is_counted)
 
     async def read_records(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
+        """Read the records of the task hub, together with the requests that ask for them now."""
         return await self.shared.read_records(task_hub, exemptions, is_counted=self.is_counted)
 
     async def probe_for_verdict(self, request: ProbeRequest) -> ProbeOutcome:
+        """Verify the task hub, together with the requests that ask for the same now."""
         return await self.shared.probe_for_verdict(request, is_counted=self.is_counted)

@@ -67,11 +67,13 @@ class RawAccount:
             await self.tables.get_table_client(f"{hub}Partitions").upsert_entity(entity)
 
     async def add_queue(self, name: str, messages: int = 1) -> None:
+        """Create a queue with so many messages."""
         await self.queues.create_queue(name)
         for _ in range(messages):
             await self.queues.get_queue_client(name).send_message("a message")
 
     async def add_container(self, name: str) -> None:
+        """Create a container with a blob, as the provider creates its lease container."""
         await self.blobs.create_container(name)
         await self.blobs.get_container_client(name).upload_blob("taskhub.json", b"{}")
 

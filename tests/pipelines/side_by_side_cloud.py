@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from durable_app.local.task_hub_storage import TaskHubStorageWriter
+from harness.processes import wait_until
 from harness.state_server import HOST, run_server
 from state_api.settings import StorageSettings
 from tests.conftest import new_hub_name
@@ -24,6 +25,9 @@ from tests.pipelines.shifted_clock_server import FILE_VARIABLE, SHIFTED_CLOCK_SE
 
 SECONDS_UNTIL_ROUTERS_STOP = 61
 """After this time no router without a name sends requests by the routing before."""
+
+DEPLOYMENT_TIMEOUT_SECONDS = 3600
+"""After this time the open deployment of another run does not block a run, by the default of the policy."""
 
 _CONNECTION_NAME = "STATE_TASKHUBS_SHOP"
 
@@ -125,30 +129,29 @@ class SideBySideCloud:
             state["groups"] = [RESOURCE_GROUP]
             state["starterPort"] = starter_port
 
-    def add_drained_release(self, name: str) -> None:
-        """Add a release that had traffic, and its resources, without a pipeline. Another one has the traffic then."""
+    def add_active_release(self) -> str:
+        """Add a release, with its resources, that gets all traffic, without a pipeline. Returns its version, which is
+        also its name."""
+        name = new_hub_name()
         with locked_cloud(self.pipeline_app.fake_azure.path) as state:
             state.setdefault("plans", {})[f"ASP-{name}"] = {"resourceGroup": RESOURCE_GROUP, "tier": "FlexConsumption"}
             state.setdefault("containers", []).append(f"shopreleases/{name}")
             settings = {"TASK_HUB": {"value": name, "slotSetting": False}}
             slots = {"production": {"settings": settings, "package": "app.zip"}}
             state["apps"][name] = {"resourceGroup": RESOURCE_GROUP, "plan": f"ASP-{name}", "slots": slots}
-        active = new_hub_name()
-        for version in (name, active):
-            self._register(version)
-            self._put("routing", {"active": version})
+        path = f"/api/apps/{self.pipeline_app.name}"
+        body = {"version": name, "taskHub": name, "address": f"https://{name}.azurewebsites.net"}
+        self.pipeline_app.admin.post(f"{path}/releases", json=body).raise_for_status()
+        create_task_hub(self.server.connection, name)
+        self.pipeline_app.admin.put(f"{path}/routing", json={"active": name}).raise_for_status()
+        return name
+
+    def add_drained_release(self) -> str:
+        """Add a release that had traffic, and another one that has it now. Returns the version of the first one."""
+        name = self.add_active_release()
+        self.add_active_release()
         self.pass_time()
-
-    def _register(self, version: str) -> None:
-        """Register a release whose version is also its name, and create its task hub."""
-        body = {"version": version, "taskHub": version, "address": f"https://{version}.azurewebsites.net"}
-        path = f"/api/apps/{self.pipeline_app.name}/releases"
-        self.pipeline_app.admin.post(path, json=body).raise_for_status()
-        create_task_hub(self.server.connection, version)
-
-    def _put(self, path: str, body: dict[str, Any]) -> None:
-        """Change the app as an administrator."""
-        self.pipeline_app.admin.put(f"/api/apps/{self.pipeline_app.name}/{path}", json=body).raise_for_status()
+        return name
 
     def releases(self) -> dict[str, str]:
         """The state of each release that is not removed, by its version."""
@@ -174,6 +177,11 @@ class SideBySideCloud:
                 "containers": sorted(state.get("containers", [])),
             }
 
+    def is_disabled(self, function_app: str, function: str) -> bool:
+        """Whether an app setting disables the function."""
+        settings = self.pipeline_app.fake_azure.settings(function_app)
+        return settings.get(f"AzureWebJobs.{function}.Disabled") == "true"
+
     def add_plan_without_app(self) -> None:
         """Add what an interrupted `az functionapp create` leaves."""
         with locked_cloud(self.pipeline_app.fake_azure.path) as state:
@@ -182,6 +190,19 @@ class SideBySideCloud:
     def pass_time(self) -> None:
         """Let so much time pass that no router sends requests by the routing before."""
         self.server.advance_clock(SECONDS_UNTIL_ROUTERS_STOP)
+
+    @contextmanager
+    def pass_time_during_removal(self) -> Iterator[None]:
+        """Let that time pass when the removal of a release has begun, which must be before the block ends."""
+        passing = threading.Thread(target=self._pass_time_when_removing)
+        passing.start()
+        yield
+        passing.join()
+
+    def _pass_time_when_removing(self) -> None:
+        """Let the clock go forward once a removal has begun, so that its last verdict can be Ready."""
+        wait_until(lambda: "Removing" in self.releases().values(), "the removal begins")
+        self.pass_time()
 
 
 def deployed_app(name: str) -> dict[str, object]:

@@ -108,6 +108,7 @@ class StateServerProcess:
         await self.start()
 
     async def close(self) -> None:
+        """End the process and the connections to it."""
         await self._http.aclose()
         await asyncio.to_thread(self._stack.close)
 

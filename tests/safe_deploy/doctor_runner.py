@@ -4,6 +4,9 @@ import asyncio
 import json
 from typing import Any
 
+from azure.data.tables import TableServiceClient
+from azure.storage.queue import QueueServiceClient
+
 from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
@@ -59,14 +62,16 @@ def create_provider_hub(storage: StorageSettings, hub: str, **instances: str) ->
 
 
 def delete_provider_hub(storage: StorageSettings, hub: str) -> None:
-    """Delete the task hub at its provider."""
-
-    async def delete_hub() -> None:
-        """Delete its tables and queues."""
-        async with ProviderTaskHub(storage, hub) as provider:
-            await provider.delete()
-
-    asyncio.run(delete_hub())
+    """Delete all that the task hub has at its provider."""
+    assert storage.connection_string is not None
+    connection = storage.connection_string.get_secret_value()
+    with TableServiceClient.from_connection_string(connection) as tables:
+        for table in tables.list_tables():
+            if table.name.startswith(hub):
+                tables.delete_table(table.name)
+    with QueueServiceClient.from_connection_string(connection) as queues:
+        for queue in queues.list_queues(name_starts_with=hub):
+            queues.delete_queue(queue)
 
 
 def register_verified_app(app_client: AppClient, storage: StorageSettings) -> AppClient:

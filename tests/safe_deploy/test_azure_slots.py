@@ -60,7 +60,7 @@ def find_refusal(azure: DeploymentSlots, slot: str = "staging") -> str:
     assert caught.value.exit_code == 1
     assert "\n" not in message
     assert "AccountKey" not in message
-    assert "c2VjcmV0" not in message
+    assert "c2VjcmV0" not in message, "the beginning of the account key"
     # A traceback would show the output of `az`.
     assert caught.value.__cause__ is None
     return message

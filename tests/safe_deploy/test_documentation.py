@@ -187,6 +187,12 @@ def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> 
         "GetApp",
         "GetHistory",
         "GetTaskHub",
+        "ListReleases",
+        "PostRelease",
+        "GetReleaseStatus",
+        "DeleteRelease",
+        "GetRouting",
+        "PutRouting",
     }
     (header,) = re.findall(r"^\| Operation \|.*$", read_section(SETTINGS, "Keys and roles"), re.MULTILINE)
     column = [remove_markup(cell.strip()) for cell in header.strip("|").split("|")].index(pipeline_role)

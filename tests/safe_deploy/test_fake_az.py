@@ -138,3 +138,45 @@ def test_fake_az_loses_no_concurrent_changes(path: str, fake_azure: FakeAzure) -
         assert {result.returncode for result in pool.map(lambda name: az(path, *change, f"{name}=1"), names)} == {0}
     assert set(names) <= fake_azure.settings("shop").keys()
     assert len(fake_azure.calls) == 12
+
+
+GROUP = ["--resource-group", "shop-rg"]
+CREATE = [
+    *["functionapp", "create", *GROUP, "--name", "shop150", "--flexconsumption-location", "westeurope"],
+    *["--runtime", "python", "--storage-account", "account", "--deployment-storage-container-name", "shop150"],
+]
+EMPTY_PLANS = "[?sku.tier=='FlexConsumption' && to_string(numberOfSites || properties.numberOfSites)=='0'].name"
+
+
+def test_fake_az_creates_an_app_on_flex_consumption_with_a_plan_at_each_call(path: str) -> None:
+    assert "ContainerNotFound" in az(path, *CREATE).stderr
+    az(path, "storage", "container-rm", "create", *GROUP, "--storage-account", "account", "--name", "shop150")
+    assert az(path, *CREATE).returncode == 0
+    list_empty_plans = ["functionapp", "plan", "list", *GROUP, "--query", EMPTY_PLANS, "--output", "tsv"]
+    assert az(path, *list_empty_plans).stdout == ""
+    assert az(path, *CREATE).returncode == 0
+    [empty_plan] = az(path, *list_empty_plans).stdout.split()
+    delete_plan = ["functionapp", "plan", "delete", *GROUP, "--name", empty_plan]
+    assert "--yes" in az(path, *delete_plan).stderr
+    assert az(path, *delete_plan, "--yes").returncode == 0
+    assert az(path, *list_empty_plans).stdout == ""
+
+
+def test_fake_az_deletes_the_plan_of_an_app_with_its_last_app(path: str) -> None:
+    az(path, "storage", "container-rm", "create", *GROUP, "--storage-account", "account", "--name", "shop150")
+    az(path, *CREATE)
+    list_plans = ["functionapp", "plan", "list", *GROUP, "--query", "[].name", "--output", "tsv"]
+    [plan] = az(path, *list_plans).stdout.split()
+    assert "(Conflict)" in az(path, "functionapp", "plan", "delete", *GROUP, "--name", plan, "--yes").stderr
+    delete_app = ["functionapp", "delete", *GROUP, "--name", "shop150"]
+    assert az(path, *delete_app).returncode == 0
+    assert az(path, *list_plans).stdout == ""
+    assert az(path, *delete_app).returncode == 3
+
+
+def test_fake_az_sets_settings_that_are_given_as_json(path: str, fake_azure: FakeAzure) -> None:
+    change = ["functionapp", "config", "appsettings", "set", *GROUP, "-n", "shop", "--settings"]
+    assert az(path, *change, '{"ORDERS": "a=b"}', "TASK_HUB=v43").returncode == 0
+    assert az(path, *change, "{}", "TASK_HUB=v43").returncode == 0
+    settings = fake_azure.settings("shop")
+    assert (settings["ORDERS"], settings["TASK_HUB"]) == ("a=b", "v43")

@@ -10,7 +10,7 @@ from tests.safe_deploy.assertions import OTHER_RUN, assert_exit
 from tests.safe_deploy.ci_systems import github_environment, read_outputs
 from tests.safe_deploy.connection_proxy import ConnectionProxy, Request
 from tests.safe_deploy.doctor_runner import PROVIDER_CONFIG, create_provider_hub
-from tests.safe_deploy.release_fixture import ReleaseFixture
+from tests.safe_deploy.release_fixture import ReleaseFixture, address_of
 
 PROMOTE = ["promote", "--version", "1.1"]
 ROLLBACK = ["rollback"]
@@ -175,6 +175,15 @@ def test_a_rollback_to_a_release_that_is_being_removed_is_refused(promoted: Rele
     named = promoted.run([*ROLLBACK, "--version", "1.0"])
     assert_exit(named, ExitCode.CONFLICT, "has been removing release 1.0")
     assert promoted.active() == "1.1"
+
+
+def test_a_rollback_to_a_release_that_was_adopted_needs_its_version(releases: ReleaseFixture) -> None:
+    adopted = {"1.0": {"taskHub": releases.task_hub_of("1.0"), "address": address_of("1.0")}}
+    releases.create(releases=adopted)
+    releases.register_and_promote("1.1")
+    assert_exit(releases.run(ROLLBACK), ExitCode.CONFLICT, "nothing to roll back to")
+    assert_exit(releases.run([*ROLLBACK, "--version", "1.0"]), ExitCode.DONE)
+    assert releases.active() == "1.0"
 
 
 def test_a_command_that_swaps_is_refused_for_releases_side_by_side(promoted: ReleaseFixture) -> None:

@@ -12,7 +12,9 @@ from tests.safe_deploy.assertions import OTHER_RUN, assert_exit
 from tests.safe_deploy.ci_systems import AZURE, github_environment, read_outputs
 from tests.safe_deploy.deployment_fixture import RUN
 from tests.safe_deploy.doctor_runner import PROVIDER_CONFIG, create_provider_hub
+from tests.safe_deploy.processes import KEYS
 from tests.safe_deploy.release_fixture import ReleaseFixture, address_of
+from tests.safe_deploy.terminal import run_in_terminal
 
 
 def test_a_release_is_registered_and_then_deployed(releases: ReleaseFixture) -> None:
@@ -88,7 +90,10 @@ def test_a_release_whose_task_hub_does_not_exist_has_not_started(
     assert len(releases.list_commands()) == 2
 
 
-def test_a_release_that_missing_task_hubs_would_leave_ready_has_still_to_start(releases: ReleaseFixture) -> None:
+def test_a_release_has_not_started_without_its_task_hub_even_if_missing_task_hubs_count_as_drained(
+    releases: ReleaseFixture,
+) -> None:
+    """With this policy the verdict is Ready while the task hub is missing, so the command does not rely on it."""
     releases.create(taskHubs=PROVIDER_CONFIG, policy={"missingTaskHubIsDrained": True})
     stalled = releases.run(releases.release("1.0", options=["--timeout", "0"]))
     assert_exit(stalled, ExitCode.TIMED_OUT, "does not exist at its provider")
@@ -121,6 +126,19 @@ def test_a_log_of_another_system_never_has_the_override_token(releases: ReleaseF
     assert_exit(result, ExitCode.DONE, "X-Release-Override")
     assert releases.override_token("1.0") not in result.stdout + result.stderr
     assert json.loads(result.stdout)["releases"]["1.0"]["state"] == "Staged"
+
+
+def test_an_interactive_terminal_shows_how_to_look_at_the_release(releases: ReleaseFixture) -> None:
+    variables = {
+        "SAFE_DEPLOY_SERVER": releases.cli.url,
+        "SAFE_DEPLOY_APP": releases.app,
+        "SAFE_DEPLOY_KEY": KEYS["deployer"],
+    }
+    with run_in_terminal(releases.release("1.0"), variables) as run:
+        assert run.wait() == ExitCode.DONE
+    token = releases.override_token("1.0").encode()
+    assert b"X-Release-Override: " + token in run.output
+    assert b"release-override=" + token in run.output
 
 
 def test_a_release_without_a_command_is_refused(releases: ReleaseFixture) -> None:

@@ -156,6 +156,13 @@ def test_a_release_whose_function_app_is_deleted_gets_no_traffic_again_though_th
     assert_exit(drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE)), ExitCode.DONE)
 
 
+def test_a_login_that_expires_during_the_command_does_not_keep_the_release_removing(drained: ReleaseFixture) -> None:
+    script = f"{DELETE_ONCE}; rm {drained.cli.bin_folder}/az"
+    result = drained.run(drained.retire("sh", "-c", script, options=RETIRE))
+    assert_exit(result, ExitCode.DONE, "whether the Function App is gone could not be checked")
+    assert drained.states()["1.0"] == "Removed"
+
+
 def test_a_command_that_fails_before_it_deletes_leaves_the_release_as_it_was(drained: ReleaseFixture) -> None:
     result = drained.run(drained.retire("false", options=RETIRE))
     assert_exit(result, ExitCode.FAILURE, "Azure still has its Function App")
@@ -170,6 +177,7 @@ def test_functions_are_disabled_before_the_last_verdict(
     disabled_at_verdict: list[bool] = []
 
     def look_at_function(number: int, request: tuple[str, str]) -> bool:
+        """Note whether the function is disabled when the CLI asks for a verdict."""
         if request[1].endswith("/status"):
             disabled_at_verdict.append(drained.disabled_functions()["1.0"])
         return False
@@ -186,6 +194,7 @@ def test_a_rollback_that_comes_first_keeps_its_functions(
     drained.create(policy={"quiesceFunctions": ["Nightly"]})
 
     def route_first(number: int, request: tuple[str, str]) -> bool:
+        """Roll back just before the CLI begins the removal."""
         if request[0] == "DELETE" and drained.active() == "1.1":
             drained.route("1.0")
         return False
@@ -251,6 +260,12 @@ def test_a_promotion_and_a_rollback_leave_the_functions_to_the_active_release(qu
     assert quiesced.cli.fake_azure.count_restarts(name_of("1.1")) == restarts
     assert_exit(quiesced.run(ROLLBACK), ExitCode.DONE)
     assert quiesced.disabled_functions() == {"1.0": False, "1.1": True}
+
+
+def test_a_version_that_does_not_exist_restarts_no_function_app(quiesced: ReleaseFixture) -> None:
+    restarts = quiesced.cli.fake_azure.count_restarts(name_of("1.0"))
+    assert_exit(quiesced.run(["promote", "--version", "9", *GROUP]), ExitCode.FAILURE, "has no release 9")
+    assert quiesced.cli.fake_azure.count_restarts(name_of("1.0")) == restarts
 
 
 def test_a_promotion_that_the_server_refuses_gives_the_functions_back(

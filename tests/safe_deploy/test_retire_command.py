@@ -90,6 +90,7 @@ def test_a_wait_ends_when_the_release_has_drained(drained: ReleaseFixture, relea
     questions = 0
 
     def complete_at_second_question(number: int, request: Request) -> bool:
+        """Let the order end when the CLI asks for the second verdict."""
         nonlocal questions
         if request == ("GET", f"/api/apps/{drained.app}/releases/1.0/status"):
             questions += 1
@@ -123,6 +124,7 @@ def test_the_removal_of_another_run_is_continued_when_it_has_expired(drained: Re
 
 def test_a_rollback_that_comes_first_wins(drained: ReleaseFixture, releases_proxy: ConnectionProxy) -> None:
     def route_first(number: int, request: Request) -> bool:
+        """Roll back just before the CLI begins the removal."""
         if request[0] == "DELETE" and drained.active() == "1.2":
             drained.route("1.0")
         return False
@@ -162,6 +164,7 @@ def advance_clock_at_verdict(
     verdicts = 0
 
     def prepare_verdict(request_number: int, request: Request) -> bool:
+        """Let time pass just before the verdict with this number, and start an order if one is given."""
         nonlocal verdicts
         if request[1].endswith("/status"):
             verdicts += 1
@@ -198,6 +201,17 @@ def test_the_next_run_continues_after_a_kill_while_the_command_runs(
     assert_exit(drained.run(arguments), ExitCode.DONE)
     assert drained.states() == {"1.0": "Removed", "1.1": "Removed", "1.2": "Serving", "1.3": "Staged"}
     assert len(drained.list_commands()) == (3 if has_deleted else 2)
+
+
+def test_a_command_that_fails_after_an_interruption_may_have_deleted_the_function_app_before(
+    drained: ReleaseFixture,
+) -> None:
+    drained.request("DELETE", "/releases/1.0", params={"outcome": "Pending"})
+    failed = drained.run(drained.retire("sh", "-c", FAIL_FOR_1_0))
+    assert_exit(failed, ExitCode.FAILURE, "an earlier attempt may have deleted the Function App", "stays Removing")
+    assert drained.states()["1.0"] == "Removing"
+    assert_exit(drained.run(drained.retire()), ExitCode.DONE)
+    assert drained.states()["1.0"] == "Removed"
 
 
 def test_a_task_hub_that_an_interrupted_attempt_has_deleted_does_not_keep_a_release_removing(

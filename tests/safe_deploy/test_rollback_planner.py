@@ -27,6 +27,12 @@ def list_versions(share: Share) -> Sequence[str]:
     return (share,) if isinstance(share, str) else share
 
 
+def find_state(version: str, removing: Sequence[str], staged: Sequence[str]) -> str:
+    if version in staged:
+        return ReleaseState.STAGED
+    return ReleaseState.REMOVING if version in removing else ReleaseState.DRAINING
+
+
 def choose(
     *shares: Share,
     requested: str | None = None,
@@ -42,7 +48,7 @@ def choose(
             version=version,
             task_hub=f"hub{number}",
             address=f"https://{number}.example",
-            state=ReleaseState.REMOVING if version in removing else ReleaseState.DRAINING,
+            state=find_state(version, removing, staged),
             registered_at=f"2026-11-0{number}",
             first_traffic_at=None if version in staged else f"2026-11-1{number}",
         )

@@ -128,7 +128,7 @@ def test_an_unreachable_server_is_retried_and_then_an_error(app_client: AppClien
 # --- secrets ---
 
 
-@pytest.mark.parametrize("key", ["s3cr3t\nkey", "s3cr3t-schlüssel", "s3cr3t\x00"[:-1] + "\x7f", "s3cr3t\tx"])
+@pytest.mark.parametrize("key", ["s3cr3t\nkey", "s3cr3t-schlüssel", "s3cr3t\x7f", "s3cr3t\tx"])
 def test_an_invalid_key_is_refused_without_showing_it(app_client: AppClient, tmp_path: Path, key: str) -> None:
     result = app_client.run_cli("status", SAFE_DEPLOY_KEY=key, **github_environment(tmp_path))
     assert result.code == ExitCode.USAGE

@@ -1,15 +1,8 @@
 """`safe-deploy status --wait` in a terminal, and signals that end it. Every command is a new process."""
 
-import os
-import pty
 import re
 import signal
-import subprocess
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -18,54 +11,8 @@ from safe_deploy.errors import ExitCode
 from tests.safe_deploy.fault_proxy import (
     FaultProxy,
 )
-from tests.safe_deploy.processes import build_command_line, environment
+from tests.safe_deploy.terminal import run_in_terminal
 from tests.safe_deploy.wait_scenario import CLOCK, SOON, WAIT, WaitScenario, do_nothing
-
-
-@dataclass
-class TerminalRun:
-    """`safe-deploy` with a terminal as stderr, and the output that the terminal has received."""
-
-    process: subprocess.Popen[bytes]
-    output: bytearray = field(default_factory=bytearray)
-
-    def wait(self) -> int:
-        """The exit code."""
-        return self.process.wait(60)
-
-
-@contextmanager
-def run_in_terminal(arguments: list[str], variables: dict[str, str], *, terminal: bool = True) -> Iterator[TerminalRun]:
-    """Start `safe-deploy`. At the end of the block it has ended, and its output is complete."""
-    terminal_end, process_end = pty.openpty() if terminal else os.pipe()
-    with subprocess.Popen(
-        build_command_line(*arguments),
-        env=environment({"TERM": "xterm", "COLUMNS": "200", "LINES": "40"} | variables),
-        stdin=process_end if terminal else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=process_end,
-        start_new_session=True,
-    ) as process:
-        os.close(process_end)
-        started = TerminalRun(process)
-
-        def read_terminal_output() -> None:
-            """Keep what the CLI draws in its terminal, until it closes the terminal."""
-            # Reading fails when the process has closed the terminal.
-            with suppress(OSError):
-                while output_part := os.read(terminal_end, 65536):
-                    started.output.extend(output_part)
-
-        reader = threading.Thread(target=read_terminal_output)
-        reader.start()
-        try:
-            yield started
-        finally:
-            process.kill()
-            process.wait()
-            reader.join()
-            os.close(terminal_end)
-
 
 HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 """The escape sequences that hide and show the cursor."""

@@ -60,19 +60,23 @@ class TaskHubStorage:
         await self._partitions.upsert_entity({"PartitionKey": "", "RowKey": self._queue.queue_name})
 
     async def write_row(self, instance_id: str, status: str, name: str, created: datetime) -> None:
+        """Write the row of an instance, as a worker does at a checkpoint."""
         self._stores.writes += 1
         entity = provider_row(self.hub, instance_id, status, name=name, CreatedTime=created)
         await self.table.upsert_entity(entity, mode=UpdateMode.REPLACE)
 
     async def delete_row(self, instance_id: str) -> None:
+        """Delete the row of an instance, as a purge does."""
         self._stores.writes += 1
         await self.table.delete_entity(escape_instance_id(instance_id), "")
 
     async def send_start_message(self, instance_id: str, function: str) -> None:
+        """Send the message that starts an instance."""
         self._stores.writes += 1
         self._messages[instance_id] = await self._queue.send_message(control_message(instance_id, name=function))
 
     async def delete_start_message(self, instance_id: str) -> None:
+        """Delete the message once the row of the instance is written."""
         self._stores.writes += 1
         await self._queue.delete_message(self._messages.pop(instance_id))
 
