@@ -70,7 +70,7 @@ def check_status_url(url: StatusUrl | None, releases: Sequence[Json], removed: S
         return CheckResult(_CHECK, CheckStatus.FAILED, message, ExitCode.CONFLICT)
     message = (
         f"the app returns the name of release {named['version']} itself, {url.origin}, so the URL leads past the "
-        "router. Clients that only the router accepts must use its path and query with the router's name"
+        "router. Clients that may not call the release must use its path and query with the router's name"
     )
     return CheckResult(_CHECK, CheckStatus.WARNING, message)
 

@@ -209,10 +209,12 @@ class FailingScheduler(FakeScheduler):
         self.retry_after: str | None = None
 
     def query(self, request: protocol.QueryInstancesRequest, context: Any) -> protocol.QueryInstancesResponse:
+        """Answer QueryInstances, or fail as the test has chosen."""
         self._abort_if_failing(context)
         return super().query(request, context)
 
     def get(self, request: protocol.GetInstanceRequest, context: Any) -> protocol.GetInstanceResponse:
+        """Answer GetInstance, or fail as the test has chosen."""
         self._abort_if_failing(context)
         return super().get(request, context)
 

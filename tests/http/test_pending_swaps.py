@@ -243,7 +243,7 @@ async def test_exactly_one_of_many_runs_begins_a_swap(http: httpx.AsyncClient, a
     for response in responses:
         if response.status_code != 200:
             assert assert_problem(response, 409, "SwapPending")["pendingSwap"] == winner
-    assert len(await swap_audit_details(http, app)) == 3
+    assert len(await swap_audit_details(http, app)) == 3, "two swaps before, and the one that has begun"
 
 
 @pytest.mark.parametrize("slower_request", ["begins", "stages"])

@@ -332,6 +332,7 @@ async def test_an_instance_that_could_not_be_recorded_is_recorded_by_the_next_re
 
 
 async def _raise_timeout(self: RecordCorrector, task_hub: str, corrections: Sequence[Instance]) -> None:
+    """Fail as if the time were up before the corrections are stored."""
     raise TimeoutError
 
 

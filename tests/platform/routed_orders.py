@@ -1,12 +1,10 @@
 """The sample app with releases side by side: each on a Functions host of its own, and a real Envoy in front."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import httpx
@@ -21,14 +19,14 @@ from harness.functions_host import (
     run_functions_host,
     wait_until_ready,
 )
-from harness.processes import free_port, wait_until
+from harness.processes import free_port, stop_after, wait_until
 from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.backends.storage_account import connection_string_of
 from tests.conftest import new_app_name, new_hub_name
 from tests.durable_app.host_processes import KEY, ROOT
 from tests.routers.routed_app import RoutedApp
-from tests.safe_deploy.processes import run_safe_deploy, state_server
+from tests.safe_deploy.processes import build_command_line, run_safe_deploy, state_server
 
 CONNECTION_SETTING = "STATE_TASKHUBS_ORDERS"
 """The state server's setting that leads to the storage account of the task hubs."""
@@ -52,11 +50,24 @@ class OrdersRelease:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstReady:
-    """The first Ready on a release, with the time by this machine's clock at which its response arrived."""
+class PipelineCommand:
+    """A command of `safe-deploy` as a process. Its own command creates the file `begun`, and ends with `done`."""
 
-    responded_at: float
-    verdict: dict[str, Any]
+    process: subprocess.Popen[bytes]
+    begun: Path
+    done: Path
+    log: Path
+
+    def wait_until_begun(self) -> float:
+        """Wait until its own command runs. Returns when that began, by this machine's clock."""
+        wait_until(lambda: self.begun.exists() or self.process.poll() is not None, "the command begins", 300)
+        assert self.begun.exists(), self.log.read_text()
+        return self.begun.stat().st_mtime
+
+    def complete(self) -> None:
+        """End its own command, and wait until it succeeds."""
+        self.done.touch()
+        assert self.process.wait(300) == ExitCode.DONE, self.log.read_text()
 
 
 class RoutedOrders:
@@ -86,64 +97,48 @@ class RoutedOrders:
     def release(self, release: OrdersRelease, stack: ExitStack) -> None:
         """Run `safe-deploy release`, whose command deploys the release: its Function App runs until the stack is
         closed."""
-
-        def deploy() -> None:
-            """Start the Function App of the release, and wait until it answers."""
-            host = stack.enter_context(self.run_release(release))
-            wait_until_ready(host, ABOUT)
-
-        options = ("--version", release.version, "--task-hub", release.task_hub, "--address", release.address)
-        self._run_pipeline(release, ("release", *options), deploy)
+        options = ("--task-hub", release.task_hub, "--address", release.address)
+        with self._run_pipeline(release, "release", *options) as pipeline:
+            pipeline.wait_until_begun()
+            wait_until_ready(stack.enter_context(self.run_release(release)), ABOUT)
+            pipeline.complete()
 
     def promote(self, release: OrdersRelease) -> None:
         """Run `safe-deploy promote`, which waits until Envoy routes by the change."""
-        self._run_cli(release, "promote", "--version", release.version, "--timeout", "300")
-
-    def _run_pipeline(self, release: OrdersRelease, arguments: Sequence[str], action: Callable[[], None]) -> None:
-        """Run a command of `safe-deploy` whose own command lasts as long as this action takes."""
-        begun, done = (self._folder / f"{arguments[0]}-{release.version}-{name}" for name in ("begun", "done"))
-        wait_for_action = 'touch "$0"; until [ -e "$1" ]; do sleep 0.1; done'
-        command = ("sh", "-c", wait_for_action, str(begun), str(done))
-        with ThreadPoolExecutor(1) as executor:
-            try:
-                run = executor.submit(self._run_cli, release, *arguments, "--", *command)
-                wait_until(lambda: begun.exists() or run.done(), f"{arguments[0]} runs its command", 120)
-                if begun.exists():
-                    action()
-            finally:
-                done.touch()
-            run.result()
-
-    def _run_cli(self, release: OrdersRelease, *arguments: str) -> None:
-        """Run a command of safe-deploy as a pipeline of this release, and check that it succeeds."""
-        variables = self.app.variables() | {"SAFE_DEPLOY_RUN_URL": f"https://ci.example/runs/{release.version}"}
-        result = run_safe_deploy(*arguments, variables=variables, seconds=600)
+        result = run_safe_deploy(
+            *("promote", "--version", release.version, "--timeout", "300"),
+            variables=self._variables(release),
+            seconds=400,
+        )
         assert result.code == ExitCode.DONE, result.stderr
 
-    def delete_release(self, release: OrdersRelease, outcome: str) -> httpx.Response:
-        """Report a step of the removal of the release. Its response may be a refusal."""
-        return httpx.delete(self._release_url(release), params={"outcome": outcome}, timeout=150)
+    def retire(self, release: OrdersRelease) -> AbstractContextManager["PipelineCommand"]:
+        """Run `safe-deploy retire --wait`. Its command begins when the Function App may be deleted."""
+        return self._run_pipeline(release, "retire", "--wait")
 
-    def get_status(self, release: OrdersRelease, *, wait_seconds: int = 0) -> dict[str, Any]:
-        """The verdict on the removal of a release, verified now."""
-        url = f"{self._release_url(release)}/status?verify=fresh&wait={wait_seconds}"
-        response = httpx.get(url, timeout=150)
-        assert response.status_code == 200, response.text
-        verdict: dict[str, Any] = response.json()
-        return verdict
+    @contextmanager
+    def _run_pipeline(self, release: OrdersRelease, name: str, *options: str) -> Iterator["PipelineCommand"]:
+        """Run a command of `safe-deploy`, whose own command lasts until the test completes it."""
+        begun, done, log = (self._folder / f"{name}-{release.version}-{part}" for part in ("begun", "done", "log"))
+        command = ("sh", "-c", 'touch "$0"; until [ -e "$1" ]; do sleep 0.1; done', str(begun), str(done))
+        arguments = build_command_line(name, "--version", release.version, *options, "--", *command)
+        with log.open("ab") as sink:
+            process = subprocess.Popen(arguments, env=self._variables(release), stdout=sink, stderr=sink)
+        with stop_after(process):
+            try:
+                yield PipelineCommand(process, begun, done, log)
+            finally:
+                done.touch()
 
-    def wait_for_first_ready(self, release: OrdersRelease, is_stopped: Event) -> FirstReady | None:
-        """Ask again and again until the release may be removed. None if it is stopped before."""
-        while not is_stopped.is_set():
-            # The server responds at once when the verdict turns Ready.
-            verdict = self.get_status(release, wait_seconds=5)
-            if verdict["ready"]:
-                return FirstReady(time.time(), verdict)
-        return None
+    def _variables(self, release: OrdersRelease) -> dict[str, str]:
+        return self.app.variables() | {"SAFE_DEPLOY_RUN_URL": f"https://ci.example/runs/{release.version}"}
 
-    def _release_url(self, release: OrdersRelease) -> str:
-        """The release in the API of the state server."""
-        return f"{self.app.server_url}/api/apps/{self.app.name}/releases/{release.version}"
+    def find_refusal(self, release: OrdersRelease) -> str:
+        """The problem code with which the removal of a release is refused."""
+        url = f"{self.app.server_url}/api/apps/{self.app.name}/releases/{release.version}"
+        response = httpx.delete(url, params={"outcome": "Pending"}, timeout=150)
+        assert response.status_code == 409, response.text
+        return str(response.json()["code"])
 
     # Requests through the router
 
@@ -202,12 +197,11 @@ class RoutedOrders:
 
     # The storage
 
-    def find_last_end(self, release: OrdersRelease) -> float:
-        """When the last orchestration of a release has ended, as its task hub shows. Fails if one is active."""
+    def read_orders(self, release: OrdersRelease) -> dict[str, dict[str, Any]]:
+        """The rows of a release's orchestrations, by instance id. They are there after the release was removed too."""
         with TableServiceClient.from_connection_string(self._connection) as tables:
             rows = list(tables.get_table_client(f"{release.task_hub}Instances").list_entities())
-        ends = [row["CompletedTime"] for row in rows if not row["PartitionKey"].startswith("@")]
-        return float(max(end.timestamp() for end in ends))
+        return {row["PartitionKey"]: dict(row) for row in rows if not row["PartitionKey"].startswith("@")}
 
 
 @contextmanager

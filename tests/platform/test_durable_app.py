@@ -157,9 +157,11 @@ class EngineClient:
         self._client = client
 
     def terminate(self, instance_id: str, reason: str) -> None:
+        """Terminate an instance through the engine of the development host."""
         self._client.terminate_orchestration(instance_id, output=reason)
 
     def schedule(self, name: str, instance_id: str, input_value: Any) -> None:
+        """Start an instance through the engine of the development host."""
         self._client.schedule_new_orchestration(name, input=input_value, instance_id=instance_id)
 
 
