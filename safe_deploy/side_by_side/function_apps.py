@@ -61,10 +61,11 @@ class ReleaseFunctionApps:
             "it. Then run the same command again"
         )
 
-    def quiesce(self, app: SideBySideApp, release: Release) -> bool:
-        """Disable the functions that only the active release may run. Returns whether some were enabled, so that the
-        Function App restarts: until then they may start work."""
-        return bool(app.quiesce_functions) and self._functions_of(app).quiesce(release)
+    def quiesce(self, app: SideBySideApp, release: Release) -> None:
+        """Disable the functions that only the active release may run. They may start work until the Function App has
+        restarted."""
+        if app.quiesce_functions:
+            self._functions_of(app).quiesce(release)
 
     def unquiesce(self, app: SideBySideApp, release: Release) -> None:
         """Enable the functions that only the active release may run."""

@@ -29,7 +29,7 @@ ROUTER_WAIT_SECONDS = 180
 reads the task hub."""
 
 RESTART_SECONDS = 60
-"""How long a Function App may take to restart after its functions were disabled."""
+"""How long a Function App may take to restart after its functions were disabled, by whomever."""
 
 _POLL_SECONDS = 5
 _LONGEST_REQUEST_SECONDS = 30
@@ -37,6 +37,12 @@ _LONGEST_REQUEST_SECONDS = 30
 
 _NOT_DRAINED_CODES = frozenset({"ReleaseNotDrained", "ReleaseInUse", "DeploymentInProgress"})
 _GONE_CODES = frozenset({"ReleaseNotFound", "ReleaseRemoved"})
+
+
+_ENDED_BY_OTHERS = (
+    "another caller has ended its removal with the outcome Failed, so that it may get traffic again. The command was "
+    "not run"
+)
 
 
 class RecordedTaskHubs:
@@ -152,12 +158,14 @@ class Retirement:
         """
         assert self.function_apps is not None, "called only for a Function App in Azure"
         try:
-            has_restarted = self.function_apps.quiesce(app, release)
+            self.function_apps.quiesce(app, release)
         except CommandError:
             if not continued:
                 self.server.delete_release(release.version, outcome="Failed")
             raise
-        if has_restarted:
+        if app.quiesce_functions:
+            # Also if they were disabled already: a promotion, or an attempt that was interrupted, may just have done
+            # so.
             self.report(
                 f"waiting {RESTART_SECONDS} s, because the functions may start work until the app has restarted"
             )
@@ -226,6 +234,8 @@ class Retirement:
         """End a removal whose command was not run."""
         if step is RemovalStep.LEAVE_PENDING:
             return RetirementResult(release=release, outcome=Outcome.REMOVING, reasons=verdict["reasons"])
+        if step is RemovalStep.STOP:
+            return RetirementResult(release=release, outcome=Outcome.FAILED, message=_ENDED_BY_OTHERS)
         self.server.delete_release(release.version, outcome="Failed")
         return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
 

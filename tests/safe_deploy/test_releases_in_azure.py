@@ -188,6 +188,14 @@ def test_functions_are_disabled_before_the_last_verdict(
     assert disabled_at_verdict == [False, True]
 
 
+def test_functions_that_were_disabled_just_before_may_still_start_work(drained: ReleaseFixture) -> None:
+    """A promotion, or a retirement that was killed, has disabled them, and the app may not have restarted yet."""
+    drained.create(policy={"quiesceFunctions": ["Nightly"]})
+    set_nightly(drained, "1.0", disabled=True)
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE), retry_seconds=5)
+    assert_exit(result, ExitCode.DONE, "because the functions may start work until the app has restarted")
+
+
 def test_a_rollback_that_comes_first_keeps_its_functions(
     drained: ReleaseFixture, releases_proxy: ConnectionProxy
 ) -> None:
