@@ -9,6 +9,7 @@ BAR_PLOTS = {
     "ingest": ("ingest.svg", "Events a second, and processor time of one event", "ratio to the baseline"),
     "visibility": ("visibility.svg", "From published to acknowledged and visible", "ratio to one transaction alone"),
     "waiting": ("waiting.svg", "Waiting for a verdict", "ratio to the baseline"),
+    "routing": ("routing.svg", "Changes of the routing", "ratio to the baseline"),
     "coldStart": ("cold-start.svg", "Start of the Function App, and its import", "ratio to the baseline"),
 }
 """File, title and axis of the plots that show all figures of their section."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench import cold_start, figures, groups, host_start, memory, readiness, report, waiting
+from bench import cold_start, figures, groups, host_start, memory, readiness, report, routing, waiting
 from bench.groups import Group, Run, Scale, run_groups
 from bench.load_generator import (
     LoadError,
@@ -107,6 +107,22 @@ async def test_requests_that_wait_are_counted_and_timed(tmp_path: Path) -> None:
     assert all(count > 0 for counts in section["requests"].values() for count in counts)
     assert set(section["delayMilliseconds"]) == {"the same process", "another process"}
     assert "waiting.svg" in figures.draw_plots({"waiting": section})
+
+
+@pytest.mark.anyio
+async def test_changes_of_the_routing_are_timed_on_a_real_envoy_under_load(tmp_path: Path) -> None:
+    """The group raises if a request fails, if a growing share moves a visitor back, and if the last routes are not
+    served while the server is down."""
+    section = await routing.run(tmp_path, promotions=2, flips=3, sticky_visitors=40)
+    assert [len(kind["reached"]) for kind in section["seconds"].values()] == [2, 2]
+    assert section["flipRequests"] > 0
+    assert section["outageRequests"] > 0
+    shares = list(section["visitorsAtCandidate"].values())
+    assert shares == sorted(shares)
+    assert 0 < shares[-1] < 40
+    assert "routing.svg" in figures.draw_plots({"routing": section})
+    (note,) = section["notes"]
+    assert f"\n{note}\n" in report.render_sections({"routing": section})
 
 
 @needs_programs
