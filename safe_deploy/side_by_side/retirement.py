@@ -71,11 +71,16 @@ class Interrupted(CommandError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetirementOptions:
-    """`waits_for_drain`: wait until the releases have drained, for at most `timeout_seconds`."""
+    """How releases are retired.
+
+    - `waits_for_drain`: wait until the releases have drained, for at most `timeout_seconds`.
+    - `accepts_missing_apps`: the caller has named the release, so its Function App may be deleted already.
+    """
 
     command_line: Sequence[str]
     waits_for_drain: bool
     timeout_seconds: float
+    accepts_missing_apps: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,12 +149,24 @@ class Retirement:
                     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
             if self.function_apps is not None:
                 function_app = self.function_apps.find(release)
+                obstacle = self._find_obstacle(app, release, function_app, continued=continued)
+                if obstacle is not None:
+                    return RetirementResult(release=release, outcome=Outcome.FAILED, message=obstacle)
             self.server.delete_release(release.version, outcome="Pending")
         except CommandError as error:
             return _explain_refusal(release, error)
         if function_app is not None:
             self._quiesce(app, release, guard, continued=continued)
         return self._remove(release, function_app, deadline, guard, continued=continued)
+
+    def _find_obstacle(
+        self, app: SideBySideApp, release: Release, function_app: str | None, *, continued: bool
+    ) -> str | None:
+        """Why the command must not run, by what Azure shows of the Function App; None if it may."""
+        assert self.function_apps is not None, "called only if Azure can be asked"
+        if function_app is not None:
+            return self.function_apps.find_sharing(app, release, function_app)
+        return None if continued or self.options.accepts_missing_apps else _describe_missing_app(release)
 
     def _quiesce(self, app: SideBySideApp, release: Release, guard: SignalGuard, *, continued: bool) -> None:
         """Disable the functions that start work by themselves, so that the next verdict holds.
@@ -283,6 +300,15 @@ def _explain_refusal(release: Release, error: CommandError) -> RetirementResult:
         raise error
     reasons = error.problem.get("reasons") or [{"code": error.problem_code, "message": error.message}]
     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=reasons)
+
+
+def _describe_missing_app(release: Release) -> str:
+    """Why a release is not retired whose Function App Azure does not show: the command would delete nothing."""
+    return (
+        f"Azure shows no Function App with its address {release.address}. Check --resource-group, the subscription, "
+        "and whether the identity may read the Function App. If it is deleted already, add --version "
+        f"{release.version}"
+    )
 
 
 def _describe_failed_deletion(*, exists: bool | None) -> str:

@@ -137,6 +137,26 @@ def test_a_release_is_retired_with_the_name_of_its_function_app(drained: Release
     assert ["functionapp", "delete", *GROUP, "--name", name_of("1.0")] in drained.cli.fake_azure.calls
 
 
+def test_a_function_app_that_azure_does_not_show_is_not_taken_for_deleted(drained: ReleaseFixture) -> None:
+    """The resource group can be wrong, and Azure leaves out of its list what the identity may not read."""
+    drained.create_function_apps("1.1")
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=GROUP))
+    assert_exit(result, ExitCode.FAILURE, f"no Function App with its address {address_of('1.0')}", "add --version 1.0")
+    assert drained.states()["1.0"] == "Draining"
+    assert_exit(drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE)), ExitCode.DONE)
+    assert drained.states()["1.0"] == "Removed"
+
+
+def test_a_function_app_that_another_release_shares_is_not_deleted(drained: ReleaseFixture) -> None:
+    """Its own name and its custom domain are the addresses of two releases."""
+    hosts = [address_of(version).removeprefix("https://") for version in ("1.0", "1.1")]
+    shared = {"resourceGroup": RESOURCE_GROUP, "slots": {"production": {}}, "hostNames": hosts}
+    drained.cli.fake_azure.reset({name_of("1.0"): shared})
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=GROUP))
+    assert_exit(result, ExitCode.FAILURE, "also has the address of release 1.1", "must not be deleted")
+    assert drained.states() == {"1.0": "Draining", "1.1": "Serving"}
+
+
 def test_a_command_that_deletes_no_function_app_ends_no_removal(drained: ReleaseFixture) -> None:
     result = drained.run(drained.retire("true", options=RETIRE), retry_seconds=5)
     assert_exit(result, ExitCode.FAILURE, "but Azure still has the Function App", "stays Removing")
