@@ -29,7 +29,7 @@ ROUTER_WAIT_SECONDS = 180
 reads the task hub."""
 
 RESTART_SECONDS = 60
-"""How long a Function App may take to restart after its functions were disabled, by whomever."""
+"""How long a Function App may take to restart after its functions were disabled, also by another process."""
 
 _POLL_SECONDS = 5
 _LONGEST_REQUEST_SECONDS = 30

@@ -296,6 +296,26 @@ def test_a_promotion_that_the_server_refuses_gives_the_functions_back(
     assert quiesced.disabled_functions()["1.0"] is False
 
 
+def test_functions_that_cannot_be_disabled_in_an_older_release_stay_with_the_active_one(
+    quiesced: ReleaseFixture,
+) -> None:
+    """Otherwise no release would run them until someone has repaired the older one."""
+    quiesced.route("1.1")
+    quiesced.register("1.2")
+    reference = {"AzureWebJobs.Nightly.Disabled": "@Microsoft.KeyVault(SecretUri=https://shop.vault.azure.net/x)"}
+    settings: dict[str, dict[str, str]] = {"1.0": reference, "1.1": {}, "1.2": {}}
+    quiesced.cli.fake_azure.reset(
+        {
+            name_of(version): {"resourceGroup": RESOURCE_GROUP, "slots": {"production": {"settings": values}}}
+            for version, values in settings.items()
+        }
+    )
+    result = quiesced.run(["promote", "--version", "1.2", *GROUP])
+    assert_exit(result, ExitCode.FAILURE, "is a reference to Key Vault", "so release 1.1 gets its functions as before")
+    assert quiesced.active() == "1.1"
+    assert quiesced.disabled_functions()["1.1"] is False
+
+
 def test_azure_that_does_not_answer_delays_no_rollback(quiesced: ReleaseFixture) -> None:
     quiesced.run(PROMOTE)
     quiesced.cli.fake_azure.set_fault("functionapp list")

@@ -139,7 +139,7 @@ def test_a_rollback_that_comes_first_wins(drained: ReleaseFixture, releases_prox
 def test_a_removal_that_another_caller_has_ended_is_not_carried_out(
     drained: ReleaseFixture, releases_proxy: ConnectionProxy
 ) -> None:
-    """Somebody who needs the release for a rollback has given it back after the removal began."""
+    """A person who needs the release for a rollback has given it back after the removal began."""
     verdicts = 0
 
     def give_back_before_last_verdict(number: int, request: Request) -> bool:

@@ -71,6 +71,9 @@ async def test_the_time_of_a_signal_is_not_later_than_the_stamp(server: StateSer
 
 
 async def test_only_another_revision_that_a_router_acknowledges_is_signalled(server: StateServer, app: str) -> None:
+    await AppStore(server.tables, ChangeSignals()).commit(
+        App(app), App(app, revision=1), AuditRecord(1, START, "PutApp", "anna", None, None, None)
+    )
     signals, heard = ChangeSignals(), list[str]()
     store = RouterStore(server.tables, signals)
     with signals.listen_to_acknowledgements(app.upper(), lambda: heard.append("acknowledged")):
