@@ -27,9 +27,13 @@ class ReleaseFunctionApps:
     def find(self, release: Release) -> str | None:
         """The name of the release's Function App, None if it does not exist."""
         try:
-            return self._function_apps.find_by_address(release.address)
+            return self.require(release)
         except FunctionAppNotFound:
             return None
+
+    def require(self, release: Release) -> str:
+        """The name of the release's Function App. Raises FunctionAppNotFound if it does not exist."""
+        return self._function_apps.find_by_address(release.address)
 
     def is_deleted(self, release: Release) -> bool:
         """Whether the release's Function App is gone. Waits for a while until Azure does not show it any more."""
@@ -61,10 +65,11 @@ class ReleaseFunctionApps:
             "it. Then run the same command again"
         )
 
-    def quiesce(self, app: SideBySideApp, release: Release) -> bool:
-        """Disable the functions that only the active release may run. Returns whether some were enabled, so that the
-        Function App restarts: until then they may start work."""
-        return bool(app.quiesce_functions) and self._functions_of(app).quiesce(release)
+    def quiesce(self, app: SideBySideApp, release: Release) -> None:
+        """Disable the functions that only the active release may run. If some were enabled, the Function App restarts:
+        until then they may start work."""
+        if app.quiesce_functions:
+            self._functions_of(app).quiesce(release)
 
     def unquiesce(self, app: SideBySideApp, release: Release) -> None:
         """Enable the functions that only the active release may run."""
