@@ -32,7 +32,7 @@ def reset_scheduler(releases: ReleaseFixture, *task_hubs: str, function_apps: Se
     """Let Azure have the scheduler shop-dts with these task hubs, and these Function Apps besides the server's."""
     server = {"resourceGroup": RESOURCE_GROUP, "slots": {"production": {}}}
     scheduler = {"resourceGroup": RESOURCE_GROUP, "taskHubs": list(task_hubs)}
-    releases.cli.fake_azure.reset({name: server for name in ("shop-state", *function_apps)}, {"shop-dts": scheduler})
+    releases.cli.fake_azure.reset(dict.fromkeys(("shop-state", *function_apps), server), {"shop-dts": scheduler})
 
 
 @pytest.fixture
