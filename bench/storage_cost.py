@@ -19,7 +19,8 @@ _CPU_CLOCK_SECONDS = 0.02
 
 
 async def run(hubs: Sequence[BenchTaskHub], queries: int = QUERY_COUNT) -> dict[str, Any]:
-    """Send each query to the smallest and the largest task hub, one after the other and without delays."""
+    """Measure the processor time of the storage emulator for each query to the smallest and the largest task hub. The
+    proxies add no delays meanwhile."""
     proxies = (hubs[0].environment.proxy, hubs[0].worker_proxy)
     for proxy in proxies:
         proxy.before_request = no_delay

@@ -131,8 +131,9 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
         await alone.create_table()
         seeds = itertools.count()
 
-        async def run_alone(events_per_second: float) -> PublishingDelays:
-            """Write what this many events need, without a server."""
+        async def run_without_server(events_per_second: float) -> PublishingDelays:
+            """Write the rows of events at this rate to the emulator by group commit, without a server. The delays of
+            the server are compared with these."""
             return await alone.run(Pace(events_per_second, seconds, next(seeds)))
 
         async def run_source(source: _Source) -> EventDelays:
@@ -142,7 +143,7 @@ async def run(folder: Path, rounds: int = ROUNDS, seconds: float = SECONDS) -> d
         variants: dict[str, Callable[[], Awaitable[Any]]] = {"single": single_transactions.run}
         for name, source in sources.items():
             variants[name] = partial(run_source, source)
-            variants[f"alone, {name}"] = partial(run_alone, source.possible_rate / 2)
+            variants[f"alone, {name}"] = partial(run_without_server, source.possible_rate / 2)
         samples = await run_in_turns(rounds, variants)
     return _build_section(samples, {name: source.possible_rate for name, source in sources.items()})
 

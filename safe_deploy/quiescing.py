@@ -88,13 +88,13 @@ class ReleaseFunctions:
         self._functions = tuple(names_by_key.values())
         self._report = report
 
-    def quiesce(self, release: DeployedRelease) -> bool:
-        """Disable the functions in a release. Returns whether they were enabled, so that its Function App restarts.
+    def quiesce(self, release: DeployedRelease) -> None:
+        """Disable the functions in a release.
 
-        They may start work until the restart, which comes after the change. A verdict that is asked for at once does
-        not cover that work. Raises FunctionAppNotFound and AzureUnavailable.
+        They may start work until the Function App has restarted, also if an earlier call has just disabled them. A
+        verdict that is asked for at once does not cover that work. Raises FunctionAppNotFound and AzureUnavailable.
         """
-        return bool(self.set_disabled(release, disabled=True).changed)
+        self.set_disabled(release, disabled=True)
 
     def unquiesce(self, release: DeployedRelease) -> None:
         """Enable the functions in a release. Raises FunctionAppNotFound and AzureUnavailable."""

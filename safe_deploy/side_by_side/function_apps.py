@@ -66,8 +66,8 @@ class ReleaseFunctionApps:
         )
 
     def quiesce(self, app: SideBySideApp, release: Release) -> None:
-        """Disable the functions that only the active release may run. If some were enabled, the Function App restarts:
-        until then they may start work."""
+        """Disable the functions that only the active release may run. They may start work until the Function App has
+        restarted."""
         if app.quiesce_functions:
             self._functions_of(app).quiesce(release)
 

@@ -30,7 +30,7 @@ ROUTER_WAIT_SECONDS = 180
 reads the task hub."""
 
 RESTART_SECONDS = 60
-"""How long a Function App may take to restart after its functions were disabled."""
+"""How long a Function App may take to restart after its functions were disabled, also by another process."""
 
 _POLL_SECONDS = 5
 _LONGEST_REQUEST_SECONDS = 30
@@ -38,6 +38,12 @@ _LONGEST_REQUEST_SECONDS = 30
 
 _NOT_DRAINED_CODES = frozenset({"ReleaseNotDrained", "ReleaseInUse", "DeploymentInProgress"})
 _GONE_CODES = frozenset({"ReleaseNotFound", "ReleaseRemoved"})
+
+
+_ENDED_BY_OTHERS = (
+    "another caller has ended its removal with the outcome Failed, so that it may get traffic again. The command was "
+    "not run"
+)
 
 
 class RecordedTaskHubs:
@@ -145,15 +151,14 @@ class Retirement:
             return _refuse_without_function_app(app, release, error)
         except CommandError as error:
             return _explain_refusal(release, error)
-        if function_app is not None and app.quiesce_functions:
+        if function_app is not None:
             self._quiesce(app, release, guard, continued=continued)
         return self._remove(release, function_app, deadline, guard, continued=continued)
 
     def _quiesce(self, app: SideBySideApp, release: Release, guard: SignalGuard, *, continued: bool) -> None:
         """Disable the functions that start work by themselves, so that the next verdict holds.
 
-        Called while the removal is pending: earlier, a rollback could have made the release the active one. Waits also
-        if they are disabled already, because an attempt that was interrupted may have disabled them just now.
+        Called while the removal is pending: earlier, a rollback could have made the release the active one.
         """
         assert self.function_apps is not None, "called only for a Function App in Azure"
         try:
@@ -162,11 +167,13 @@ class Retirement:
             if not continued:
                 self.server.delete_release(release.version, outcome="Failed")
             raise
-        self.report(
-            f"waiting {RESTART_SECONDS} s, because functions that were disabled just now may start work until the app "
-            "has restarted"
-        )
-        guard.sleep(RESTART_SECONDS)
+        if app.quiesce_functions:
+            # Also if they were disabled already: a promotion, or an attempt that was interrupted, may just have done
+            # so.
+            self.report(
+                f"waiting {RESTART_SECONDS} s, because the functions may start work until the app has restarted"
+            )
+            guard.sleep(RESTART_SECONDS)
 
     def _remove(
         self, release: Release, function_app: str | None, deadline: float, guard: SignalGuard, *, continued: bool
@@ -231,6 +238,8 @@ class Retirement:
         """End a removal whose command was not run."""
         if step is RemovalStep.LEAVE_PENDING:
             return RetirementResult(release=release, outcome=Outcome.REMOVING, reasons=verdict["reasons"])
+        if step is RemovalStep.STOP:
+            return RetirementResult(release=release, outcome=Outcome.FAILED, message=_ENDED_BY_OTHERS)
         self.server.delete_release(release.version, outcome="Failed")
         return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
 

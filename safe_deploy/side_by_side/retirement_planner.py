@@ -33,6 +33,8 @@ class RemovalStep(Enum):
     """Report nothing: the Function App may be deleted."""
     FINISH = auto()
     """Report the outcome Done, after the task hub on a scheduler is deleted."""
+    STOP = auto()
+    """Do nothing: another caller has ended the removal, so the release may get traffic again."""
 
 
 class Outcome(Enum):
@@ -127,9 +129,11 @@ def plan_after_verdict(
     `continued`: an earlier attempt began the removal, so its command may have run. `has_time`: the time to wait is not
     over. `waits_for_drain`: instances that are active are waited for, too.
     """
-    codes = {reason["code"] for reason in verdict["reasons"]}
+    if verdict["state"] != ReleaseState.REMOVING:
+        return RemovalStep.STOP
     if verdict["ready"]:
         return RemovalStep.DELETE
+    codes = {reason["code"] for reason in verdict["reasons"]}
     if has_time and (waits_for_drain or codes <= _TEMPORARY_REASONS):
         return RemovalStep.WAIT
     return RemovalStep.LEAVE_PENDING if continued else RemovalStep.GIVE_BACK

@@ -147,7 +147,7 @@ class AppWatch:
         round_task: asyncio.Task[None] | None = None
         try:
             with (
-                self._signals.listen_to_app(self._app_name, self._note_app),
+                self._signals.listen_to_app(self._app_name, self._on_app_written),
                 self._signals.listen_to_acknowledgements(self._app_name, self._note_acknowledgement),
             ):
                 while not self._stopping.is_set():
@@ -155,7 +155,7 @@ class AppWatch:
                     self._wake_due_groups()
                     if round_task is None or round_task.done():
                         round_task = self._start_due_round()
-                    await self._wait_for_change(stopped, is_reading=round_task is not None)
+                    await self._wait_for_next_decision(stopped, is_round_in_progress=round_task is not None)
                 self._wake_all()
         except Exception:  # the requests still ask at the end
             log.exception("the watch of app %s has failed", self._app_name)
@@ -165,13 +165,14 @@ class AppWatch:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _wait_for_change(self, stopped: "asyncio.Task[object]", *, is_reading: bool) -> None:
-        """Wait until something has changed, or until the next moment at which a group or a round is due. Waits at least
-        for a moment, so that a busy task hub does not keep this task busy."""
+    async def _wait_for_next_decision(self, stopped: "asyncio.Task[object]", *, is_round_in_progress: bool) -> None:
+        """Wait until there is something to decide: something has changed, the server stops, or a group of requests or a
+        round is due. A round is the watch's own look at the storage. During a round no other one becomes due. A
+        short pause comes first, so that a burst of changes leads to one decision."""
         await asyncio.wait((stopped,), timeout=self._intervals.signal_pause)
         changed = asyncio.create_task(self._changed.wait())
         try:
-            timeout = self._seconds_to_next_moment(is_reading=is_reading)
+            timeout = self._seconds_to_next_moment(is_round_in_progress=is_round_in_progress)
             await asyncio.wait((changed, stopped), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
@@ -191,10 +192,10 @@ class AppWatch:
             if moment is not None and moment <= now:
                 group.wake()
 
-    def _seconds_to_next_moment(self, *, is_reading: bool) -> float | None:
+    def _seconds_to_next_moment(self, *, is_round_in_progress: bool) -> float | None:
         """Seconds until a group or, unless one is under way, a round is due; None if only a change makes one due."""
         now, time = self._clock.now(), asyncio.get_running_loop().time()
-        waits = [] if is_reading else [max(self._next_round_at() - time, 0.0)]
+        waits = [] if is_round_in_progress else [max(self._next_round_at() - time, 0.0)]
         for group in self._groups.values():
             moment = group.next_moment(self._changes, now)
             if moment is not None:
@@ -248,11 +249,11 @@ class AppWatch:
             if task_hubs and not is_app_turn:
                 task_hub = next((name for name in task_hubs if name > self._last_task_hub), task_hubs[0])
                 self._last_task_hub = task_hub
-                await self.reads.read_records(task_hub, self._exemptions(task_hub), is_counted=True)
+                await self.reads.read_records(task_hub, self._exemptions(task_hub), uses_budget=True)
                 return
             if not (task_hubs or app_blocks):
                 self._rounds_held_until = asyncio.get_running_loop().time() + self._intervals.idle
-            app = await self.reads.read_app(self._app_name, is_counted=True)
+            app = await self.reads.read_app(self._app_name, uses_budget=True)
             if app is None:
                 self._wake_all()
             else:
@@ -299,8 +300,8 @@ class AppWatch:
 
     # The app
 
-    def _note_app(self, app: App) -> None:
-        """Note the revision of an app that this process has written."""
+    def _on_app_written(self, app: App) -> None:
+        """Have the groups look at an app that this process has written, without waiting for the next round."""
         self._note_revision(app.revision)
 
     def _note_revision(self, revision: int) -> None:

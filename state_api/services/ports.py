@@ -334,7 +334,9 @@ class Routers(Protocol):
     async def list_acknowledgements(self, app_name: str) -> tuple[RouterAcknowledgement, ...]:
         """What every router of the app that asks under a name has acknowledged last."""
 
-    async def acknowledge(self, app_name: str, router: str, revision: int, now: Instant) -> None:
+    async def acknowledge(
+        self, app_name: str, router: str, revision: int, now: Instant, *, again_after: Instant | None
+    ) -> None:
         """Record that a router routes by this revision. The last request counts."""
 
 

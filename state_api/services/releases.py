@@ -286,7 +286,8 @@ class Releases:
         return RegisterEvidence(verdicts, await self._find_cleaned_up(app, in_slots), proof, adoption)
 
     async def _find_used_versions(self, app: App, command: RegisterCommand) -> dict[str, str]:
-        """The task hubs of the releases that had the new versions of the command before."""
+        """For each new version of the command that an earlier release has had: the task hub of that release. A version
+        must not be used again."""
         used = {
             version: await self._apps.find_task_hub_of_version(app.name, version)
             for version in find_new_versions(app, command)

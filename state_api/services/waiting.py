@@ -58,7 +58,7 @@ class WaitingRequests:
             while True:
                 if not (is_first and watch.has_just_answered(group)):
                     # Each request may ask a first and a last time. What it asks in between is subject to the budget.
-                    reads = SharedVerdictReads(watch.reads, is_counted=not (is_first or is_last))
+                    reads = SharedVerdictReads(watch.reads, uses_budget=not (is_first or is_last))
                     with watch.track_question(group) as asked:
                         status, requested_at = await ask(question, reads, requested_at)
                         asked.status = status

@@ -64,24 +64,24 @@ class WaitingReads:
         """Listen to no more changes."""
         self._listening.close()
 
-    async def read_app(self, name: str, *, is_counted: bool) -> App | None:
+    async def read_app(self, name: str, *, uses_budget: bool) -> App | None:
         """The app; None also for a deleted one."""
         return await self._apps.read(
-            name, partial(self._count, partial(self._reads.read_app, name), is_counted=is_counted)
+            name, partial(self._count, partial(self._reads.read_app, name), uses_budget=uses_budget)
         )
 
-    async def read_records(self, task_hub: str, exemptions: Exemptions, *, is_counted: bool) -> RecordedState:
+    async def read_records(self, task_hub: str, exemptions: Exemptions, *, uses_budget: bool) -> RecordedState:
         """What is recorded of a task hub."""
         read = partial(self._read_records, task_hub, exemptions)
         return await self._records.read(
-            (hub_key(task_hub), exemptions), partial(self._count, read, is_counted=is_counted)
+            (hub_key(task_hub), exemptions), partial(self._count, read, uses_budget=uses_budget)
         )
 
-    async def probe_for_verdict(self, request: ProbeRequest, *, is_counted: bool) -> ProbeOutcome:
+    async def probe_for_verdict(self, request: ProbeRequest, *, uses_budget: bool) -> ProbeOutcome:
         """Verify a task hub for a verdict, as fresh as the latest of the requests that share the probe demands."""
         key = (request.key, request.mode, request.policy, request.provider_config)
         self._probe_requests.setdefault(key, []).append(request)
-        return await self._probes.read(key, partial(self._count, partial(self._probe, key), is_counted=is_counted))
+        return await self._probes.read(key, partial(self._count, partial(self._probe, key), uses_budget=uses_budget))
 
     async def _read_records(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
         """Read the records of a task hub, and keep what they show for the watch."""
@@ -112,31 +112,32 @@ class WaitingReads:
             self._listener.on_change()
         return outcome
 
-    async def _count(self, read: Callable[[], Awaitable[_Value]], *, is_counted: bool) -> _Value:
-        """Run the read. With `is_counted`, report how many requests to the state storage it took."""
+    async def _count(self, read: Callable[[], Awaitable[_Value]], *, uses_budget: bool) -> _Value:
+        """Run the read. With `uses_budget`, report its requests to the state storage, so that they are charged."""
         with count_storage_requests() as requests:
             try:
                 return await read()
             finally:
-                if is_counted:
+                if uses_budget:
                     self._listener.on_requests(requests.count)
 
 
 @dataclass(frozen=True, slots=True)
 class SharedVerdictReads:
-    """The shared reads, for one request. With `is_counted`, they are subject to the budget."""
+    """The shared reads, for one request that waits. With `uses_budget`, their storage requests are charged to the
+    budget of the app."""
 
     shared: WaitingReads
-    is_counted: bool
+    uses_budget: bool
 
     async def read_app(self, name: str) -> App | None:
-        """Read the app, together with the requests that ask for it now."""
-        return await self.shared.read_app(name, is_counted=self.is_counted)
+        """Read the app; None for a deleted one. Requests that ask for it at the same time share the read."""
+        return await self.shared.read_app(name, uses_budget=self.uses_budget)
 
     async def read_records(self, task_hub: str, exemptions: Exemptions) -> RecordedState:
-        """Read the records of the task hub, together with the requests that ask for them now."""
-        return await self.shared.read_records(task_hub, exemptions, is_counted=self.is_counted)
+        """Read the records of the task hub. Requests that ask for them at the same time share the read."""
+        return await self.shared.read_records(task_hub, exemptions, uses_budget=self.uses_budget)
 
     async def probe_for_verdict(self, request: ProbeRequest) -> ProbeOutcome:
-        """Verify the task hub, together with the requests that ask for the same now."""
-        return await self.shared.probe_for_verdict(request, is_counted=self.is_counted)
+        """Verify the task hub at its provider. Requests that ask for the same at the same time share the probe."""
+        return await self.shared.probe_for_verdict(request, uses_budget=self.uses_budget)

@@ -148,7 +148,7 @@ class LimitedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take in bytes of a request, which end the idle time of the connection."""
+        """Receive bytes. Once they begin a request, the connection no longer counts as idle, so it is not closed."""
         super().data_received(data)
         self._mark_busy_if_request_is_open()
 

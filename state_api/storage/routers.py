@@ -63,8 +63,13 @@ class RouterStore:
             rows = [row async for row in self._table.query_entities(query, parameters=parameters)]
         return tuple(map(acknowledgement_from_row, rows))
 
-    async def acknowledge(self, app_name: str, router: str, revision: int, now: Instant) -> None:
+    async def acknowledge(
+        self, app_name: str, router: str, revision: int, now: Instant, *, again_after: Instant | None
+    ) -> None:
         """Record that a router routes by this revision. The app must exist.
+
+        An acknowledgement from before `again_after` does not count any more: the router acknowledges the same revision
+        anew.
 
         The last request counts, also with an older revision than before: the router may be restored from an older copy.
         A router has one request at a time, so no condition is needed.
@@ -75,7 +80,11 @@ class RouterStore:
             except ResourceNotFoundError:
                 row = None
             stored = acknowledgement_from_row(row) if row is not None else None
-            is_same = stored is not None and stored.revision == revision
+            is_same = (
+                stored is not None
+                and stored.revision == revision
+                and (again_after is None or stored.since >= again_after)
+            )
             if stored is not None and is_same and 0 <= now - stored.seen_at < _SEEN_INTERVAL:
                 return
             since = stored.since if stored is not None and is_same else now

@@ -86,8 +86,9 @@ class _InstanceWrite:
     advances_epoch: bool
 
     @property
-    def stamped_function(self) -> str | None:
-        """The function whose activity is stamped; None without a stamp."""
+    def stamp_name(self) -> str | None:
+        """The name under which the write stores its activity stamp: that of the function, or an empty one if several
+        functions have used the instance id. None without a stamp."""
         if self.activity_stamp is None:
             return None
         return next(iter(self.function_names)) if len(self.function_names) == 1 else _SHARED_STAMP
@@ -105,8 +106,8 @@ class _TransactionDraft:
     writes: dict[str, _InstanceWrite] = field(default_factory=dict)
     operation_count: int = 0
     reason_characters: int = 0
-    stamped_functions: Counter[str] = field(default_factory=Counter)
-    """How many writes stamp each function."""
+    stamp_names: Counter[str] = field(default_factory=Counter)
+    """How many writes have a stamp under each name."""
     advances_epoch: bool = False
 
     def try_replace(self, before: _InstanceWrite | None, after: _InstanceWrite, *, is_first: bool) -> bool:
@@ -114,22 +115,22 @@ class _TransactionDraft:
         always fits."""
         operation_count = self.operation_count + len(after.operations) - (len(before.operations) if before else 0)
         reason_characters = self.reason_characters + after.reason_length - (before.reason_length if before else 0)
-        stamped_functions = self.stamped_functions.copy()
-        if before is not None and before.stamped_function is not None:
-            stamped_functions[before.stamped_function] -= 1
-        if after.stamped_function is not None:
-            stamped_functions[after.stamped_function] += 1
-        stamped_functions = +stamped_functions
+        stamp_names = self.stamp_names.copy()
+        if before is not None and before.stamp_name is not None:
+            stamp_names[before.stamp_name] -= 1
+        if after.stamp_name is not None:
+            stamp_names[after.stamp_name] += 1
+        stamp_names = +stamp_names
         advances_epoch = self.advances_epoch or after.advances_epoch
         fits = (
-            operation_count + len(stamped_functions) + advances_epoch <= MAX_OPERATIONS
+            operation_count + len(stamp_names) + advances_epoch <= MAX_OPERATIONS
             and reason_characters <= MAX_REASON_CHARACTERS
         )
         if not (fits or is_first):
             return False
         self.writes[after.instance.instance_id] = after
         self.operation_count, self.reason_characters = operation_count, reason_characters
-        self.stamped_functions, self.advances_epoch = stamped_functions, advances_epoch
+        self.stamp_names, self.advances_epoch = stamp_names, advances_epoch
         return True
 
     def to_plan(self, effective: Sequence[tuple[bool, ...]]) -> TransactionPlan:
@@ -140,7 +141,7 @@ class _TransactionDraft:
         for write in self.writes.values():
             rows.append(PlannedRow(write.instance, len(operations)))
             operations += write.operations
-            function_name = write.stamped_function
+            function_name = write.stamp_name
             if function_name is not None and write.activity_stamp is not None:
                 stamps[function_name] = max(stamps.get(function_name, Instant(0)), write.activity_stamp)
         return TransactionPlan(effective, rows, operations, stamps, self.advances_epoch)

@@ -156,7 +156,7 @@ def test_an_entity_is_never_active_in_an_observation() -> None:
 # Repeated look-ups
 
 
-def record_lookup(known: Instance | None, seen: ObservedInstance, now: Instant) -> Instance | None:
+def correct_record(known: Instance | None, seen: ObservedInstance, now: Instant) -> Instance | None:
     """Correct the record by what a read of the task hub has shown. Returns the record after it."""
     if known is not None and known.active:
         assert known.started is not None
@@ -191,5 +191,5 @@ def test_a_probe_corrects_the_record_regardless_of_lost_and_late_events(
         for arrived in data.draw(st.lists(st.sampled_from(published[: turn + 1]), max_size=3), label="arrived"):
             known = apply_event(known, arrived)
         if turn == len(rows) - 1 or data.draw(st.booleans(), label="looked"):
-            known = record_lookup(known, row, row.updated_at)
+            known = correct_record(known, row, row.updated_at)
             assert (known is not None and known.active) is row.active

@@ -24,6 +24,7 @@ from state_api.domain.releases.side_by_side.verdicts import (
     find_blocked_until,
     find_blocking_release_deployment,
     find_closing_change,
+    find_end_of_visits,
     find_quiet_since,
 )
 from tests.domain.builders import (
@@ -94,7 +95,10 @@ BEHIND, CURRENT = build_acknowledgement("behind", 3), build_acknowledgement("cur
         (PROMOTED, "1.4.0", (BEHIND,), 86_400, ["RoutersBehind"]),
         (STICKY, "1.4.0", (CURRENT,), 3599, ["ReleaseInUse", "RoutersBehind"]),
         (STICKY, "1.4.0", (CURRENT,), 3600, ["RoutersBehind"]),
-        (STICKY, "1.4.0", (CURRENT,), 3660, []),
+        (STICKY, "1.4.0", (), 3660, []),
+        (STICKY, "1.4.0", (CURRENT,), 3660, ["RoutersBehind"]),
+        (STICKY, "1.4.0", (build_acknowledgement("early", 4, since=3659),), 3660, ["RoutersBehind"]),
+        (STICKY, "1.4.0", (build_acknowledgement("current", 4, since=3660),), 3690, []),
         (REMOVING_STAGED, "1.5.0", (CURRENT,), 59, ["RoutersBehind"]),
         (REMOVING_STAGED, "1.5.0", (BEHIND,), 60, ["RoutersBehind"]),
         (REMOVING_STAGED, "1.5.0", (CURRENT,), 60, []),
@@ -158,6 +162,13 @@ def test_only_the_run_that_deploys_a_release_may_remove_it() -> None:
     assert find_blocking_release_deployment(app, app.releases["1.3.0"], None, NOON) is None
     verdict = assess_release(app, release, ReleaseUse((), app.deployment, NOON), build_ready_verdict())
     assert reason_codes(verdict) == ["DeploymentInProgress"]
+
+
+@pytest.mark.parametrize(("now", "expected"), [(3659, None), (3660, 3660), (86_400, 3660)])
+def test_routers_confirm_again_when_the_visitors_of_a_release_have_left(now: float, expected: float | None) -> None:
+    end = find_end_of_visits(STICKY, noon_plus(now))
+    assert end == (None if expected is None else noon_plus(expected))
+    assert find_end_of_visits(PROMOTED, noon_plus(now)) is None
 
 
 # The probe

@@ -226,5 +226,5 @@ def test_an_entity_publishes_running_once_and_its_row_stays_running(running_app:
     assert (row["RuntimeStatus"], row["Name"]) == ("Running", "@stock@cherry")
 
 
-def test_an_unused_stock_can_be_read(running_app: RunningApp) -> None:
+def test_the_stock_of_an_item_that_was_never_ordered_is_ten(running_app: RunningApp) -> None:
     assert running_app.slot.client.get("/api/stock/quince").json() == {"item": "quince", "pieces": 10}

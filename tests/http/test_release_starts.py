@@ -72,7 +72,7 @@ async def test_a_provider_that_fails_refuses_a_promotion_but_no_rollback(
 async def register_started_releases(
     http: httpx.AsyncClient, storage: StorageSettings, app: str, *versions: str
 ) -> None:
-    """Register these releases of one run, whose apps start then."""
+    """Register these releases from one run, and create the task hub of each, as its app does when it starts."""
     run = {"X-Run-Url": "https://ci.example/runs/1"}
     for version in versions:
         hub = new_hub_name()

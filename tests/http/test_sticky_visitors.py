@@ -6,9 +6,10 @@ import pytest
 from safe_deploy.routers.documents import parse_routing_document
 from safe_deploy.routers.rules import RoutedRequest, format_visit, route
 from tests.conftest import ShiftedClock
-from tests.http.operations import reason_codes
+from tests.http.operations import assert_problem, reason_codes
 from tests.http.release_operations import (
     SECONDS_UNTIL_ROUTERS_STOP,
+    delete_release,
     get_release_status,
     get_routing,
     post_release,
@@ -51,6 +52,24 @@ async def test_visitors_stay_with_the_release_that_a_promotion_replaces(
     assert reason_codes(await get_release_status(http, canary_app, "1")) == ["RoutersBehind"]
     clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
     assert (await get_release_status(http, canary_app, "1"))["ready"]
+
+
+async def test_a_router_that_has_stopped_to_ask_may_send_visitors_back_for_ever(
+    http: httpx.AsyncClient, clock: ShiftedClock, canary_app: str
+) -> None:
+    """Envoy goes on with its last routes when its follower is gone, and they do not end by themselves."""
+    await put_routing(http, canary_app, "2")
+    etag = (await get_routing(http, canary_app)).headers["etag"]
+    await get_routing(http, canary_app, etag, router="envoy-1")
+    clock.advance(3600 + SECONDS_UNTIL_ROUTERS_STOP)
+    verdict = await get_release_status(http, canary_app, "1")
+    assert reason_codes(verdict) == ["RoutersBehind"]
+    assert "have not asked since the visitors of release 1 should have left it" in verdict["reasons"][0]["message"]
+    assert_problem(await delete_release(http, canary_app, "1", "Pending"), 409, "ReleaseNotDrained")
+    for _ in range(2):
+        await get_routing(http, canary_app, etag, router="envoy-1")
+        assert (await get_release_status(http, canary_app, "1"))["ready"]
+        clock.advance(200)
 
 
 async def test_visitors_leave_an_aborted_candidate_at_once(

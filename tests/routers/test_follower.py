@@ -66,7 +66,7 @@ def test_envoy_starts_before_the_first_release_and_routes_to_it_later(
         _wait_until_routed(app, "1.4.0")
 
 
-def test_once_changes_a_running_envoy(routed_app: RoutedApp) -> None:
+def test_files_that_are_written_once_change_the_routing_of_a_running_envoy(routed_app: RoutedApp) -> None:
     routed_app.write_once()
     with run_envoy(routed_app.folder, routed_app.port):
         routed_app.promote("1.5.0")

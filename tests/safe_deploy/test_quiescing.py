@@ -168,9 +168,9 @@ def test_functions_are_disabled_and_enabled_by_one_restart_each(
 def test_functions_that_are_as_wanted_cause_no_restart_and_that_is_said(
     quiescing: QuiescedRelease, fake_azure: FakeAzure
 ) -> None:
-    assert quiescing.release_functions.quiesce(RELEASE)
+    quiescing.release_functions.quiesce(RELEASE)
     quiescing.take_reports()
-    assert not quiescing.release_functions.quiesce(RELEASE)
+    quiescing.release_functions.quiesce(RELEASE)
     assert "disabled already, so Function App shop-140 is not restarted" in quiescing.take_reports()
     assert fake_azure.count_restarts("shop-140") == 1
 
@@ -189,8 +189,7 @@ def test_a_change_that_failed_can_be_repeated(
     fake_azure.set_fault("appsettings set", takes_effect=takes_effect, call_count=1)
     with pytest.raises(AzureUnavailable):
         quiescing.release_functions.quiesce(RELEASE)
-    # Whether the failed change has disabled them, Azure says.
-    assert quiescing.release_functions.quiesce(RELEASE) is not takes_effect
+    quiescing.release_functions.quiesce(RELEASE)
     assert set(fake_azure.settings("shop-140").values()) == {"true"}
     assert fake_azure.count_restarts("shop-140") == 1
 

@@ -241,6 +241,14 @@ def test_functions_are_disabled_before_the_last_verdict(
     assert disabled_at_verdict == [False, True]
 
 
+def test_functions_that_were_disabled_just_before_may_still_start_work(drained: ReleaseFixture) -> None:
+    """A promotion, or a retirement that was killed, has disabled them, and the app may not have restarted yet."""
+    drained.create(policy={"quiesceFunctions": ["Nightly"]})
+    set_nightly(drained, "1.0", disabled=True)
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE), retry_seconds=5)
+    assert_exit(result, ExitCode.DONE, "because the functions may start work until the app has restarted")
+
+
 def test_a_rollback_that_comes_first_keeps_its_functions(
     drained: ReleaseFixture, releases_proxy: ConnectionProxy
 ) -> None:
@@ -339,6 +347,26 @@ def test_a_promotion_that_the_server_refuses_gives_the_functions_back(
     result = quiesced.run(["promote", "--version", "1.2", *GROUP])
     assert_exit(result, ExitCode.CONFLICT, "so release 1.0 gets its functions as before", "removing release 1.2")
     assert quiesced.disabled_functions()["1.0"] is False
+
+
+def test_functions_that_cannot_be_disabled_in_an_older_release_stay_with_the_active_one(
+    quiesced: ReleaseFixture,
+) -> None:
+    """Otherwise no release would run them until someone has repaired the older one."""
+    quiesced.route("1.1")
+    quiesced.register("1.2")
+    reference = {"AzureWebJobs.Nightly.Disabled": "@Microsoft.KeyVault(SecretUri=https://shop.vault.azure.net/x)"}
+    settings: dict[str, dict[str, str]] = {"1.0": reference, "1.1": {}, "1.2": {}}
+    quiesced.cli.fake_azure.reset(
+        {
+            name_of(version): {"resourceGroup": RESOURCE_GROUP, "slots": {"production": {"settings": values}}}
+            for version, values in settings.items()
+        }
+    )
+    result = quiesced.run(["promote", "--version", "1.2", *GROUP])
+    assert_exit(result, ExitCode.FAILURE, "is a reference to Key Vault", "so release 1.1 gets its functions as before")
+    assert quiesced.active() == "1.1"
+    assert quiesced.disabled_functions()["1.1"] is False
 
 
 def test_azure_that_does_not_answer_delays_no_rollback(quiesced: ReleaseFixture) -> None:

@@ -136,6 +136,27 @@ def test_a_rollback_that_comes_first_wins(drained: ReleaseFixture, releases_prox
     assert drained.active() == "1.0"
 
 
+def test_a_removal_that_another_caller_has_ended_is_not_carried_out(
+    drained: ReleaseFixture, releases_proxy: ConnectionProxy
+) -> None:
+    """A person who needs the release for a rollback has given it back after the removal began."""
+    verdicts = 0
+
+    def give_back_before_last_verdict(number: int, request: Request) -> bool:
+        nonlocal verdicts
+        if request[1].endswith("/status"):
+            verdicts += 1
+            if verdicts == 2:
+                drained.request("DELETE", "/releases/1.0", params={"outcome": "Failed"}, run_url=OTHER_RUN)
+        return False
+
+    releases_proxy.cut_before_request = give_back_before_last_verdict
+    result = drained.run(drained.retire(options=["--version", "1.0"]))
+    assert_exit(result, ExitCode.FAILURE, "another caller has ended its removal")
+    assert drained.list_commands() == []
+    assert_exit(drained.run(["rollback", "--version", "1.0"]), ExitCode.DONE)
+
+
 def test_a_staged_release_is_removed_when_routers_send_it_nothing(
     drained: ReleaseFixture, releases_proxy: ConnectionProxy
 ) -> None:

@@ -90,9 +90,21 @@ READY: tuple[str, ...] = ()
 def test_what_follows_the_verdict_after_a_removal_has_begun(
     codes: Sequence[str], step: RemovalStep, *, continued: bool, has_time: bool, waits_for_drain: bool
 ) -> None:
-    verdict = {"ready": not codes, "reasons": [{"code": code} for code in codes]}
+    verdict = {"state": "Removing", "ready": not codes, "reasons": [{"code": code} for code in codes]}
     actual = plan_after_verdict(verdict, continued=continued, has_time=has_time, waits_for_drain=waits_for_drain)
     assert actual is step
+
+
+@pytest.mark.parametrize(
+    ("state", "codes"), [("Drained", READY), ("Draining", ["RoutersBehind"]), ("Serving", ["ReleaseInUse"])]
+)
+@pytest.mark.parametrize("continued", [False, True])
+def test_a_removal_that_another_caller_has_ended_is_not_carried_out(
+    state: str, codes: Sequence[str], *, continued: bool
+) -> None:
+    verdict = {"state": state, "ready": not codes, "reasons": [{"code": code} for code in codes]}
+    step = plan_after_verdict(verdict, continued=continued, has_time=True, waits_for_drain=True)
+    assert step is RemovalStep.STOP
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,9 @@ class WaitScenario:
     def script(self, proxy: FaultProxy, *steps: Fault | Callable[[], None] | None) -> None:
         """Run or inject one step at each request. At the request after the last step, all orders end."""
 
-        def fault(number: int) -> Fault | None:
-            """Take the step for this request: inject its fault or call it. After the last step, the orders end."""
+        def take_step(number: int) -> Fault | None:
+            """Note the time of the request, and return its fault or call its step. At the request after the last step
+            all orders end, so that the slot becomes Ready."""
             self.times.append(time.monotonic())
             step = steps[number] if number < len(steps) else None
             if number == len(steps):
@@ -65,7 +66,7 @@ class WaitScenario:
             step()
             return None
 
-        proxy.fault = fault
+        proxy.fault = take_step
 
 
 def reported_lines(result: InProcessResult) -> list[str]:

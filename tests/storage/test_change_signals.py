@@ -71,13 +71,16 @@ async def test_the_time_of_a_signal_is_not_later_than_the_stamp(server: StateSer
 
 
 async def test_only_another_revision_that_a_router_acknowledges_is_signalled(server: StateServer, app: str) -> None:
+    await AppStore(server.tables, ChangeSignals()).commit(
+        App(app), App(app, revision=1), AuditRecord(1, START, "PutApp", "anna", None, None, None)
+    )
     signals, heard = ChangeSignals(), list[str]()
     store = RouterStore(server.tables, signals)
     with signals.listen_to_acknowledgements(app.upper(), lambda: heard.append("acknowledged")):
         for revision in (1, 1, 2, 1):
-            await store.acknowledge(app, "envoy-1", revision, START)
+            await store.acknowledge(app, "envoy-1", revision, START, again_after=None)
         assert len(heard) == 3, "the second request repeats the first one"
-    await store.acknowledge(app, "envoy-1", 3, START)
+    await store.acknowledge(app, "envoy-1", 3, START, again_after=None)
     assert len(heard) == 3, "the listener is gone at the end"
 
 

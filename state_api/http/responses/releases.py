@@ -105,7 +105,9 @@ class RemovedReleaseResponse(ResponseModel):
 class RouterResponse(ResponseModel):
     router: str
     revision: int = Field(description="The routing revision that it has acknowledged; 0 for none.")
-    since: Timestamp = Field(description="When it acknowledged this revision first.")
+    since: Timestamp = Field(
+        description="When it acknowledged this revision first, or again after visitors had left a release."
+    )
     seen_at: Timestamp = Field(description="When it asked last, to five minutes.")
 
     @classmethod

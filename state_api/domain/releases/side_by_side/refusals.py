@@ -116,8 +116,8 @@ def release_removed(app: App, version: str) -> Refusal:
     else:
         message = (
             f"{describe_owner(removal)} has been removing release {version} of app {app.name} since "
-            f"{format_instant(removal.change.at)}. If its Function App still runs, send DeleteRelease with the outcome "
-            "Failed, and retry"
+            f"{format_instant(removal.change.at)}. If that run has ended, and the Function App still runs, send "
+            "DeleteRelease with the outcome Failed, and retry"
         )
     return Refusal(ReleaseRemoved, message, {"app": app.name, "version": version})
 

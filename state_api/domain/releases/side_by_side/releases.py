@@ -164,7 +164,8 @@ class Routing:
 class RouterAcknowledgement:
     """The routing revision that a router routes by.
 
-    `since`: when it first said so. `seen_at`: when it last asked, to some minutes.
+    `since`: when it first said so, or said so again after visitors had left a release. `seen_at`: when it last asked,
+    to some minutes.
     """
 
     router: str

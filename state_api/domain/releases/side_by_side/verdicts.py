@@ -90,6 +90,24 @@ def _find_late_events(
     )
 
 
+def find_end_of_visits(app: App, now: Instant) -> Instant | None:
+    """When the last of the visitors who stayed with releases without traffic had left; None if none have left yet.
+
+    A router ends their visits by its own clock, without a new revision. So it must confirm its revision again after
+    that: one whose follower has stopped sends visitors back for as long as it runs."""
+    ends = [
+        _find_delay_end(release, release.traffic_end)
+        for release in app.releases.values()
+        if release.traffic_end is not None and release.sticky_until is not None
+    ]
+    return max((end for end in ends if end <= now), default=None)
+
+
+def _keeps_visitors(router: RouterAcknowledgement, release: Release, change: RoutingChange) -> bool:
+    """Whether the router may still send visitors back who stayed with the release, because it has not asked since."""
+    return release.sticky_until is not None and router.since < _find_delay_end(release, change)
+
+
 def find_quiet_since(release: Release, acknowledgements: Sequence[RouterAcknowledgement]) -> Instant | None:
     """The time from which on no router sends a request to the release, if every named router has acknowledged the
     change. A probe must begin after it. None for a staged release."""
@@ -109,22 +127,39 @@ def find_lagging_routers(
         return None
     behind = [router.router for router in acknowledgements if router.revision < change.revision]
     if behind:
-        names = ", ".join(behind[:_MAX_NAMED_ROUTERS])
-        if len(behind) > _MAX_NAMED_ROUTERS:
-            names += f" and {len(behind) - _MAX_NAMED_ROUTERS} more"
-        message = (
-            f"these routers have not confirmed routing revision {change.revision}, without release {release.version}: "
-            f"{names}. Wait until they ask again; an administrator can remove one that is gone with ForgetRouter"
+        return _lagging_routers_reason(
+            f"these routers have not confirmed routing revision {change.revision}, without release {release.version}",
+            behind,
         )
-        return ReadinessReason(ReasonCode.ROUTERS_BEHIND, message)
     remaining = _find_delay_end(release, change) - now
     if remaining <= 0:
-        return None
+        keeping = [router.router for router in acknowledgements if _keeps_visitors(router, release, change)]
+        return (
+            _lagging_routers_reason(
+                f"these routers have not asked since the visitors of release {release.version} should have left it, "
+                "and may send them back",
+                keeping,
+            )
+            if keeping
+            else None
+        )
     message = (
         f"routers may send requests to release {release.version} for {format_duration(remaining)} more, because they "
         "read the routing at intervals"
     )
     return ReadinessReason(ReasonCode.ROUTERS_BEHIND, message)
+
+
+def _lagging_routers_reason(problem: str, routers: Sequence[str]) -> ReadinessReason:
+    """The reason RoutersBehind with the names of these routers."""
+    names = ", ".join(routers[:_MAX_NAMED_ROUTERS])
+    if len(routers) > _MAX_NAMED_ROUTERS:
+        names += f" and {len(routers) - _MAX_NAMED_ROUTERS} more"
+    return ReadinessReason(
+        ReasonCode.ROUTERS_BEHIND,
+        f"{problem}: {names}. Wait until they ask again; an administrator can remove one that is gone with "
+        "ForgetRouter",
+    )
 
 
 def find_blocking_release_deployment(app: App, release: Release, run_id: str | None, now: Instant) -> Deployment | None:
@@ -215,7 +250,10 @@ def find_blocked_until(app: App, release: Release, use: ReleaseUse) -> Instant |
     if change is not None:
         ends.append(_find_delay_end(release, change))
         ends.append(_find_settle_end(app, release, use.acknowledgements) or now)
-        if any(router.revision < change.revision for router in use.acknowledgements):
+        if any(
+            router.revision < change.revision or _keeps_visitors(router, release, change)
+            for router in use.acknowledgements
+        ):
             ends.append(Instant(now + seconds(_ACKNOWLEDGEMENT_INTERVAL_SECONDS)))
     return max((end for end in ends if end > now), default=None)
 
