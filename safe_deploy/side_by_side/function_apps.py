@@ -27,9 +27,13 @@ class ReleaseFunctionApps:
     def find(self, release: Release) -> str | None:
         """The name of the release's Function App, None if it does not exist."""
         try:
-            return self._function_apps.find_by_address(release.address)
+            return self.require(release)
         except FunctionAppNotFound:
             return None
+
+    def require(self, release: Release) -> str:
+        """The name of the release's Function App. Raises FunctionAppNotFound if it does not exist."""
+        return self._function_apps.find_by_address(release.address)
 
     def is_deleted(self, release: Release) -> bool:
         """Whether the release's Function App is gone. Waits for a while until Azure does not show it any more."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from safe_deploy.azure_cli import AzureUnavailable
+from safe_deploy.azure_function_apps import FunctionAppNotFound
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.errors import CommandError
 from safe_deploy.scheduler_task_hubs import SchedulerTaskHubs
@@ -143,8 +144,11 @@ class Retirement:
                 if not verdict["ready"]:
                     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
             if self.function_apps is not None:
-                function_app = self.function_apps.find(release)
+                # Only an earlier attempt can have deleted it. Otherwise it may be in another resource group.
+                function_app = self.function_apps.find(release) if continued else self.function_apps.require(release)
             self.server.delete_release(release.version, outcome="Pending")
+        except FunctionAppNotFound as error:
+            return _refuse_without_function_app(app, release, error)
         except CommandError as error:
             return _explain_refusal(release, error)
         if function_app is not None:
@@ -283,6 +287,17 @@ def _explain_refusal(release: Release, error: CommandError) -> RetirementResult:
         raise error
     reasons = error.problem.get("reasons") or [{"code": error.problem_code, "message": error.message}]
     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=reasons)
+
+
+def _refuse_without_function_app(app: SideBySideApp, release: Release, error: FunctionAppNotFound) -> RetirementResult:
+    """The result of a release whose Function App is not found, although no attempt to delete it is on record."""
+    if app.quiesce_functions:
+        # Without a resource group, no function could be disabled.
+        way = "send DeleteRelease with the outcome Done"
+    else:
+        way = f"run safe-deploy retire --version {release.version} -- true, without --resource-group"
+    message = f"{error.message}. If the Function App is deleted already, {way}. Nothing was begun"
+    return RetirementResult(release=release, outcome=Outcome.FAILED, is_conflict=True, message=message)
 
 
 def _describe_failed_deletion(*, exists: bool | None) -> str:
