@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from safe_deploy.azure_cli import AzureUnavailable
+from safe_deploy.azure_function_apps import FunctionAppNotFound
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.errors import CommandError
 from safe_deploy.scheduler_task_hubs import SchedulerTaskHubs
@@ -71,16 +72,11 @@ class Interrupted(CommandError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetirementOptions:
-    """How releases are retired.
-
-    - `waits_for_drain`: wait until the releases have drained, for at most `timeout_seconds`.
-    - `accepts_missing_apps`: the caller has named the release, so its Function App may be deleted already.
-    """
+    """`waits_for_drain`: wait until the releases have drained, for at most `timeout_seconds`."""
 
     command_line: Sequence[str]
     waits_for_drain: bool
     timeout_seconds: float
-    accepts_missing_apps: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,25 +144,19 @@ class Retirement:
                 if not verdict["ready"]:
                     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
             if self.function_apps is not None:
-                function_app = self.function_apps.find(release)
-                obstacle = self._find_obstacle(app, release, function_app, continued=continued)
-                if obstacle is not None:
-                    return RetirementResult(release=release, outcome=Outcome.FAILED, message=obstacle)
+                # Only an earlier attempt can have deleted it. Otherwise it may be in another resource group.
+                function_app = self.function_apps.find(release) if continued else self.function_apps.require(release)
+                shared = function_app and self.function_apps.describe_sharing(app, release, function_app)
+                if shared:
+                    return RetirementResult(release=release, outcome=Outcome.FAILED, is_conflict=True, message=shared)
             self.server.delete_release(release.version, outcome="Pending")
+        except FunctionAppNotFound as error:
+            return _refuse_without_function_app(app, release, error)
         except CommandError as error:
             return _explain_refusal(release, error)
         if function_app is not None:
             self._quiesce(app, release, guard, continued=continued)
         return self._remove(release, function_app, deadline, guard, continued=continued)
-
-    def _find_obstacle(
-        self, app: SideBySideApp, release: Release, function_app: str | None, *, continued: bool
-    ) -> str | None:
-        """Why the command must not run, by what Azure shows of the Function App; None if it may."""
-        assert self.function_apps is not None, "called only if Azure can be asked"
-        if function_app is not None:
-            return self.function_apps.find_sharing(app, release, function_app)
-        return None if continued or self.options.accepts_missing_apps else _describe_missing_app(release)
 
     def _quiesce(self, app: SideBySideApp, release: Release, guard: SignalGuard, *, continued: bool) -> None:
         """Disable the functions that start work by themselves, so that the next verdict holds.
@@ -302,13 +292,15 @@ def _explain_refusal(release: Release, error: CommandError) -> RetirementResult:
     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=reasons)
 
 
-def _describe_missing_app(release: Release) -> str:
-    """Why a release is not retired whose Function App Azure does not show: the command would delete nothing."""
-    return (
-        f"Azure shows no Function App with its address {release.address}. Check --resource-group, the subscription, "
-        "and whether the identity may read the Function App. If it is deleted already, add --version "
-        f"{release.version}"
-    )
+def _refuse_without_function_app(app: SideBySideApp, release: Release, error: FunctionAppNotFound) -> RetirementResult:
+    """The result of a release whose Function App is not found, although no attempt to delete it is on record."""
+    if app.quiesce_functions:
+        # Without a resource group, no function could be disabled.
+        way = "send DeleteRelease with the outcome Done"
+    else:
+        way = f"run safe-deploy retire --version {release.version} -- true, without --resource-group"
+    message = f"{error.message}. If the Function App is deleted already, {way}. Nothing was begun"
+    return RetirementResult(release=release, outcome=Outcome.FAILED, is_conflict=True, message=message)
 
 
 def _describe_failed_deletion(*, exists: bool | None) -> str:
