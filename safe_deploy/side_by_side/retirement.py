@@ -150,6 +150,9 @@ class Retirement:
             if self.function_apps is not None:
                 # Only an earlier attempt can have deleted it. Otherwise it may be in another resource group.
                 function_app = self.function_apps.find(release) if continued else self.function_apps.require(release)
+                shared = function_app and self.function_apps.describe_sharing(app, release, function_app)
+                if shared:
+                    return RetirementResult(release=release, outcome=Outcome.FAILED, is_conflict=True, message=shared)
             self.server.delete_release(release.version, outcome="Pending")
         except FunctionAppNotFound as error:
             return _refuse_without_function_app(app, release, error)

@@ -139,6 +139,16 @@ def test_a_release_is_retired_with_the_name_of_its_function_app(drained: Release
     assert ["functionapp", "delete", *GROUP, "--name", name_of("1.0")] in drained.cli.fake_azure.calls
 
 
+def test_a_function_app_that_another_release_shares_is_not_deleted(drained: ReleaseFixture) -> None:
+    """Its own name and its custom domain are the addresses of two releases."""
+    hosts = [address_of(version).removeprefix("https://") for version in ("1.0", "1.1")]
+    shared = {"resourceGroup": RESOURCE_GROUP, "slots": {"production": {}}, "hostNames": hosts}
+    drained.cli.fake_azure.reset({name_of("1.0"): shared})
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=GROUP))
+    assert_exit(result, ExitCode.CONFLICT, "also has the address of release 1.1", "must not be deleted")
+    assert drained.states() == {"1.0": "Draining", "1.1": "Serving"}
+
+
 def test_a_removal_does_not_begin_if_the_resource_group_has_no_function_app_of_the_release(
     drained: ReleaseFixture,
 ) -> None:
