@@ -72,9 +72,11 @@ class Interrupted(CommandError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetirementOptions:
-    """`waits_for_drain`: wait until the releases have drained, for at most `timeout_seconds`."""
+    """`waits_for_drain`: wait until the releases have drained, for at most `timeout_seconds`. `respects_retention`:
+    leave alone what the policy keeps for a rollback."""
 
     command_line: Sequence[str]
+    respects_retention: bool
     waits_for_drain: bool
     timeout_seconds: float
 
@@ -141,6 +143,8 @@ class Retirement:
         try:
             if not continued:
                 verdict = self.server.get_release_status(release.version)
+                if self.options.respects_retention and verdict["kept"]:
+                    return _keep(release, verdict["keptUntil"])
                 if not verdict["ready"]:
                     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
             if self.function_apps is not None:
@@ -290,6 +294,14 @@ def _explain_refusal(release: Release, error: CommandError) -> RetirementResult:
         raise error
     reasons = error.problem.get("reasons") or [{"code": error.problem_code, "message": error.message}]
     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=reasons)
+
+
+def _keep(release: Release, kept_until: str | None) -> RetirementResult:
+    """The result of a release that the policy keeps, which has a time only if it is not kept by `keepLast`."""
+    why = (
+        "by the policy's retention.keepLast" if kept_until is None else f"until {kept_until}, by retention.keepForHours"
+    )
+    return RetirementResult(release=release, outcome=Outcome.KEPT, message=f"it is kept for a rollback {why}")
 
 
 def _refuse_without_function_app(app: SideBySideApp, release: Release, error: FunctionAppNotFound) -> RetirementResult:

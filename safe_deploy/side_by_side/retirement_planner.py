@@ -44,6 +44,8 @@ class Outcome(Enum):
     """Its Function App is deleted, and it is removed."""
     NOT_DRAINED = "NotDrained"
     """It still runs orchestrations, or may get requests."""
+    KEPT = "Kept"
+    """The policy's retention keeps it for a rollback."""
     REMOVING = "Removing"
     """Its removal has begun: by another run, or by an earlier attempt and something has started since."""
     FAILED = "Failed"
@@ -106,7 +108,7 @@ def find_failure(
     if failed:
         failure_type = ConflictError if all(result.is_conflict for result in failed) else CommandError
         return failure_type("; ".join(f"release {result.release.version}: {result.explanation}" for result in failed))
-    left = [result for result in results if result.outcome is not Outcome.RETIRED]
+    left = [result for result in results if result.outcome not in (Outcome.RETIRED, Outcome.KEPT)]
     if waited_seconds is not None:
         left = left if named else [result for result in left if result.outcome is Outcome.NOT_DRAINED]
         within = f" within {waited_seconds:.10g} s"
