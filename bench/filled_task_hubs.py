@@ -28,7 +28,7 @@ SIZES = (1_000, 10_000)
 FULL_SIZES = (1_000, 10_000, 50_000)
 """Filling a table with 50,000 rows takes minutes, because the emulator reads every row for each insert."""
 DELAY_SECONDS = 0.010
-"""The delay of each storage request."""
+"""The delay of each storage request, about that of Azure Storage in the same region: the emulator alone has none."""
 ACTIVE_COUNT = 5
 CONTROL_QUEUE_COUNT = 4
 """The extension's default."""
@@ -257,5 +257,5 @@ def _connection_string(storage: StorageSettings) -> str:
 
 
 async def delay_request(method: str, path: str) -> None:
-    """The delay that a proxy awaits before it forwards a request."""
+    """Delay a request of a proxy as a network does."""
     await asyncio.sleep(DELAY_SECONDS)

@@ -69,7 +69,7 @@ class FunctionApps:
             raise CommandError(
                 f"the address {address} is on this machine, so Azure has no Function App for it. Omit --resource-group"
             )
-        host = (urlsplit(address).hostname or "").rstrip(".")
+        host = _host_of(address)
         names = sorted(name for name, hosts in self._list_host_names() if host in hosts)
         group = f"resource group {self.resource_group!r}"
         if not names:
@@ -83,6 +83,11 @@ class FunctionApps:
                 "from all but one"
             )
         return names[0]
+
+    def list_own_addresses(self, function_app: str, addresses: Iterable[str]) -> list[str]:
+        """Those of the addresses that lead to this Function App. Raises AzureUnavailable."""
+        hosts = dict(self._list_host_names()).get(function_app, frozenset[str]())
+        return [address for address in addresses if _host_of(address) in hosts]
 
     def read_setting(self, function_app: str, name: str) -> str | None:
         """The value of one app setting, None without it. It may be a secret: do not print it. Raises
@@ -179,6 +184,11 @@ class FunctionApps:
         names = [name for name in app_settings.list_setting_names(self._az, site) if _DISABLING_SETTING.fullmatch(name)]
         values = app_settings.read_settings(self._az, site, names)
         return [_parse_disabling_setting(name, values.get(name), site) for name in names]
+
+
+def _host_of(address: str) -> str:
+    """The host name of a release's address, as Azure spells it."""
+    return (urlsplit(address).hostname or "").rstrip(".")
 
 
 def require_function_name(name: str) -> None:

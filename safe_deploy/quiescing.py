@@ -91,9 +91,8 @@ class ReleaseFunctions:
     def quiesce(self, release: DeployedRelease) -> None:
         """Disable the functions in a release.
 
-        They may start work until the Function App has restarted, which comes after the change, also if another
-        process made it.
-        A verdict that is asked for at once does not cover that work. Raises FunctionAppNotFound and AzureUnavailable.
+        They may start work until the Function App has restarted, also if an earlier call has just disabled them. A
+        verdict that is asked for at once does not cover that work. Raises FunctionAppNotFound and AzureUnavailable.
         """
         self.set_disabled(release, disabled=True)
 

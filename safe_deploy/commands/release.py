@@ -125,7 +125,9 @@ def retire(
     task_hubs = open_scheduler(scheduler, resource_group)
     retirement = Retirement(
         server=session.server,
-        options=RetirementOptions(command_line=command, waits_for_drain=wait, timeout_seconds=timeout),
+        options=RetirementOptions(
+            command_line=command, respects_retention=not version, waits_for_drain=wait, timeout_seconds=timeout
+        ),
         function_apps=open_function_apps(session, resource_group),
         task_hubs=RecordedTaskHubs(session.server, task_hubs, warn=session.warn) if task_hubs is not None else None,
         report=session.report,

@@ -27,9 +27,27 @@ class ReleaseFunctionApps:
     def find(self, release: Release) -> str | None:
         """The name of the release's Function App, None if it does not exist."""
         try:
-            return self._function_apps.find_by_address(release.address)
+            return self.require(release)
         except FunctionAppNotFound:
             return None
+
+    def describe_sharing(self, app: SideBySideApp, release: Release, function_app: str) -> str | None:
+        """Why the Function App must not be deleted with the release: it is also that of another one. None if it is
+        not."""
+        others = {other.address: other for other in app.releases.values() if other.version != release.version}
+        shared = self._function_apps.list_own_addresses(function_app, others)
+        if not shared:
+            return None
+        versions = " and ".join(others[address].version for address in shared)
+        return (
+            f"its Function App {function_app} also has the address of release {versions} ({', '.join(shared)}), so it "
+            "must not be deleted. Deploy each release as a Function App of its own. To remove this release without its "
+            "Function App, send DeleteRelease with the outcome Pending, and then Done"
+        )
+
+    def require(self, release: Release) -> str:
+        """The name of the release's Function App. Raises FunctionAppNotFound if it does not exist."""
+        return self._function_apps.find_by_address(release.address)
 
     def is_deleted(self, release: Release) -> bool:
         """Whether the release's Function App is gone. Waits for a while until Azure does not show it any more."""

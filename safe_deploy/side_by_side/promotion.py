@@ -50,7 +50,8 @@ class Promotion:
 
         `app` is what the caller has decided on. Raises ConflictError if the requests are divided otherwise by now.
         """
-        if is_promoted(app, version):
+        is_routed = is_promoted(app, version)
+        if is_routed:
             self.report(f"release {version} is active already; the routing was not changed")
         revision = app.routing.revision
         quiesces = self.function_apps is not None and bool(app.quiesce_functions)
@@ -58,10 +59,23 @@ class Promotion:
         for step in plan_promotion(app, version, quiesces=quiesces, rollback=self.rollback):
             if step.action is PromotionAction.ROUTE:
                 revision = self._route(app, version, done)
+                is_routed = True
             else:
-                self._quiesce(app, step)
+                self._quiesce_or_undo(app, step, done, is_routed=is_routed)
             done.append(step)
         return revision
+
+    def _quiesce_or_undo(
+        self, app: SideBySideApp, step: PromotionStep, done: list[PromotionStep], *, is_routed: bool
+    ) -> None:
+        """Disable or enable the functions in a release. If that fails before the routing has changed, the active
+        release gets its functions back, because the next attempt may fail in the same way."""
+        try:
+            self._quiesce(app, step)
+        except CommandError:
+            if not is_routed:
+                self._undo([*done, step])
+            raise
 
     def _quiesce(self, app: SideBySideApp, step: PromotionStep) -> None:
         """Disable or enable the functions in a release. A Function App that is gone is no obstacle, unless its release

@@ -42,6 +42,7 @@ def retirement_outputs(results: Iterable[RetirementResult]) -> dict[str, str]:
         versions[result.outcome].append(result.release.version)
     return {
         "retired": ",".join(versions[Outcome.RETIRED]),
+        "kept": ",".join(versions[Outcome.KEPT]),
         "not-drained": ",".join(versions[Outcome.NOT_DRAINED]),
         "removing": ",".join(versions[Outcome.REMOVING]),
         "failed": ",".join(versions[Outcome.FAILED]),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from safe_deploy.azure_cli import AzureUnavailable
+from safe_deploy.azure_function_apps import FunctionAppNotFound
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.errors import CommandError
 from safe_deploy.scheduler_task_hubs import SchedulerTaskHubs
@@ -71,9 +72,11 @@ class Interrupted(CommandError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetirementOptions:
-    """`waits_for_drain`: wait until the releases have drained, for at most `timeout_seconds`."""
+    """`waits_for_drain`: wait until the releases have drained, for at most `timeout_seconds`. `respects_retention`:
+    leave alone what the policy keeps for a rollback."""
 
     command_line: Sequence[str]
+    respects_retention: bool
     waits_for_drain: bool
     timeout_seconds: float
 
@@ -140,11 +143,19 @@ class Retirement:
         try:
             if not continued:
                 verdict = self.server.get_release_status(release.version)
+                if self.options.respects_retention and verdict["kept"]:
+                    return _keep(release, verdict["keptUntil"])
                 if not verdict["ready"]:
                     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
             if self.function_apps is not None:
-                function_app = self.function_apps.find(release)
+                # Only an earlier attempt can have deleted it. Otherwise it may be in another resource group.
+                function_app = self.function_apps.find(release) if continued else self.function_apps.require(release)
+                shared = function_app and self.function_apps.describe_sharing(app, release, function_app)
+                if shared:
+                    return RetirementResult(release=release, outcome=Outcome.FAILED, is_conflict=True, message=shared)
             self.server.delete_release(release.version, outcome="Pending")
+        except FunctionAppNotFound as error:
+            return _refuse_without_function_app(app, release, error)
         except CommandError as error:
             return _explain_refusal(release, error)
         if function_app is not None:
@@ -283,6 +294,25 @@ def _explain_refusal(release: Release, error: CommandError) -> RetirementResult:
         raise error
     reasons = error.problem.get("reasons") or [{"code": error.problem_code, "message": error.message}]
     return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=reasons)
+
+
+def _keep(release: Release, kept_until: str | None) -> RetirementResult:
+    """The result of a release that the policy keeps, which has a time only if it is not kept by `keepLast`."""
+    why = (
+        "by the policy's retention.keepLast" if kept_until is None else f"until {kept_until}, by retention.keepForHours"
+    )
+    return RetirementResult(release=release, outcome=Outcome.KEPT, message=f"it is kept for a rollback {why}")
+
+
+def _refuse_without_function_app(app: SideBySideApp, release: Release, error: FunctionAppNotFound) -> RetirementResult:
+    """The result of a release whose Function App is not found, although no attempt to delete it is on record."""
+    if app.quiesce_functions:
+        # Without a resource group, no function could be disabled.
+        way = "send DeleteRelease with the outcome Done"
+    else:
+        way = f"run safe-deploy retire --version {release.version} -- true, without --resource-group"
+    message = f"{error.message}. If the Function App is deleted already, {way}. Nothing was begun"
+    return RetirementResult(release=release, outcome=Outcome.FAILED, is_conflict=True, message=message)
 
 
 def _describe_failed_deletion(*, exists: bool | None) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from safe_deploy.errors import CommandError, NotReady, TimedOut
+from safe_deploy.errors import CommandError, ConflictError, NotReady, TimedOut
 from safe_deploy.side_by_side.app_state import Release, ReleaseState, SideBySideApp
 from safe_deploy.subprocesses import CommandResult
 
@@ -44,20 +44,23 @@ class Outcome(Enum):
     """Its Function App is deleted, and it is removed."""
     NOT_DRAINED = "NotDrained"
     """It still runs orchestrations, or may get requests."""
+    KEPT = "Kept"
+    """The policy's retention keeps it for a rollback."""
     REMOVING = "Removing"
     """Its removal has begun: by another run, or by an earlier attempt and something has started since."""
     FAILED = "Failed"
-    """The command did not delete its Function App."""
+    """The command did not delete its Function App, or Azure has none in the resource group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetirementResult:
-    """What became of one release, and why."""
+    """What became of one release, and why. `is_conflict`: it failed because Azure contradicts what is on record."""
 
     release: Release
     outcome: Outcome
     reasons: Sequence[Mapping[str, str]] = ()
     message: str = ""
+    is_conflict: bool = False
 
     @property
     def explanation(self) -> str:
@@ -103,8 +106,9 @@ def find_failure(
     """
     failed = [result for result in results if result.outcome is Outcome.FAILED]
     if failed:
-        return CommandError("; ".join(f"release {result.release.version}: {result.explanation}" for result in failed))
-    left = [result for result in results if result.outcome is not Outcome.RETIRED]
+        failure_type = ConflictError if all(result.is_conflict for result in failed) else CommandError
+        return failure_type("; ".join(f"release {result.release.version}: {result.explanation}" for result in failed))
+    left = [result for result in results if result.outcome not in (Outcome.RETIRED, Outcome.KEPT)]
     if waited_seconds is not None:
         left = left if named else [result for result in left if result.outcome is Outcome.NOT_DRAINED]
         within = f" within {waited_seconds:.10g} s"

@@ -81,16 +81,24 @@ def _goes_back(app: SideBySideApp, change: RoutingChange) -> bool:
 
 def _check_routable(app: SideBySideApp, active: str, previous: str | None) -> str:
     """The release before the active one. Raises ConflictError if there is none, or if it is removed."""
+    others = ", ".join(app.rollback_candidates)
     if previous is None:
+        # An adopted release had its traffic without a routing, so the audit log does not name it.
+        hint = f". To give the traffic to an adopted release, name it with --version: {others}" if others else ""
         raise ConflictError(
-            f"release {active} is the first active release of app {app.name}: there is nothing to roll back to"
+            f"release {active} is the first active release of app {app.name}: there is nothing to roll back to{hint}"
         )
     release = app.releases.get(previous)
     if release is not None and release.state != ReleaseState.REMOVING:
         return previous
     fate = "is removed" if release is None else "is being removed"
-    others = ", ".join(app.rollback_candidates)
     next_step = f"Name another one with --version: {others}" if others else "No other release had traffic and is left"
+    if release is not None:
+        # A retirement that was killed would otherwise keep the release from a rollback until its removal expires.
+        next_step += (
+            ". If the run that removes it has ended and its Function App still runs, send DeleteRelease with the "
+            "outcome Failed, and run the same command again"
+        )
     raise ConflictError(
         f"release {previous}, which was active before release {active} of app {app.name}, {fate}. {next_step}"
     )

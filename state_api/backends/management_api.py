@@ -91,8 +91,9 @@ class ManagementApiBackend:
         return None
 
     async def begin_scan(self, task_hub: str) -> ScanStart:
-        """Begin a scan at the earlier of two times, by the app's clock and by this server's. If that clock is slow, the
-        scan reads a little more; with a fast one the second pass would begin too late."""
+        """Begin a scan at the earlier of the times of the app's clock and of this server's. Too early a time makes the
+        scan read a little more. With too late a time its second pass could miss a change. The query finds no instance:
+        it gets the time of the app."""
         page = await self._list_instances(task_hub, 1, None, {"instanceIdPrefix": _UNUSED_ID_PREFIX})
         now = instant_from(datetime.now(UTC))
         earlier = now if page.server_date is None else min(now, page.server_date)

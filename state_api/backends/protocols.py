@@ -141,10 +141,12 @@ class Backend(Protocol):
         """The addresses of the services that keep the task hubs, without secrets. Opens no connection."""
 
     async def find_existing(self, task_hub: str) -> ExistingArtifacts | None:
-        """Return what exists under this name, compared without case, and which of `addresses` were asked.
+        """Return what the provider has under this name, compared without case. The server uses it to refuse a name that
+        is in use, and to see whether an app has started.
 
-        Nothing exists if the provider says that there is no such task hub. Returns None where a request would create
-        the task hub.
+        The result names those of `addresses` that were asked: nothing is known of the others. It is empty if the
+        provider says that there is no such task hub. None if the provider cannot be asked, because it creates a task
+        hub at the first request that names it.
         """
 
     async def begin_scan(self, task_hub: str) -> ScanStart:

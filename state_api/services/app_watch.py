@@ -147,7 +147,7 @@ class AppWatch:
         round_task: asyncio.Task[None] | None = None
         try:
             with (
-                self._signals.listen_to_app(self._app_name, self._note_app),
+                self._signals.listen_to_app(self._app_name, self._on_app_written),
                 self._signals.listen_to_acknowledgements(self._app_name, self._note_acknowledgement),
             ):
                 while not self._stopping.is_set():
@@ -300,8 +300,8 @@ class AppWatch:
 
     # The app
 
-    def _note_app(self, app: App) -> None:
-        """Note the revision of an app that this process has written."""
+    def _on_app_written(self, app: App) -> None:
+        """Have the groups look at an app that this process has written, without waiting for the next round."""
         self._note_revision(app.revision)
 
     def _note_revision(self, revision: int) -> None:

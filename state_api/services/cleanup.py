@@ -233,7 +233,8 @@ class Cleanup:
             return False
 
     async def _remove_records_only(self, run: _Run, target: _Target) -> CleanupResult:
-        """Remove the server's records of the task hub, and leave its artifacts alone."""
+        """Remove the server's records of a drained task hub, but no artifacts. Either the call did not ask for their
+        deletion, or they are gone, or they are not proven to be the app's: then the result is NotOwned."""
         if not run.dry_run:
             await self._delete_records(target)
         if target.not_owned is not None:

@@ -220,9 +220,9 @@ class Readiness:
         """Whether events or a probe have shown the task hub."""
         return (await self._verifier.get_recorded_state(task_hub, Exemptions())).seen_before
 
-    async def probe_completely(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeResult:
-        """The result of a complete scan of a task hub."""
-        return await self._verifier.probe_completely(self._start_probe_request(app, task_hub, mode))
+    async def probe_regardless_of_activity(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeResult:
+        """Scan the whole task hub, even while instances are active, so that they can be counted by version."""
+        return await self._verifier.probe_regardless_of_activity(self._start_probe_request(app, task_hub, mode))
 
     def _start_probe_request(self, app: App, task_hub: str, mode: VerificationMode) -> ProbeRequest:
         """The request to probe the task hub now, with the exemptions of the app's policy and waivers."""

@@ -18,6 +18,7 @@ from state_api.domain.releases.side_by_side.releases import (
     ReleaseState,
     RouterAcknowledgement,
 )
+from state_api.domain.releases.side_by_side.retention import RollbackWindow, find_rollback_window
 from state_api.domain.releases.side_by_side.verdicts import (
     ReleaseUse,
     assess_release,
@@ -40,11 +41,13 @@ from state_api.services.waiting import WaitingRequests
 
 @dataclass(frozen=True, slots=True)
 class ReleaseStatus:
-    """A release with its state, and the verdict on its removal; None if it was not assessed."""
+    """A release with its state, how long the policy keeps it, and the verdict on its removal; None if it was not
+    assessed."""
 
     app: App
     release: Release
     state: ReleaseState
+    window: RollbackWindow | None
     verdict: Verdict | None
 
 
@@ -117,7 +120,7 @@ class ReleaseStatuses:
             """The state of one release. Only a release that drains needs a verdict on its task hub."""
             state = find_assessed_state(app, release, None)
             if state is not ReleaseState.DRAINING:
-                return ReleaseStatus(app, release, state, None)
+                return ReleaseStatus(app, release, state, find_rollback_window(app, release, self._clock.now()), None)
             verification = self._readiness.start_verification(VerificationMode.NONE)
             return await self._assess(app, release, acknowledgements, None, verification)
 
@@ -189,4 +192,5 @@ class ReleaseStatuses:
         use = ReleaseUse(acknowledgements, deployment, now, missing_at)
         verdict = assess_release(app, release, use, task_hub_verdict)
         state = find_assessed_state(app, release, verdict)
-        return AssessedRelease(app, release, state, verdict, find_blocked_until(app, release, use))
+        window = find_rollback_window(app, release, now)
+        return AssessedRelease(app, release, state, window, verdict, find_blocked_until(app, release, use))

@@ -67,7 +67,7 @@ class TaskHubQueries:
                 f"the server does not know where task hub {record.name} lives. Set taskHubs of its app with PutApp",
                 taskHub=record.name,
             )
-        probe = await self._readiness.probe_completely(app, record.name, verify)
+        probe = await self._readiness.probe_regardless_of_activity(app, record.name, verify)
         if probe.status not in (ProbeStatus.COMPLETE, ProbeStatus.INCOMPLETE):
             raise TaskHubUnavailable(
                 f"task hub {record.name} cannot be read: {probe.message}. Retry later",

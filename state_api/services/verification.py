@@ -75,9 +75,9 @@ class Verifier:
         request."""
         return await self._read(request, records, for_verdict=True)
 
-    async def probe_completely(self, request: ProbeRequest) -> ProbeResult:
-        """A complete and recent scan of the task hub, with or without active instances. Without a stored scan of this
-        kind, the task hub is read."""
+    async def probe_regardless_of_activity(self, request: ProbeRequest) -> ProbeResult:
+        """Scan the whole task hub, even while instances are active, so that they can be counted by version. Returns a
+        stored scan if it is recent enough. The result is incomplete if the deadline passes first."""
         outcome = await self._read(request, None, for_verdict=False)
         assert outcome.result is not None, "a request that is not for a verdict ends with a scan"
         return outcome.result

@@ -57,6 +57,8 @@ NAMES_FROM_SET_UP = {
     "STATE_APP": STATE_APP,
     "DURABLE_RG": DURABLE_GROUP,
     "DURABLE_APP": DURABLE_APP,
+    "DURABLE_STORAGE": DURABLE_STORAGE_ACCOUNT,
+    "LOCATION": "westeurope",
     "PIPELINE_KEY": PIPELINE_KEY,
     "OPERATOR_KEY": OPERATOR_KEY,
 }
@@ -172,7 +174,7 @@ class AzureSubscription:
 
     def _start_durable_apps(self, state: Mapping[str, Any]) -> None:
         """Create the task hub of each durable app that runs, as the app does when it starts."""
-        for slot in state["apps"].get(DURABLE_APP, {}).get("slots", {}).values():
+        for slot in (slot for app in state["apps"].values() for slot in app["slots"].values()):
             hub = slot.get("settings", {}).get("TASK_HUB", {}).get("value")
             if hub and slot.get("package") and slot.get("state", "Running") == "Running":
                 self._create_task_hub(hub)
@@ -258,10 +260,13 @@ def open_local_environment(folder: Path) -> Iterator[DocumentedEnvironment]:
 
 
 @contextmanager
-def open_azure_environment(folder: Path, *, with_state_server: bool = False) -> Iterator[DocumentedEnvironment]:
+def open_azure_environment(
+    folder: Path, *, with_state_server: bool = False, with_slots: bool = True
+) -> Iterator[DocumentedEnvironment]:
     """Open the environment of pages for Azure: a subscription with a durable app.
 
-    With `with_state_server` it has everything that docs/azure.md sets up."""
+    With `with_state_server` it has everything that docs/azure.md sets up. Without `with_slots` the server does not know
+    the durable app."""
     with ExitStack() as stack:
         ports = EmulatorPorts(*free_ports(3))
         stack.enter_context(storage_emulator(ports, None))
@@ -273,7 +278,7 @@ def open_azure_environment(folder: Path, *, with_state_server: bool = False) -> 
         environment = DocumentedEnvironment(
             stack.enter_context(_open_shell(folder, subscription.cloud, url, variables)), url
         )
-        if with_state_server:
+        if with_state_server and with_slots:
             environment.run_preparation(SET_UP_COMMANDS)
         yield environment
 

@@ -267,7 +267,7 @@ _SUBSCRIPTION = (
 )
 _FUNCTION_APP = (
     f"{_NAMED} --storage-account/-s! --flexconsumption-location/-f --consumption-plan-location/-c --plan/-p --os-type "
-    "--functions-version --runtime --runtime-version"
+    "--functions-version --runtime --runtime-version --deployment-storage-container-name"
 )
 _RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
     "group create": ("--name/-n! --location/-l!", _create_group),

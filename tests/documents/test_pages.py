@@ -9,6 +9,7 @@ from tests.documents.fake_programs import ROOT
 from tests.documents.markdown_page import find_command_blocks
 
 DOCS = ROOT / "docs"
+SIDE_BY_SIDE = DOCS / "side-by-side.md"
 LOCAL_PAGES = {
     ROOT / "README.md": "",
     DOCS / "curl-walkthrough.md": "make run",
@@ -18,7 +19,7 @@ LOCAL_PAGES = {
         .venv/bin/python -m dev.task_hub v42 order-1001 Running --version 1.0""",
 }
 AZURE_PAGES_AFTER_SET_UP = {
-    DOCS / "github-actions.md": "",
+    DOCS / "github-actions.md": 'az group create --name "$DURABLE_RG" --location "$LOCATION"',
     DOCS / "azure-pipelines.md": "",
     DOCS / "pipelines.md": "",
     DOCS / "operations.md": 'STATE_STORAGE="$EMULATOR" .venv/bin/python -m dev.task_hub v40 order-1001 Running',
@@ -28,7 +29,7 @@ AZURE_PAGES_AFTER_SET_UP = {
 PAGES_NOT_RUN = {
     DOCS
     / "http-api.md": "requests by themselves, each checked against OpenAPI in tests/documents/test_http_api_page.py",
-    DOCS / "side-by-side.md": "sections run below; routers run in tests/routers, on a real Envoy and compiled policies",
+    SIDE_BY_SIDE: "sections run below; routers run in tests/routers, on a real Envoy and compiled policies",
     DOCS / "settings.md": "keys are made in tests/safe_deploy/test_keys.py, the server is started in tests/server",
     DOCS / "performance.md": "make bench takes minutes",
     DOCS / "reliability.md": "make test-faults takes minutes",
@@ -36,26 +37,27 @@ PAGES_NOT_RUN = {
 }
 """Each page, with the reason."""
 
+SIDE_BY_SIDE_FROM_NOTHING = (
+    (DOCS / "azure.md", ("Names", "Storage and Function App", "Identity and settings", "Keys", "Code")),
+    (SIDE_BY_SIDE, ("Prepare",)),
+    (DOCS / "azure.md", ("Verification",)),
+    (SIDE_BY_SIDE, ("Set up the app", "Routers", "Release, promote, roll back, retire")),
+)
+"""The sections that docs/side-by-side.md leads through, from nothing to the first promotion and on."""
+
 SIDE_BY_SIDE_APP = """
 for release in 140 150; do
-  az functionapp create --resource-group "$DURABLE_RG" --name "shop-$release" --storage-account shopdurable4711 \\
-    --flexconsumption-location westeurope --runtime python --runtime-version 3.13 --output none
+  az functionapp create --resource-group "$DURABLE_RG" --name "shop-$release" --storage-account "$DURABLE_STORAGE" \\
+    --flexconsumption-location "$LOCATION" --runtime python --runtime-version 3.13 --output none
 done
-curl -sS -X PUT "https://$HOST/api/apps/shop" -H "x-functions-key: $OPERATOR_KEY" \\
+curl -sS -X PUT "https://$HOST/api/apps/$DURABLE_APP" -H "x-functions-key: $OPERATOR_KEY" \\
   -H "Content-Type: application/json" -d '{"model": "sideBySide", "releases": {
   "1.4.0": {"taskHub": "shop140", "address": "https://shop-140.azurewebsites.net"},
   "1.5.0": {"taskHub": "shop150", "address": "https://shop-150.azurewebsites.net"}}}' --fail --output /dev/null
-curl -sS -X PUT "https://$HOST/api/apps/shop/routing" -H "x-functions-key: $OPERATOR_KEY" \\
+curl -sS -X PUT "https://$HOST/api/apps/$DURABLE_APP/routing" -H "x-functions-key: $OPERATOR_KEY" \\
   -H "Content-Type: application/json" -d '{"active": "1.5.0"}' --fail --output /dev/null
-PIPELINE_KEY="$OPERATOR_KEY"
 """
 """An app with two releases, of which 1.5.0 is active, and their Function Apps."""
-
-SIDE_BY_SIDE_SECTIONS = (
-    "Release, promote, roll back, retire",
-    "Functions that start work by themselves",
-    "Durable Task Scheduler",
-)
 
 
 @pytest.mark.parametrize("page", LOCAL_PAGES, ids=lambda page: page.name)
@@ -77,19 +79,32 @@ def test_the_commands_of_a_guide_do_what_it_says_after_azure_is_set_up(page: Pat
         environment.run_page(page)
 
 
-def test_the_commands_that_set_up_an_app_with_releases_do_what_they_say(tmp_path: Path) -> None:
-    with open_azure_environment(tmp_path, with_state_server=True) as environment:
+def test_the_commands_that_lead_from_nothing_to_a_release_side_by_side_do_what_they_say(tmp_path: Path) -> None:
+    with open_azure_environment(tmp_path) as environment:
+        for page, titles in SIDE_BY_SIDE_FROM_NOTHING:
+            for title in titles:
+                environment.run_section(page, title)
+
+
+def test_the_commands_that_adopt_a_function_app_do_what_they_say(tmp_path: Path) -> None:
+    with open_azure_environment(tmp_path, with_state_server=True, with_slots=False) as environment:
         environment.run_preparation(
             'STATE_STORAGE="$EMULATOR" .venv/bin/python -m dev.task_hub shop140 order-1001 Running'
         )
-        environment.run_section(DOCS / "side-by-side.md", "Set up the app")
+        environment.run_section(SIDE_BY_SIDE, "Set up the app")
+        environment.run_section(SIDE_BY_SIDE, "Adopt a Function App that exists")
 
 
-@pytest.mark.parametrize("title", SIDE_BY_SIDE_SECTIONS)
-def test_the_commands_of_a_section_about_releases_do_what_it_says(title: str, tmp_path: Path) -> None:
+def test_the_commands_that_move_an_app_from_slots_do_what_they_say(tmp_path: Path) -> None:
     with open_azure_environment(tmp_path, with_state_server=True) as environment:
+        environment.run_section(SIDE_BY_SIDE, "Move from slots to Flex Consumption")
+
+
+@pytest.mark.parametrize("title", ["Functions that start work by themselves", "Durable Task Scheduler"])
+def test_the_commands_of_a_section_about_releases_do_what_it_says(title: str, tmp_path: Path) -> None:
+    with open_azure_environment(tmp_path, with_state_server=True, with_slots=False) as environment:
         environment.run_preparation(SIDE_BY_SIDE_APP)
-        environment.run_section(DOCS / "side-by-side.md", title)
+        environment.run_section(SIDE_BY_SIDE, title)
 
 
 def test_no_page_has_commands_that_no_test_runs() -> None:

@@ -181,7 +181,7 @@ def test_a_rollback_to_a_release_that_was_adopted_needs_its_version(releases: Re
     adopted = {"1.0": {"taskHub": releases.task_hub_of("1.0"), "address": address_of("1.0")}}
     releases.create(releases=adopted)
     releases.register_and_promote("1.1")
-    assert_exit(releases.run(ROLLBACK), ExitCode.CONFLICT, "nothing to roll back to")
+    assert_exit(releases.run(ROLLBACK), ExitCode.CONFLICT, "nothing to roll back to", "name it with --version: 1.0")
     assert_exit(releases.run([*ROLLBACK, "--version", "1.0"]), ExitCode.DONE)
     assert releases.active() == "1.0"
 

@@ -1,6 +1,8 @@
 """Releases side by side whose Function Apps are read and changed in Azure: `release`, `promote` and `rollback` with
 --resource-group, on a fake `az`."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from harness.processes import wait_until
@@ -26,11 +28,11 @@ def set_task_hub(releases: ReleaseFixture, version: str, task_hub: str) -> list[
     return ["az", *SET.split(), *app, "--settings", f"TASK_HUB={task_hub}"]
 
 
-def reset_scheduler(releases: ReleaseFixture, *task_hubs: str) -> None:
-    """Let Azure have the scheduler shop-dts with these task hubs, and no Function App of a release."""
+def reset_scheduler(releases: ReleaseFixture, *task_hubs: str, function_apps: Sequence[str] = ()) -> None:
+    """Let Azure have the scheduler shop-dts with these task hubs, and these Function Apps besides the server's."""
     server = {"resourceGroup": RESOURCE_GROUP, "slots": {"production": {}}}
     scheduler = {"resourceGroup": RESOURCE_GROUP, "taskHubs": list(task_hubs)}
-    releases.cli.fake_azure.reset({"shop-state": server}, {"shop-dts": scheduler})
+    releases.cli.fake_azure.reset(dict.fromkeys(("shop-state", *function_apps), server), {"shop-dts": scheduler})
 
 
 @pytest.fixture
@@ -137,6 +139,67 @@ def test_a_release_is_retired_with_the_name_of_its_function_app(drained: Release
     assert ["functionapp", "delete", *GROUP, "--name", name_of("1.0")] in drained.cli.fake_azure.calls
 
 
+def test_a_function_app_that_another_release_shares_is_not_deleted(drained: ReleaseFixture) -> None:
+    """Its own name and its custom domain are the addresses of two releases."""
+    hosts = [address_of(version).removeprefix("https://") for version in ("1.0", "1.1")]
+    shared = {"resourceGroup": RESOURCE_GROUP, "slots": {"production": {}}, "hostNames": hosts}
+    drained.cli.fake_azure.reset({name_of("1.0"): shared})
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=GROUP))
+    assert_exit(result, ExitCode.CONFLICT, "also has the address of release 1.1", "must not be deleted")
+    assert drained.states() == {"1.0": "Draining", "1.1": "Serving"}
+
+
+def test_a_removal_does_not_begin_if_the_resource_group_has_no_function_app_of_the_release(
+    drained: ReleaseFixture,
+) -> None:
+    drained.create_function_apps("1.1")
+    result = drained.run(drained.retire(options=GROUP))
+    assert_exit(
+        result,
+        ExitCode.CONFLICT,
+        f"release 1.0: no Function App in resource group '{RESOURCE_GROUP}' has the host name",
+        "safe-deploy retire --version 1.0 -- true",
+    )
+    assert drained.states()["1.0"] == "Draining"
+    assert drained.history("DeleteRelease") == []
+    assert drained.list_commands() == []
+    assert_exit(drained.run(drained.retire("true", options=["--version", "1.0"])), ExitCode.DONE)
+
+
+def test_a_function_app_that_is_not_found_does_not_keep_other_releases(drained: ReleaseFixture) -> None:
+    drained.register_and_promote("1.2")
+    drained.let_routers_stop()
+    drained.create_function_apps("1.1", "1.2")
+    assert_exit(drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=GROUP)), ExitCode.CONFLICT, "release 1.0")
+    assert drained.states() == {"1.0": "Draining", "1.1": "Removed", "1.2": "Serving"}
+
+
+def test_functions_that_could_not_be_disabled_are_named_if_the_function_app_is_not_found(
+    drained: ReleaseFixture,
+) -> None:
+    drained.create(policy={"quiesceFunctions": ["Nightly"]})
+    drained.create_function_apps("1.1")
+    result = drained.run(drained.retire(options=GROUP))
+    assert_exit(result, ExitCode.CONFLICT, "DeleteRelease with the outcome Done")
+
+
+def test_a_removal_that_continues_waits_for_the_restart_again(drained: ReleaseFixture) -> None:
+    drained.create(policy={"quiesceFunctions": ["Nightly"]})
+    failing = drained.run(drained.retire("true", options=RETIRE), retry_seconds=5)
+    assert_exit(failing, ExitCode.FAILURE, "until the app has restarted", "stays Removing")
+    assert drained.disabled_functions()["1.0"] is True
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE), retry_seconds=5)
+    assert_exit(result, ExitCode.DONE, "disabled already", "until the app has restarted")
+
+
+def test_a_release_that_was_given_back_waits_for_the_restart_again(drained: ReleaseFixture) -> None:
+    drained.create(policy={"quiesceFunctions": ["Nightly"]})
+    failing = drained.run(drained.retire("false", options=RETIRE), retry_seconds=5)
+    assert_exit(failing, ExitCode.FAILURE, "as it was before")
+    result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE), retry_seconds=5)
+    assert_exit(result, ExitCode.DONE, "disabled already", "until the app has restarted")
+
+
 def test_a_command_that_deletes_no_function_app_ends_no_removal(drained: ReleaseFixture) -> None:
     result = drained.run(drained.retire("true", options=RETIRE), retry_seconds=5)
     assert_exit(result, ExitCode.FAILURE, "but Azure still has the Function App", "stays Removing")
@@ -184,7 +247,7 @@ def test_functions_are_disabled_before_the_last_verdict(
 
     releases_proxy.cut_before_request = look_at_function
     result = drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE), retry_seconds=5)
-    assert_exit(result, ExitCode.DONE, "because the functions may start work until the app has restarted")
+    assert_exit(result, ExitCode.DONE, "may start work until the app has restarted")
     assert disabled_at_verdict == [False, True]
 
 
@@ -232,8 +295,8 @@ def test_the_task_hub_on_a_scheduler_is_deleted_before_the_release_is_removed(
     releases.let_routers_stop()
     azure = releases.cli.fake_azure
     task_hub = releases.task_hub_of("1.0")
-    reset_scheduler(releases, task_hub, "other")
-    arguments = releases.retire("true", options=[*RETIRE, "--scheduler", "shop-dts"])
+    reset_scheduler(releases, task_hub, "other", function_apps=[name_of("1.0")])
+    arguments = releases.retire("sh", "-c", DELETE_ONCE, options=[*RETIRE, "--scheduler", "shop-dts"])
     if failure is not None:
         azure.set_fault("taskhub delete", call_count=1)
         assert_exit(releases.run(arguments), ExitCode.FAILURE, "the release stays Removing")
@@ -248,8 +311,8 @@ def test_a_task_hub_that_was_not_new_stays_on_the_scheduler(releases: ReleaseFix
     releases.let_routers_stop()
     task_hub = releases.task_hub_of("1.0")
     azure = releases.cli.fake_azure
-    reset_scheduler(releases, task_hub)
-    result = releases.run(releases.retire("true", options=[*RETIRE, "--scheduler", "shop-dts"]))
+    reset_scheduler(releases, task_hub, function_apps=[name_of("1.0")])
+    result = releases.run(releases.retire("sh", "-c", DELETE_ONCE, options=[*RETIRE, "--scheduler", "shop-dts"]))
     assert_exit(result, ExitCode.DONE, f"task hub {task_hub} stays on the scheduler")
     assert azure.task_hubs("shop-dts") == [task_hub]
 
@@ -294,6 +357,26 @@ def test_a_promotion_that_the_server_refuses_gives_the_functions_back(
     result = quiesced.run(["promote", "--version", "1.2", *GROUP])
     assert_exit(result, ExitCode.CONFLICT, "so release 1.0 gets its functions as before", "removing release 1.2")
     assert quiesced.disabled_functions()["1.0"] is False
+
+
+def test_functions_that_cannot_be_disabled_in_an_older_release_stay_with_the_active_one(
+    quiesced: ReleaseFixture,
+) -> None:
+    """Otherwise no release would run them until someone has repaired the older one."""
+    quiesced.route("1.1")
+    quiesced.register("1.2")
+    reference = {"AzureWebJobs.Nightly.Disabled": "@Microsoft.KeyVault(SecretUri=https://shop.vault.azure.net/x)"}
+    settings: dict[str, dict[str, str]] = {"1.0": reference, "1.1": {}, "1.2": {}}
+    quiesced.cli.fake_azure.reset(
+        {
+            name_of(version): {"resourceGroup": RESOURCE_GROUP, "slots": {"production": {"settings": values}}}
+            for version, values in settings.items()
+        }
+    )
+    result = quiesced.run(["promote", "--version", "1.2", *GROUP])
+    assert_exit(result, ExitCode.FAILURE, "is a reference to Key Vault", "so release 1.1 gets its functions as before")
+    assert quiesced.active() == "1.1"
+    assert quiesced.disabled_functions()["1.1"] is False
 
 
 def test_azure_that_does_not_answer_delays_no_rollback(quiesced: ReleaseFixture) -> None:

@@ -43,7 +43,13 @@ def test_drained_releases_are_retired_the_oldest_first(drained: ReleaseFixture, 
     assert drained.states() == {"1.0": "Removed", "1.1": "Removed", "1.2": "Serving", "1.3": "Staged"}
     steps = ("Pending", "Done")
     assert removal_outcomes(drained) == [(version, step) for version in ("1.0", "1.1") for step in steps]
-    assert read_outputs(tmp_path) == {"retired": "1.0,1.1", "not-drained": "", "removing": "", "failed": ""}
+    assert read_outputs(tmp_path) == {
+        "retired": "1.0,1.1",
+        "kept": "",
+        "not-drained": "",
+        "removing": "",
+        "failed": "",
+    }
     assert_exit(drained.run(drained.retire()), ExitCode.DONE)
     assert len(drained.list_commands()) == 2
 
@@ -55,6 +61,34 @@ def test_a_release_that_still_drains_does_not_fail_a_schedule(drained: ReleaseFi
     outcomes = {release["version"]: release["outcome"] for release in json.loads(result.stdout)["releases"]}
     assert outcomes == {"1.0": "NotDrained", "1.1": "Retired"}
     assert removal_outcomes(drained) == [("1.1", "Pending"), ("1.1", "Done")]
+
+
+@pytest.mark.parametrize(
+    ("retention", "why"),
+    [({"keepForHours": 2}, "by retention.keepForHours"), ({"keepLast": 1}, "retention.keepLast")],
+)
+def test_a_release_that_the_policy_keeps_is_retired_only_if_it_is_named(
+    drained: ReleaseFixture, tmp_path: Path, retention: dict[str, int], why: str
+) -> None:
+    drained.clock.advance(2 * 60 * 60)
+    drained.route("1.3")
+    drained.let_routers_stop()
+    drained.create(policy={"retention": retention})
+    result = drained.run(drained.retire(options=["--wait"]), **github_environment(tmp_path))
+    assert_exit(result, ExitCode.DONE, "release 1.2 is Kept: it is kept for a rollback", why)
+    assert drained.states() == {"1.0": "Removed", "1.1": "Removed", "1.2": "Draining", "1.3": "Serving"}
+    assert read_outputs(tmp_path)["kept"] == "1.2"
+    assert_exit(drained.run(drained.retire(options=["--version", "1.2"])), ExitCode.DONE)
+    assert drained.states()["1.2"] == "Removed"
+
+
+def test_a_release_is_retired_when_its_window_has_ended(drained: ReleaseFixture) -> None:
+    drained.create(policy={"retention": {"keepForHours": 1}})
+    drained.run(drained.retire())
+    assert drained.list_commands() == []
+    drained.clock.advance(60 * 60)
+    assert_exit(drained.run(drained.retire()), ExitCode.DONE)
+    assert [version for version, *_ in drained.list_commands()] == ["1.0", "1.1"]
 
 
 def test_a_release_that_is_named_must_have_drained(drained: ReleaseFixture) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from safe_deploy.errors import CommandError, NotReady, TimedOut
+from safe_deploy.errors import CommandError, ConflictError, NotReady, TimedOut
 from safe_deploy.side_by_side.app_state import Release, Routing, SideBySideApp
 from safe_deploy.side_by_side.retirement_planner import (
     Outcome,
@@ -155,3 +155,10 @@ def test_how_a_retirement_ends(
     else:
         assert type(failure) is error_type
         assert "release 1: why" in failure.message
+
+
+def test_only_failures_that_are_all_conflicts_end_as_a_conflict() -> None:
+    missing = RetirementResult(release=build_release("1", "Draining"), outcome=Outcome.FAILED, is_conflict=True)
+    failed = RetirementResult(release=build_release("2", "Draining"), outcome=Outcome.FAILED)
+    assert type(find_failure([missing], named=False, waited_seconds=None)) is ConflictError
+    assert type(find_failure([missing, failed], named=False, waited_seconds=None)) is CommandError

@@ -26,7 +26,8 @@ class QuiesceOrder(StrEnum):
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
     """Which retired task hubs Cleanup keeps: the `keep_last` most recent ones, and those retired less than
-    `keep_for_hours` hours ago."""
+    `keep_for_hours` hours ago. Of the releases side by side that have lost their traffic, it keeps as many, and those
+    that lost it less than that ago."""
 
     keep_last: int = 0
     keep_for_hours: int = 0

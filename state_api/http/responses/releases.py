@@ -1,5 +1,7 @@
 """Responses with releases side by side and their routing."""
 
+from typing import TypedDict
+
 from pydantic import Field
 
 from state_api.domain.instants import format_instant
@@ -20,6 +22,7 @@ from state_api.domain.releases.side_by_side.releases import (
     RouterAcknowledgement,
     Routing,
 )
+from state_api.domain.releases.side_by_side.retention import RollbackWindow
 from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
 from state_api.services.release_status import ReleaseList, ReleaseStatus
 
@@ -67,14 +70,27 @@ class ReleaseResponse(ResponseModel):
         )
 
 
+class RollbackWindowMembers(TypedDict):
+    kept: bool
+    kept_until: str | None
+
+
+def format_rollback_window(window: RollbackWindow | None) -> RollbackWindowMembers:
+    """The members that say whether and until when the policy's retention keeps a release."""
+    until = window.until if window is not None else None
+    return RollbackWindowMembers(kept=window is not None, kept_until=format_optional_instant(until))
+
+
 class ListedReleaseResponse(ReleaseResponse):
     version: str
+    kept: bool = Field(description="Whether the policy's retention keeps it without traffic, for a rollback.")
+    kept_until: Timestamp | None = Field(description="Until when; null if it is not kept, or if keepLast keeps it.")
 
     @classmethod
     def of_status(cls, status: ReleaseStatus) -> "ListedReleaseResponse":
         """A release with its version, as ListReleases shows it."""
         release = ReleaseResponse.of(status.release, status.app.routing, status.state)
-        return cls(**dict(release), version=status.release.version)
+        return cls(**dict(release), version=status.release.version, **format_rollback_window(status.window))
 
 
 class RemovedReleaseResponse(ResponseModel):

@@ -13,6 +13,7 @@ from state_api.domain.readiness.verdict import Verdict, WaivedInstance
 from state_api.domain.releases.side_by_side.releases import ReleaseState
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, RuntimeStatus
 from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
+from state_api.http.responses.releases import format_rollback_window
 from state_api.services.release_status import AssessedRelease
 from state_api.services.slot_status import SlotStatus
 
@@ -153,6 +154,8 @@ class _ReleaseResponse(ResponseModel):
     task_hub: str
     state: ReleaseState
     traffic: int = Field(description="The percents of the requests that the release gets.")
+    kept: bool = Field(description="Whether the policy's retention keeps it without traffic, for a rollback.")
+    kept_until: Timestamp | None = Field(description="Until when; null if it is not kept, or if keepLast keeps it.")
 
 
 class _AssessmentResponse(ResponseModel):
@@ -227,4 +230,5 @@ class ReleaseVerdictResponse(_AssessmentResponse, _ReleaseResponse):
             task_hub=status.release.task_hub,
             state=status.state,
             traffic=status.app.routing.share_of(status.release.version),
+            **format_rollback_window(status.window),
         )

@@ -88,7 +88,7 @@ class CountedServer:
                 await asyncio.sleep(0.01)
         return watches
 
-    def count_requests(self) -> int:
+    def count_reads(self) -> int:
         """The number of storage requests since the last `clear`, without writes."""
         return sum(request.method == "GET" for request in self.proxy.forwarded)
 
@@ -97,7 +97,7 @@ class CountedServer:
         await get_staging(self.http, app)
         self.proxy.clear()
         await get_staging(self.http, app)
-        count = self.count_requests()
+        count = self.count_reads()
         self.proxy.clear()
         return count
 

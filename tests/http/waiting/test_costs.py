@@ -32,7 +32,7 @@ async def measure_cost_of_waiting(counted: CountedServer, app: str, caller_count
     duration = loop.time() - began
     assert not any(status.verdict.ready for status in statuses)
     allowed = duration / SHORT_INTERVALS.per_request
-    return (counted.count_requests() - FIRST_AND_LAST_QUESTIONS * question_cost) / allowed
+    return (counted.count_reads() - FIRST_AND_LAST_QUESTIONS * question_cost) / allowed
 
 
 @pytest.mark.parametrize("caller_count", [1, 1000])
@@ -63,7 +63,7 @@ async def test_requests_that_come_within_two_seconds_share_their_first_and_last_
         budget = (loop.time() - began) / SHORT_INTERVALS.per_request
         first_questions = 1 + (arrival_seconds + first_arrival_seconds) / SHORT_INTERVALS.per_request
         last_questions = 2 + arrival_seconds / SHORT_INTERVALS.deadline_step
-        assert counted.count_requests() <= budget + question_cost * (first_questions + last_questions)
+        assert counted.count_reads() <= budget + question_cost * (first_questions + last_questions)
 
 
 async def test_requests_of_different_runs_that_come_one_after_the_other_share_the_budget(
@@ -81,7 +81,7 @@ async def test_requests_of_different_runs_that_come_one_after_the_other_share_th
         statuses = await asyncio.gather(*waiting)
         allowed = (loop.time() - began) / SHORT_INTERVALS.per_request
         assert not any(status.verdict.ready for status in statuses)
-        assert counted.count_requests() <= allowed + 2 * len(waiting) * question_cost
+        assert counted.count_reads() <= allowed + 2 * len(waiting) * question_cost
 
 
 async def test_a_busy_task_hub_costs_a_waiting_request_no_more_than_a_quiet_one(
@@ -140,7 +140,7 @@ async def test_a_verdict_that_only_a_policy_prevents_asks_for_the_app_alone(
         waiting = await counted.start_waiting(app)
         counted.proxy.clear()
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-            while counted.count_requests() < 5:
+            while counted.count_reads() < 5:
                 await asyncio.sleep(0.01)
         assert all("Apps" in request.path for request in counted.proxy.forwarded)
         await put_app(http, app, policy={"requireVerification": False})
