@@ -4,12 +4,13 @@ Every step is safe to repeat, so running the sequence again continues it, wherev
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from safe_deploy.azure_slots import PRODUCTION, DeploymentSlots
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.errors import CommandError, ConflictError, NotReady
+from safe_deploy.side_by_side.app_state import SIDE_BY_SIDE
 from safe_deploy.slot_task_hubs import ObservedSlots, RecordedSlots, is_same_task_hub
 from safe_deploy.subprocesses import Command, SignalGuard
 from safe_deploy.swap_executor import SwapExecutor
@@ -204,15 +205,21 @@ def clean_up(
     """Remove retired task hubs that have drained. Returns the response of Cleanup.
 
     Raises ConflictError if a task hub that would be deleted is still in a slot in Azure, even if the server has the
-    slot on record as empty.
+    slot on record as empty. An app with releases side by side has no slots to compare.
     """
     if deployment_slots is not None and delete_task_hubs and not dry_run:
-        retired = [task_hub["taskHub"] for task_hub in server.get_app()[0]["retired"]]
-        for slot_name in (PRODUCTION, slot):
-            observed = deployment_slots.get_task_hub(slot_name)
-            if any(is_same_task_hub(observed, task_hub) for task_hub in retired):
-                raise ConflictError(
-                    f"task hub {observed} is retired on the server, but in Azure {slot_name} still has it: nothing was "
-                    "deleted. Run safe-deploy doctor to compare server and Azure"
-                )
+        app = server.get_app()[0]
+        if app["model"] != SIDE_BY_SIDE:
+            _check_not_in_slots(app, (PRODUCTION, slot), deployment_slots)
     return server.post_cleanup(dry_run=dry_run, delete_task_hubs=delete_task_hubs)
+
+
+def _check_not_in_slots(app: Json, slots: Sequence[str], deployment_slots: DeploymentSlots) -> None:
+    """Raise ConflictError if a slot in Azure has a task hub that is retired on the server."""
+    for slot in slots:
+        observed = deployment_slots.get_task_hub(slot)
+        if any(is_same_task_hub(observed, retired["taskHub"]) for retired in app["retired"]):
+            raise ConflictError(
+                f"task hub {observed} is retired on the server, but in Azure {slot} still has it: nothing was "
+                "deleted. Run safe-deploy doctor to compare server and Azure"
+            )

@@ -139,6 +139,16 @@ def test_a_release_is_retired_with_the_name_of_its_function_app(drained: Release
     assert ["functionapp", "delete", *GROUP, "--name", name_of("1.0")] in drained.cli.fake_azure.calls
 
 
+def test_cleanup_asks_for_no_slots_of_an_app_with_releases(drained: ReleaseFixture) -> None:
+    drained.run(drained.retire("sh", "-c", DELETE_ONCE, options=RETIRE))
+    drained.create(taskHubs=PROVIDER_CONFIG)
+    calls_before = len(drained.cli.fake_azure.calls)
+    result = drained.run(["cleanup", "--delete-task-hubs", *GROUP])
+    assert_exit(result, ExitCode.DONE)
+    assert drained.task_hub_of("1.0") in result.stdout
+    assert len(drained.cli.fake_azure.calls) == calls_before
+
+
 def test_a_function_app_that_another_release_shares_is_not_deleted(drained: ReleaseFixture) -> None:
     """Its own name and its custom domain are the addresses of two releases."""
     hosts = [address_of(version).removeprefix("https://") for version in ("1.0", "1.1")]
