@@ -79,7 +79,7 @@ class Promotion:
     def _restarts_without_traffic(self, app: SideBySideApp, step: PromotionStep) -> bool:
         """Whether the step is to restart the old release only when routers send it nothing more.
 
-        A router that does not confirm in time delays the step, and does not prevent it: it may be gone, and two
+        A router that does not confirm in time delays the step, and does not prevent it. It may be gone, and two
         releases would run the functions until it is removed. A rollback does not wait, because its old release is a
         bad one.
         """
