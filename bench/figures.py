@@ -19,6 +19,7 @@ PLOTS: Mapping[str, Mapping[str, str]] = {
         "storage-requests.svg": "Storage requests of a verdict: ratio to the status check",
     },
     "memory": {"memory.svg": "Size of the server by events: ratio to its size when the caches are full"},
+    "routing": {"routing.svg": "Longest times of changes of the routing: ratio to the limit of 5 s"},
     "shards": {"shards.svg": "Rates and time of a verdict by shards: ratio to the default"},
 }
 """The plots of each section: the file and a description of the picture."""
@@ -35,6 +36,8 @@ def draw_plots(results: Mapping[str, Any]) -> dict[str, str]:
     if "readiness" in results:
         plot_files["readiness.svg"] = _draw_readiness(results["readiness"])
         plot_files["storage-requests.svg"] = _draw_storage_requests(results["readiness"])
+    if "routing" in results:
+        plot_files["routing.svg"] = _draw_routing(results["routing"])
     if "shards" in results:
         plot_files["shards.svg"] = _draw_shards(results["shards"])
     if "memory" in results:
@@ -85,6 +88,12 @@ def _draw_storage_requests(section: Mapping[str, Any]) -> str:
             )
     title = f"Storage requests of one verdict, of a task hub with {queues} control queues"
     return draw_bars(title, "ratio to the status check, which is one request", bars)
+
+
+def _draw_routing(section: Mapping[str, Any]) -> str:
+    """The longest times of changes of the routing, as shares of the limit that the figures with an aim have."""
+    figures = [figure for figure in section["figures"] if "aim" in figure]
+    return draw_bars("Longest times of changes of the routing", f"ratio to {figures[0]['baseline']}", figures)
 
 
 def _draw_shards(section: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from bench import cold_start, ingest, memory, profiling, readiness, shards, visibility, waiting
+from bench import cold_start, ingest, memory, profiling, readiness, routing, shards, visibility, waiting
 from bench.filled_task_hubs import FULL_SIZES
 from harness.platform_programs import ProgramNotFoundError
 
@@ -53,6 +53,11 @@ GROUPS: Mapping[str, Group] = {
     "waiting": Group(waiting.run, quick={"rounds": 1, "wait_seconds": 2, "caller_count": 50, "delay_samples": 1}),
     "memory": Group(memory.run, quick={"events": 5_000}, full={"events": 1_000_000}),
     "coldStart": Group(cold_start.run, quick={"start_rounds": 1, "import_rounds": 1}),
+    "routing": Group(
+        routing.run,
+        quick={"promotions": 1, "flips": 2, "sticky_visitors": 20},
+        full={"promotions": 10, "flips": 50},
+    ),
     "shards": Group(shards.run, quick={"rounds": 1}),
     "profile": Group(profiling.run),
 }

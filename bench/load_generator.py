@@ -24,11 +24,12 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A response. `retry_after` is in seconds."""
+    """A response. `head` is its status line and headers, as received; `retry_after` is in seconds."""
 
     status: int
     retry_after: float
     body: bytes
+    head: bytes
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -81,7 +82,7 @@ class Connection:
         else:
             raise LoadError("the response has neither Content-Length nor chunks")
         retry_after = _RETRY_AFTER.search(head)
-        return HttpResponse(int(head[9:12]), float(retry_after[1]) if retry_after else 1.0, body)
+        return HttpResponse(int(head[9:12]), float(retry_after[1]) if retry_after else 1.0, body, head)
 
     async def _read_chunks(self) -> bytes:
         """Read a body with chunked transfer encoding. Each chunk is preceded by its length in hexadecimal digits, and

@@ -19,6 +19,7 @@ SECTION_TITLES = {
     "visibility": "From published to visible",
     "memory": "Memory",
     "coldStart": "Cold start",
+    "routing": "Routing",
     "shards": "Shards",
 }
 """The sections of the results, in the order of the page."""

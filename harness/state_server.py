@@ -62,19 +62,22 @@ def run_server(
     keys: Sequence[dict[str, Any]] = (),
     extra_settings: Mapping[str, str] | None = None,
     command: Sequence[str] = SERVER_COMMAND,
+    *,
+    port: int | None = None,
 ) -> Iterator[ServerProcess]:
-    """Start a server on a free port, until the block ends. `extra_settings` are added to its environment."""
-    port = free_port()
-    log = folder / f"server-{port}.log"
-    with log.open("wb") as sink:
+    """Start a server on this port, or on a free one, until the block ends. `extra_settings` are added to its
+    environment."""
+    chosen_port = port or free_port()
+    log = folder / f"server-{chosen_port}.log"
+    with log.open("ab") as sink:
         process = subprocess.Popen(
-            [sys.executable, *command, "serve", "--port", str(port)],
+            [sys.executable, *command, "serve", "--port", str(chosen_port)],
             env=build_server_environment(storage, keys) | dict(extra_settings or {}),
             stdout=sink,
             stderr=sink,
             cwd=folder,
         )
         with stop_after(process):
-            wait_until(lambda: is_listening(HOST, port) or process.poll() is not None, "the server listens")
+            wait_until(lambda: is_listening(HOST, chosen_port) or process.poll() is not None, "the server listens")
             assert process.poll() is None, log.read_text()
-            yield ServerProcess(f"http://{HOST}:{port}", process, log)
+            yield ServerProcess(f"http://{HOST}:{chosen_port}", process, log)

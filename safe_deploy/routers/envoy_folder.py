@@ -26,6 +26,8 @@ _DOCUMENT_FILE = "routing.json"
 _READABLE = 0o644
 """Envoy can run as another user than the follower. The folder's own mode protects the tokens in the routes."""
 _PRIVATE = 0o600
+_FOLDER_MODE = 0o700
+"""The mode of a folder that does not exist yet. To run Envoy as another user, create it with a mode for both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class EnvoyFolder:
     def _replace_file(self, name: str, body: Json, mode: int) -> None:
         """Replace a file by rename, so that no reader sees half of it. Raises CommandError."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(body, file)

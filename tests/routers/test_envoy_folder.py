@@ -1,6 +1,7 @@
 """The folder that Envoy and its follower share."""
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ def folder(tmp_path: Path) -> EnvoyFolder:
 def test_an_empty_folder_has_nothing(folder: EnvoyFolder) -> None:
     assert folder.read_files() == EnvoyFiles("", "", {})
     assert folder.read_document() is None
+
+
+def test_a_new_folder_keeps_tokens_and_the_admin_socket_from_other_users(folder: EnvoyFolder) -> None:
+    folder.write_routes(render_configuration(parse_routing_document(ACTIVE)))
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
 
 
 def test_what_was_written_is_read(folder: EnvoyFolder) -> None:

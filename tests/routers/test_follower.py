@@ -120,7 +120,7 @@ def test_no_request_fails_while_the_routing_flips(routed_app: RoutedApp) -> None
         visitors = threading.Thread(target=send_requests)
         visitors.start()
         try:
-            for flip in range(20):
+            for flip in range(50):
                 routed_app.wait_until_acknowledged(routed_app.promote(_VERSIONS[(flip + 1) % 3]))
         finally:
             is_done.set()
