@@ -87,11 +87,11 @@ async def _grow_share(app: RoutedApp, visitors: Sequence[Visitor]) -> dict[int, 
     await app.wait_until_acknowledged(await app.change_routing(BASELINE, _split(first)))
     async with run_traffic(app.router_url, visitors) as traffic:
         await traffic.wait_for_all()
-        moved[first] = _count_moved(visitors)
+        moved[first] = count_moved(visitors)
         for share in larger:
             await app.wait_until_acknowledged(await app.change_routing(BASELINE, _split(share)))
             await traffic.wait_for_all()
-            moved[share] = _count_moved(visitors)
+            moved[share] = count_moved(visitors)
     return moved
 
 
@@ -100,7 +100,7 @@ def _split(share: int) -> dict[str, int]:
     return {BASELINE: 100 - share, CANDIDATE: share}
 
 
-def _count_moved(visitors: Sequence[Visitor]) -> int:
+def count_moved(visitors: Sequence[Visitor]) -> int:
     """How many visitors are at the candidate. Raises LoadError if one has left it."""
     moved_back = sum(CANDIDATE in visitor.stays[:-1] for visitor in visitors)
     if moved_back:

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from bench import cold_start, figures, groups, host_start, memory, readiness, report, routing, waiting
 from bench.groups import Group, Run, Scale, run_groups
-from bench.load_generator import (
-    LoadError,
-)
+from bench.load_generator import LoadError
+from bench.visitors import Visitor, run_traffic
+from harness.http_server import run_http_server
 from harness.platform_programs import INSTALL_HINT, ProgramNotFoundError, platform_folder
 from tests.test_bench import ROUND
 
@@ -123,6 +124,31 @@ async def test_changes_of_the_routing_are_timed_on_a_real_envoy_under_load(tmp_p
     assert "routing.svg" in figures.draw_plots({"routing": section})
     (note,) = section["notes"]
     assert f"\n{note}\n" in report.render_sections({"routing": section})
+
+
+@pytest.mark.anyio
+async def test_a_request_of_a_visitor_that_fails_ends_the_measurement() -> None:
+    async def respond(request: web.Request) -> web.Response:
+        """Answer the visitor with the cookie, and refuse the one without."""
+        return web.Response(text="1.4.0", status=200 if "Cookie" in request.headers else 503)
+
+    async def send_requests(port: int) -> None:
+        """Send requests of both visitors until each has got a response."""
+        visitors = [Visitor(cookie=b"release=a.07"), Visitor()]
+        async with run_traffic(f"http://127.0.0.1:{port}", visitors) as traffic:
+            await traffic.wait_for_all()
+
+    async with run_http_server(respond) as (port,):
+        with pytest.raises(LoadError, match="503"):
+            await send_requests(port)
+
+
+def test_a_visitor_who_has_left_the_candidate_ends_the_measurement() -> None:
+    visitors = [Visitor(stays=["1.4.0", "1.5.0"]), Visitor(stays=["1.4.0"])]
+    assert routing.count_moved(visitors) == 1
+    visitors[0].stays.append("1.4.0")
+    with pytest.raises(LoadError, match="moved 1 of 2 visitors back"):
+        routing.count_moved(visitors)
 
 
 @needs_programs

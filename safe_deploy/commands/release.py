@@ -31,7 +31,6 @@ from safe_deploy.side_by_side.release_deployment import NewRelease, ReleaseDeplo
 from safe_deploy.side_by_side.retirement import RecordedTaskHubs, Retirement, RetirementOptions
 from safe_deploy.side_by_side.retirement_planner import RetirementResult, choose_releases, find_failure
 from safe_deploy.side_by_side.rollback_planner import choose_rollback_version
-from safe_deploy.side_by_side.routers import wait_for_routers
 from safe_deploy.side_by_side.routing_history import list_routing_changes
 
 START_TIMEOUT_SECONDS = 600
@@ -100,8 +99,8 @@ def promote(
     session = open_session(common)
     app = read_app(session.server)
     check_quiescing(app, resource_group)
-    promotion = _build_promotion(session, resource_group, rollback=False)
-    _make_active(session, promotion, app, version, timeout_seconds=timeout)
+    promotion = _build_promotion(session, resource_group, rollback=False, timeout_seconds=timeout)
+    _make_active(session, promotion, app, version)
 
 
 @release_commands.command()
@@ -167,8 +166,8 @@ def roll_back_release(
             f"without --resource-group the functions {', '.join(app.quiesce_functions)} stay enabled in the release "
             f"before, and disabled in release {version}. Run the same command again with --resource-group"
         )
-    promotion = _build_promotion(session, resource_group, rollback=True)
-    _make_active(session, promotion, app, version, timeout_seconds=timeout_seconds)
+    promotion = _build_promotion(session, resource_group, rollback=True, timeout_seconds=timeout_seconds)
+    _make_active(session, promotion, app, version)
 
 
 def open_function_apps(
@@ -189,23 +188,21 @@ def open_scheduler(scheduler: str, resource_group: str) -> SchedulerTaskHubs | N
     return SchedulerTaskHubs(scheduler, resource_group)
 
 
-def _build_promotion(session: Session, resource_group: str, *, rollback: bool) -> Promotion:
+def _build_promotion(session: Session, resource_group: str, *, rollback: bool, timeout_seconds: float) -> Promotion:
     """The promotion, or with `rollback` the way back, with the connections of this command."""
     return Promotion(
         server=session.server,
         function_apps=open_function_apps(session, resource_group),
         rollback=rollback,
+        router_timeout_seconds=timeout_seconds,
         report=session.report,
         warn=session.warn,
     )
 
 
-def _make_active(
-    session: Session, promotion: Promotion, app: SideBySideApp, version: str, *, timeout_seconds: float
-) -> None:
+def _make_active(session: Session, promotion: Promotion, app: SideBySideApp, version: str) -> None:
     """Make a release active, wait for the routers, and print the releases. Raises TimedOut if a router is behind."""
-    revision = promotion.make_active(app, version)
-    progress = wait_for_routers(session.server, revision, timeout_seconds=timeout_seconds, report=session.report)
+    progress = promotion.make_active(app, version)
     releases = progress.releases
     session.ci.set_outputs(rendering.routing_outputs(releases, previous=app.routing.active, behind=progress.behind))
     session.print_result(
@@ -214,7 +211,7 @@ def _make_active(
         rendering.build_listed_rows(releases),
         f"release {version} is active in app {releases['app']}",
     )
-    progress.check(timeout_seconds)
+    progress.check(promotion.router_timeout_seconds)
 
 
 def _publish_override_token(session: Session, version: str) -> None:

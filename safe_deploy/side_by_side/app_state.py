@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from safe_deploy.errors import ConflictError
+from safe_deploy.errors import CommandError, ConflictError
 
 SIDE_BY_SIDE = "sideBySide"
 
@@ -112,6 +112,16 @@ class SideBySideApp:
 def is_side_by_side(app: Mapping[str, Any]) -> bool:
     """Whether GetApp shows an app with releases side by side."""
     return bool(app["model"] == SIDE_BY_SIDE)
+
+
+def explain_unknown_app(error: CommandError) -> CommandError:
+    """The error with its next step, if the server does not know the app: releases need an app of their model."""
+    if error.problem_code != "AppNotFound":
+        return error
+    return CommandError(
+        f"{error.message}. An administrator sets it up for releases side by side: PutApp with the model sideBySide, as "
+        'docs/side-by-side.md shows in "Set up the app"'
+    )
 
 
 def parse_routing(routing: Mapping[str, Any]) -> Routing:

@@ -12,7 +12,7 @@ from safe_deploy.azure_function_apps import FunctionAppNotFound
 from safe_deploy.client import StateServerClient
 from safe_deploy.errors import CommandError, ConflictError, ServerUnavailable, UsageError
 from safe_deploy.quiescing import PromotionAction
-from safe_deploy.side_by_side.app_state import SideBySideApp, parse_routing
+from safe_deploy.side_by_side.app_state import SideBySideApp, explain_unknown_app, parse_routing
 from safe_deploy.side_by_side.function_apps import ReleaseFunctionApps
 from safe_deploy.side_by_side.promotion_planner import (
     PromotionStep,
@@ -20,6 +20,7 @@ from safe_deploy.side_by_side.promotion_planner import (
     plan_promotion,
     plan_undo,
 )
+from safe_deploy.side_by_side.routers import RouterProgress, wait_for_routers
 
 _ROLLBACK_REASON = "safe-deploy rollback"
 """What the audit log shows."""
@@ -31,22 +32,27 @@ another release was registered, for example."""
 
 def read_app(server: StateServerClient) -> SideBySideApp:
     """The app as it is now. Raises ConflictError for an app with slots."""
-    return SideBySideApp.from_json(server.get_app()[0])
+    try:
+        app, _ = server.get_app()
+    except CommandError as error:
+        raise explain_unknown_app(error) from error
+    return SideBySideApp.from_json(app)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
     """Makes a release active. Without `function_apps` no function is disabled or enabled. `rollback` decides the order
-    of the steps."""
+    of the steps. `router_timeout_seconds`: how long routers may take to confirm the routing."""
 
     server: StateServerClient
     function_apps: ReleaseFunctionApps | None
     rollback: bool
+    router_timeout_seconds: float
     report: Callable[[str], None]
     warn: Callable[[str], None]
 
-    def make_active(self, app: SideBySideApp, version: str) -> int:
-        """Give all requests to this release. Returns the revision that routers must reach.
+    def make_active(self, app: SideBySideApp, version: str) -> RouterProgress:
+        """Give all requests to this release, and wait for the routers. Returns which of them are behind.
 
         `app` is what the caller has decided on. Raises ConflictError if the requests are divided otherwise by now.
         """
@@ -55,15 +61,33 @@ class Promotion:
             self.report(f"release {version} is active already; the routing was not changed")
         revision = app.routing.revision
         quiesces = self.function_apps is not None and bool(app.quiesce_functions)
+        progress: RouterProgress | None = None
         done: list[PromotionStep] = []
         for step in plan_promotion(app, version, quiesces=quiesces, rollback=self.rollback):
             if step.action is PromotionAction.ROUTE:
                 revision = self._route(app, version, done)
                 is_routed = True
             else:
+                if is_routed and progress is None and self._restarts_without_traffic(app, step):
+                    progress = self._wait_for_routers(revision, self.router_timeout_seconds)
                 self._quiesce_or_undo(app, step, done, is_routed=is_routed)
             done.append(step)
-        return revision
+        if progress is None:
+            return self._wait_for_routers(revision, self.router_timeout_seconds)
+        return self._wait_for_routers(revision, 0) if progress.behind else progress
+
+    def _restarts_without_traffic(self, app: SideBySideApp, step: PromotionStep) -> bool:
+        """Whether the step is to restart the old release only when routers send it nothing more.
+
+        A router that does not confirm in time delays the step, and does not prevent it. It may be gone, and two
+        releases would run the functions until it is removed. A rollback does not wait, because its old release is a
+        bad one.
+        """
+        return step.action is PromotionAction.QUIESCE and app.quiesce_order == "overlap" and not self.rollback
+
+    def _wait_for_routers(self, revision: int, timeout_seconds: float) -> RouterProgress:
+        """Wait until all routers that ask under a name have confirmed the routing."""
+        return wait_for_routers(self.server, revision, timeout_seconds=timeout_seconds, report=self.report)
 
     def _quiesce_or_undo(
         self, app: SideBySideApp, step: PromotionStep, done: list[PromotionStep], *, is_routed: bool

@@ -13,7 +13,7 @@ from typing import Any
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.errors import CommandError, ConflictError, TimedOut
 from safe_deploy.scheduler_task_hubs import SchedulerTaskHubs
-from safe_deploy.side_by_side.app_state import Release, ReleaseState, SideBySideApp
+from safe_deploy.side_by_side.app_state import Release, ReleaseState, SideBySideApp, explain_unknown_app
 from safe_deploy.side_by_side.function_apps import ReleaseFunctionApps
 from safe_deploy.side_by_side.release_commands import build_release_command
 from safe_deploy.side_by_side.routing_history import is_registered_by_this_run
@@ -73,6 +73,8 @@ class ReleaseDeployment:
                 "the command was not run, because orchestrations of the release may be running"
             )
             return response
+        except CommandError as error:
+            raise explain_unknown_app(error) from error
         app = SideBySideApp.from_json(response)
         release = app.releases[self.release.version]
         self._deploy(release)

@@ -50,6 +50,15 @@ def test_a_promotion_of_an_unknown_release_says_what_the_server_says(two_release
     assert_exit(two_releases.run(["promote", "--version", "9"]), ExitCode.FAILURE, "has no release 9")
 
 
+@pytest.mark.parametrize("command", ["promote", "retire", "release"])
+def test_an_app_that_is_not_set_up_is_not_registered_with_slots(releases: ReleaseFixture, command: str) -> None:
+    arguments = {"promote": PROMOTE, "retire": releases.retire(), "release": releases.release("1.0")}[command]
+    releases.cli.app = f"{releases.app}-unknown"
+    result = releases.run(arguments)
+    assert_exit(result, ExitCode.FAILURE, "PutApp with the model sideBySide")
+    assert "safe-deploy register" not in result.stderr
+
+
 def test_a_promotion_of_a_release_that_is_being_removed_is_refused(promoted: ReleaseFixture) -> None:
     promoted.let_routers_stop()
     promoted.request("DELETE", "/releases/1.0", params={"outcome": "Pending"})

@@ -343,6 +343,36 @@ def test_a_promotion_and_a_rollback_leave_the_functions_to_the_active_release(qu
     assert quiesced.disabled_functions() == {"1.0": False, "1.1": True}
 
 
+def test_with_overlap_the_old_release_restarts_when_routers_send_it_nothing(
+    quiesced: ReleaseFixture, releases_proxy: ConnectionProxy
+) -> None:
+    quiesced.create(policy={"quiesceFunctions": ["Nightly"], "quiesceOrder": "overlap"})
+    quiesced.acknowledge("envoy-1", quiesced.get_app()["routing"]["revision"])
+    disabled_at_look: list[bool] = []
+
+    def acknowledge_at_second_look(number: int, request: tuple[str, str]) -> bool:
+        """Let the router confirm when the CLI looks for the second time, and note whether the function is disabled."""
+        if request == ("GET", f"/api/apps/{quiesced.app}/releases"):
+            disabled_at_look.append(quiesced.disabled_functions()["1.0"])
+            if len(disabled_at_look) == 2:
+                quiesced.acknowledge("envoy-1", quiesced.get_app()["routing"]["revision"])
+        return False
+
+    releases_proxy.cut_before_request = acknowledge_at_second_look
+    assert_exit(quiesced.run(PROMOTE), ExitCode.DONE, "waiting for these routers", "all routers")
+    assert disabled_at_look == [False, False]
+    assert quiesced.disabled_functions() == {"1.0": True, "1.1": False}
+
+
+def test_with_overlap_a_router_that_does_not_confirm_does_not_keep_two_releases_running_the_functions(
+    quiesced: ReleaseFixture,
+) -> None:
+    quiesced.create(policy={"quiesceFunctions": ["Nightly"], "quiesceOrder": "overlap"})
+    quiesced.acknowledge("envoy-1", quiesced.get_app()["routing"]["revision"])
+    assert_exit(quiesced.run([*PROMOTE, "--timeout", "0"]), ExitCode.TIMED_OUT, "envoy-1")
+    assert quiesced.disabled_functions() == {"1.0": True, "1.1": False}
+
+
 def test_a_version_that_does_not_exist_restarts_no_function_app(quiesced: ReleaseFixture) -> None:
     restarts = quiesced.cli.fake_azure.count_restarts(name_of("1.0"))
     assert_exit(quiesced.run(["promote", "--version", "9", *GROUP]), ExitCode.FAILURE, "has no release 9")
