@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -230,8 +231,12 @@ def test_idle_connections_do_not_block_other_callers(storage: StorageSettings, t
 def test_a_flood_of_requests_does_not_fill_the_log(
     flooding_request: bytes, log_line: str, storage: StorageSettings, tmp_path: Path
 ) -> None:
-    """On a slow machine the flood lasts longer than one window of the limit, and each window shows its messages."""
-    max_log_characters_per_window = 40_000
+    """On a slow machine the flood lasts longer than one window of the limit, and each window shows its messages.
+
+    The limit leaves room for a traceback that has nothing to do with the flood. Without limits, the log of the requests
+    with three messages each has 170,000 characters.
+    """
+    max_log_characters_per_window = 60_000
     request_count = MAX_MESSAGES_PER_WINDOW + 400
     began_at = time.monotonic()
     with run_server(storage, tmp_path) as server:
@@ -241,7 +246,8 @@ def test_a_flood_of_requests_does_not_fill_the_log(
         assert server.stop() == 0
         log = server.read_log()
     max_window_count = 1 + int((time.monotonic() - began_at) / WINDOW_SECONDS)
-    assert len(log) < max_log_characters_per_window * max_window_count
+    kinds = Counter(line[24:80] for line in log.splitlines())
+    assert len(log) < max_log_characters_per_window * max_window_count, kinds.most_common(9)
     summaries = re.findall(rf"(\d+) more messages of \S+ in \d+ s are not shown, such as: {log_line}", log)
     shown_count = log.count(log_line) - len(summaries)
     assert shown_count <= MAX_MESSAGES_PER_WINDOW * max_window_count
