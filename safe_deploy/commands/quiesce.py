@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from safe_deploy.azure_function_apps import FunctionApps
-from safe_deploy.errors import CommandError, ConflictError, UsageError
+from safe_deploy.errors import ConflictError, UsageError
 from safe_deploy.option_groups import CommonOptions, expand_option_groups
 from safe_deploy.options import ReleaseVersionOption, ResourceGroupOption
 from safe_deploy.quiescing import ReleaseFunctions
@@ -60,7 +60,7 @@ def _change(common: CommonOptions, *, version: str, functions: str, resource_gro
     function_apps = FunctionApps(resource_group)
     session = open_session(common)
     app = read_app(session.server)
-    release = _find_release(app, version)
+    release = app.get_release(version)
     names = [name.strip() for name in functions.split(",") if name.strip()] or list(app.quiesce_functions)
     if not names:
         raise UsageError(f"the policy of app {app.name} has no quiesceFunctions. Name the functions in --functions")
@@ -81,15 +81,6 @@ def _change(common: CommonOptions, *, version: str, functions: str, resource_gro
         [],
         f"{', '.join(names)} of release {version} of app {app.name}: {state} in Function App {result.function_app}",
     )
-
-
-def _find_release(app: SideBySideApp, version: str) -> Release:
-    """Raises CommandError for a release that does not exist."""
-    release = app.releases.get(version)
-    if release is None:
-        known = ", ".join(app.releases) or "none"
-        raise CommandError(f"app {app.name} has no release {version}. Its releases: {known}")
-    return release
 
 
 def _check_state(session: Session, app: SideBySideApp, release: Release, *, disabled: bool) -> None:

@@ -98,6 +98,14 @@ class SideBySideApp:
             has_provider=app["taskHubs"] is not None,
         )
 
+    def get_release(self, version: str) -> Release:
+        """The release of this version. Raises CommandError for one that does not exist or is removed."""
+        release = self.releases.get(version)
+        if release is None:
+            known = ", ".join(self.releases) or "none"
+            raise CommandError(f"app {self.name} has no release {version}. Its releases: {known}")
+        return release
+
     @property
     def rollback_candidates(self) -> list[str]:
         """The versions that can be routed to again, the newest first."""

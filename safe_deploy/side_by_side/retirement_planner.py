@@ -86,10 +86,7 @@ def choose_releases(app: SideBySideApp, version: str | None) -> list[Release]:
     `version` names one; there is nothing to do if it is removed. Raises CommandError if it never existed.
     """
     if version is not None:
-        if version not in app.releases and version not in app.removed:
-            known = ", ".join(app.releases) or "none"
-            raise CommandError(f"app {app.name} has no release {version}. Its releases: {known}")
-        return [app.releases[version]] if version in app.releases else []
+        return [] if version in app.removed else [app.get_release(version)]
     releases = [
         release for release in app.releases.values() if release.state in (ReleaseState.DRAINING, ReleaseState.REMOVING)
     ]

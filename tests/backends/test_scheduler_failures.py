@@ -5,17 +5,12 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # it has no types
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from harness.http_server import HOST, run_http_server
 from harness.processes import free_port
@@ -39,6 +34,7 @@ from tests.backends.fake_schedulers import (
     serve_grpc,
     waiting,
 )
+from tests.certificates import create_self_signed_certificate
 
 __all__ = ["idle_scheduler"]  # a fixture
 
@@ -245,7 +241,7 @@ async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
             {"access_token": "a-token", "expires_on": "4000000000", "resource": request.query["resource"]}
         )
 
-    key, certificate = self_signed_certificate("localhost")
+    key, certificate = create_self_signed_certificate("localhost")
     (tmp_path / "root.pem").write_bytes(certificate)
     managed_scheduler = FakeScheduler([build_orchestration_state("managed")])
     async with run_http_server(give_token) as (tokens_port,):
@@ -272,26 +268,3 @@ async def test_a_managed_identity_reads_over_tls(tmp_path: Path) -> None:
     ]
     calls = [(metadata["taskhub"], metadata["authorization"]) for metadata in managed_scheduler.metadata]
     assert calls == [("shop", "Bearer a-token")] * 2
-
-
-def self_signed_certificate(host: str) -> tuple[bytes, bytes]:
-    """Return a key and its self-signed certificate for this host, both in PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private, certificate.public_bytes(serialization.Encoding.PEM)

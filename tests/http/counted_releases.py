@@ -15,16 +15,26 @@ from tests.http.release_operations import (
 )
 
 
+async def register_release(server: CountedServer, app: str, version: str, *, verified: bool) -> None:
+    """Register a release, whose app then starts if it is `verified` at a provider."""
+    hub = new_hub_name()
+    assert (await post_release(server.http, app, version, hub, run_headers(1))).status_code == 200
+    if verified:
+        await server.create_provider_hub(hub)
+
+
+async def create_app(server: CountedServer, *, verified: bool) -> str:
+    """An app without releases, with a provider if it is `verified`."""
+    app = new_app_name()
+    await put_side_by_side_app(server.http, app, **({"taskHubs": PROVIDER_CONFIG} if verified else {}))
+    return app
+
+
 async def promote_two_releases(server: CountedServer, *, verified: bool) -> tuple[str, str]:
     """An app whose release 1 is draining and release 2 is active, and the ETag of its routing."""
-    app, run = new_app_name(), run_headers(1)
-    members = {"taskHubs": PROVIDER_CONFIG} if verified else {}
-    await put_side_by_side_app(server.http, app, **members)
+    app = await create_app(server, verified=verified)
     for version in ("1", "2"):
-        hub = new_hub_name()
-        assert (await post_release(server.http, app, version, hub, run)).status_code == 200
-        if verified:
-            await server.create_provider_hub(hub)
+        await register_release(server, app, version, verified=verified)
         assert (await put_routing(server.http, app, version)).status_code == 200
     return app, (await get_routing(server.http, app)).headers["etag"]
 
@@ -103,14 +113,9 @@ async def count_for_done_removal(server: CountedServer) -> int:
 
 async def stage_two_releases(server: CountedServer, *, verified: bool) -> str:
     """An app whose release 1 is staged and drained, so that no router need be waited for."""
-    app, run = new_app_name(), run_headers(1)
-    members = {"taskHubs": PROVIDER_CONFIG} if verified else {}
-    await put_side_by_side_app(server.http, app, **members)
+    app = await create_app(server, verified=verified)
     for version in ("1", "2"):
-        hub = new_hub_name()
-        assert (await post_release(server.http, app, version, hub, run)).status_code == 200
-        if verified:
-            await server.create_provider_hub(hub)
+        await register_release(server, app, version, verified=verified)
     await get_release_status(server.http, app, "1", verify="fresh")
     return app
 
