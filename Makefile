@@ -9,7 +9,7 @@ BIN := .venv/bin
 UNIT_TESTS := tests/domain tests/test_language.py tests/test_pins.py \
 	$(addprefix tests/safe_deploy/test_,ci.py options.py sanitization.py swap_planner.py)
 
-.PHONY: help setup demo demo-unguarded demo-side-by-side run check test test-faults test-long test-platform-long coverage simulate fuzz bench test-functions lint format lock audit ci clean
+.PHONY: help setup demo demo-unguarded demo-side-by-side demo-rollout run check test test-faults test-long test-platform-long coverage simulate fuzz bench test-functions lint format lock audit ci clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
@@ -20,18 +20,25 @@ setup: .venv/.ready node_modules/.ready ## Prepare .venv and the storage emulato
 	@dev/setup python
 	@touch $@
 
+.venv-pulumi/.ready: infra/pulumi/requirements.txt dev/setup
+	@dev/setup pulumi
+	@touch $@
+
 node_modules/.ready: package.json package-lock.json dev/setup
 	@dev/setup emulator
 	@touch $@
 
 demo: setup ## Deploy the sample app with the guard: no order fails
-	@$(BIN)/python -m dev.demo
+	@dev/foreground $(BIN)/python -m dev.demo
 
 demo-unguarded: setup ## Deploy it without the guard too, and compare the numbers
-	@$(BIN)/python -m dev.demo --unguarded
+	@dev/foreground $(BIN)/python -m dev.demo --unguarded
 
 demo-side-by-side: setup ## Deploy three releases side by side, with Envoy in front: no order fails
-	@$(BIN)/python -m dev.demo_side_by_side
+	@dev/foreground $(BIN)/python -m dev.demo_side_by_side
+
+demo-rollout: setup ## Roll out a bad version, which is stopped, and a good one, which gets through; three minutes
+	@dev/foreground $(BIN)/python -m dev.demo_rollout
 
 run: setup ## Serve on http://127.0.0.1:7071 until Ctrl-C, on the emulator
 	@STATE_STORAGE="$${STATE_STORAGE:-UseDevelopmentStorage=true}" $(BIN)/python -m state_api serve
@@ -41,7 +48,7 @@ check: setup lint ## Check style, types, layers and language, and run the unit t
 
 # Coverage adds half of the time, so every run measures only the domain, which must be covered completely.
 # The first command unpacks the real programs before several processes ask for them. The last one reports skipped tests.
-test: setup ## Run all tests but the long ones; those on the real programs where these are found
+test: setup .venv-pulumi/.ready ## Run all tests but the long ones; those on the real programs where these are found
 	@$(BIN)/python -m harness.platform_programs 2>/dev/null
 	@$(BIN)/python -m pytest tests/domain -q -n 3 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=100
 	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/domain -m 'not long and not fault'
@@ -74,10 +81,12 @@ bench: setup ## Measure throughput, latency, memory and cold start, as ratios to
 test-functions: setup ## Run the tests of both Function Apps in PYTHON (default python3.13) with its own azure-functions line
 	@dev/test-functions "$${PYTHON:-python3.13}"
 
-lint: setup ## Check style, types and layers
+# The packages of the Pulumi program are in an environment of its own, so mypy checks it separately.
+lint: setup .venv-pulumi/.ready ## Check style, types and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy --python-executable .venv-pulumi/bin/python infra/pulumi tests/infra/mocked_pulumi.py
 	@$(BIN)/lint-imports
 
 format: setup ## Fix the style
@@ -93,4 +102,4 @@ audit: setup ## Check pins and lock files, and look up known vulnerabilities; ne
 ci: lint test ## What continuous integration runs
 
 clean: ## Remove what setup, tests and runs create
-	rm -rf .venv .venv-functions .venv-audit node_modules .azurite .platform .platform.lock .coverage .hypothesis .mypy_cache .ruff_cache dist build
+	rm -rf .venv .venv-functions .venv-audit .venv-pulumi node_modules .azurite .platform .platform.lock .coverage .hypothesis .mypy_cache .ruff_cache dist build

@@ -1,5 +1,10 @@
-"""The entry point for Azure Functions: one named function per API operation, the Event Grid trigger, and a timer. All
-HTTP functions pass their requests to one ASGI application. Importing this module opens no connection."""
+"""The entry point for Azure Functions: one named function per API operation, the Event Grid trigger, and two timers.
+All HTTP functions pass their requests to one ASGI application. Importing this module opens no connection."""
+
+import gc
+
+# No garbage collection during the imports: they create almost no garbage, and collections take a sixth of their time.
+gc.disable()
 
 import functools
 import os
@@ -11,12 +16,17 @@ import azure.functions as func
 from fastapi.responses import JSONResponse
 
 from state_api.app import StateServer
-from state_api.garbage_collection import exempt_startup_objects_from_collection
+from state_api.garbage_collection import configure_garbage_collection
 from state_api.http.health import HealthResponse
+from state_api.http.home import HOME_PAGE, HOME_PAGE_HEADERS
 from state_api.http.middleware import security_headers
 from state_api.http.problems import PROBLEM_MEDIA_TYPE, SettingsInvalid, problem_from_error, problem_response
 from state_api.services.event_parser import parse_json
 from state_api.settings import SettingsError, read_settings
+
+# Without this, the next collection would walk through all that the imports have created.
+gc.freeze()
+gc.enable()
 
 OPERATIONS: list[tuple[str, list[str], str]] = [
     ("GetStagingStatus", ["GET"], "apps/{app}/staging"),
@@ -29,6 +39,10 @@ OPERATIONS: list[tuple[str, list[str], str]] = [
     ("GetReleaseStatus", ["GET"], "apps/{app}/releases/{version}/status"),
     ("GetRouting", ["GET"], "apps/{app}/routing"),
     ("PutRouting", ["PUT"], "apps/{app}/routing"),
+    ("PutRollout", ["PUT"], "apps/{app}/rollout"),
+    ("GetRollout", ["GET"], "apps/{app}/rollout"),
+    ("PostRollout", ["POST"], "apps/{app}/rollout/{action}"),
+    ("GetRolloutHealth", ["GET"], "apps/{app}/health"),
     ("ForgetRouter", ["DELETE"], "apps/{app}/routers/{router}"),
     ("Cleanup", ["POST"], "apps/{app}/cleanup"),
     ("ListApps", ["GET"], "apps"),
@@ -41,6 +55,7 @@ OPERATIONS: list[tuple[str, list[str], str]] = [
     ("GetTaskHub", ["GET"], "taskhubs/{hub}"),
     ("DeleteTaskHub", ["DELETE"], "taskhubs/{hub}"),
     ("ListInstances", ["GET"], "taskhubs/{hub}/instances"),
+    ("GetTimeline", ["GET"], "taskhubs/{hub}/timeline"),
     ("GetVersions", ["GET"], "taskhubs/{hub}/versions"),
     ("PostEvents", ["POST", "OPTIONS"], "events"),
     ("ListQuarantine", ["GET"], "quarantine"),
@@ -49,6 +64,11 @@ OPERATIONS: list[tuple[str, list[str], str]] = [
     ("Ready", ["GET"], "health/ready"),
     ("GetOpenApi", ["GET"], "openapi.json"),
 ]
+"""The operations of the API: function, methods, and route under `/api`."""
+
+HOME_FUNCTION = "GetHomePage"
+_HOME_ROUTE = "{nothing:maxlength(0)?}"
+"""The host has no route for `/` alone. This one has a parameter that can only be empty."""
 
 _SETTINGS_RETRY_SECONDS = 60
 """The Retry-After of a response that reports a wrong setting."""
@@ -61,7 +81,7 @@ def server() -> StateServer:
     """The server of this process. The first invocation creates it, so that the host can index the functions without
     settings. Raises SettingsError; the next invocation then reads the settings again."""
     created = StateServer(read_settings(os.environ, keys_required=True))
-    exempt_startup_objects_from_collection()
+    configure_garbage_collection()
     return created
 
 
@@ -87,7 +107,10 @@ async def serve(req: func.HttpRequest, context: func.Context) -> func.HttpRespon
 
 
 def _invalid_settings_response(req: func.HttpRequest, operation: str, error: SettingsError) -> func.HttpResponse:
-    """The response while a setting is missing or wrong: Health succeeds, all other operations report the setting."""
+    """The response while a setting is missing or wrong. Health and the home page succeed, and all other operations
+    report the setting."""
+    if operation == HOME_FUNCTION:
+        return _http_response(req, 200, HOME_PAGE.encode(), "text/html", HOME_PAGE_HEADERS)
     if operation == "Health":
         return _http_response(req, 200, HealthResponse(status="Healthy").model_dump_json().encode(), "application/json")
     return _to_http_response(req, problem_from_error(SettingsInvalid(str(error), _SETTINGS_RETRY_SECONDS)))
@@ -125,7 +148,11 @@ def _create_handler(name: str) -> Callable[[func.HttpRequest, func.Context], Awa
     return handler
 
 
-for _name, _methods, _route in OPERATIONS:
+# host.json sets an empty route prefix: with the prefix `api` no function could serve `/`.
+for _name, _methods, _route in [
+    *((name, methods, f"api/{route}") for name, methods, route in OPERATIONS),
+    (HOME_FUNCTION, ["GET"], _HOME_ROUTE),
+]:
     # The server checks its own access keys (state_api.http.auth); host keys and function keys grant nothing.
     _http_trigger = app.route(route=_route, methods=_methods, auth_level=func.AuthLevel.ANONYMOUS)
     app.function_name(_name)(_http_trigger(_create_handler(_name)))
@@ -151,6 +178,14 @@ async def probe_task_hubs(timer: func.TimerRequest) -> None:
     """Probe the task hubs that are draining. A missed run is not repeated (`use_monitor=False`): the next one does the
     same work."""
     await server().background.probe_due_hubs()
+
+
+@app.function_name("AdvanceRollouts")
+@app.timer_trigger(schedule="*/30 * * * * *", arg_name="timer", use_monitor=False)
+async def advance_rollouts(timer: func.TimerRequest) -> None:
+    """Evaluate the rollouts of all apps. It is a function of its own, because a round of probes can take minutes, and
+    an unhealthy version must not wait for it."""
+    await server().rollouts.advance_all()
 
 
 def parse_delivered_event(text: str) -> Any:

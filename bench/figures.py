@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.plots import AimLine, Series, draw_bars, draw_lines
+from bench.rollouts import POWER
 
 BAR_PLOTS = {
     "ingest": ("ingest.svg", "Events a second, and processor time of one event", "ratio to the baseline"),
@@ -21,6 +22,7 @@ PLOTS: Mapping[str, Mapping[str, str]] = {
     "memory": {"memory.svg": "Size of the server by events: ratio to its size when the caches are full"},
     "routing": {"routing.svg": "Longest times of changes of the routing: ratio to the limit of 5 s"},
     "shards": {"shards.svg": "Rates and time of a verdict by shards: ratio to the default"},
+    "rollouts": {"rollouts.svg": "Doubled failure rates found by instances of the candidate: ratio to 80 %"},
 }
 """The plots of each section: the file and a description of the picture."""
 _STATUS_CHECK = "status check"
@@ -40,6 +42,8 @@ def draw_plots(results: Mapping[str, Any]) -> dict[str, str]:
         plot_files["routing.svg"] = _draw_routing(results["routing"])
     if "shards" in results:
         plot_files["shards.svg"] = _draw_shards(results["shards"])
+    if "rollouts" in results:
+        plot_files["rollouts.svg"] = _draw_rollouts(results["rollouts"])
     if "memory" in results:
         plot_files["memory.svg"] = _draw_memory(results["memory"])
     return plot_files
@@ -110,6 +114,22 @@ def _draw_shards(section: Mapping[str, Any]) -> str:
     series["time of GetStagingStatus"] = against_default(section["milliseconds"])
     axis_title = f"ratio to {default} shard{'' if default == '1' else 's'}"
     return draw_lines("Rates and time of a verdict by shards", "shards", axis_title, series, logarithmic=True)
+
+
+def _draw_rollouts(section: Mapping[str, Any]) -> str:
+    """The share of rollouts that found a doubled failure rate, by the candidate's instances, as a multiple of 80 %."""
+    series = {
+        name: [(count, share / POWER) for count, share in found_by_count]
+        for name, found_by_count in section["found"].items()
+    }
+    return draw_lines(
+        "Rollouts that found a doubled failure rate",
+        "instances of the candidate that have started",
+        "ratio to 80 % of the rollouts",
+        series,
+        aims=[AimLine(1.0, "80 % found")],
+        logarithmic=True,
+    )
 
 
 def _draw_memory(section: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from bench import cold_start, ingest, memory, profiling, readiness, routing, shards, visibility, waiting
+from bench import cold_start, ingest, memory, profiling, readiness, rollouts, routing, shards, visibility, waiting
 from bench.filled_task_hubs import FULL_SIZES
 from harness.platform_programs import ProgramNotFoundError
 
@@ -59,6 +59,7 @@ GROUPS: Mapping[str, Group] = {
         full={"promotions": 10, "flips": 50},
     ),
     "shards": Group(shards.run, quick={"rounds": 1}),
+    "rollouts": Group(rollouts.run, quick={"runs": 20}, full={"runs": 4_000, "shares": (0.05, 0.25, 0.5)}),
     "profile": Group(profiling.run),
 }
 

@@ -32,7 +32,7 @@ app = func.FunctionApp()
 
 
 @app.function_name("Health")
-@app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+@app.route(route="api/health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 async def health(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse("ok")
 """

@@ -17,7 +17,7 @@ from bench.storage import run_emulator
 from state_api.storage.instance_cache import MAX_CACHED_ROWS
 from state_api.storage.tables import instance_table_name
 
-EVENTS = 80_000
+EVENTS = 160_000
 EVENTS_PER_SAMPLE = 1_000
 """Events between two readings of the memory."""
 _EVENTS_PER_TASK_HUB = 1_000
@@ -25,8 +25,10 @@ _EVENTS_PER_TASK_HUB = 1_000
 _CONCURRENT_TASK_HUBS = 70
 """Task hubs whose deliveries take turns: more than the server keeps table clients for. They are followed by as many
 others. The tables of earlier task hubs are deleted, because the emulator keeps all rows in memory."""
-_EVENTS_UNTIL_CACHE_FULL = 2 * MAX_CACHED_ROWS
-"""Events until the server's row cache is full: a start and an end of each cached instance."""
+_EVENTS_UNTIL_CACHES_FULL = 4 * MAX_CACHED_ROWS
+"""Events until the caches hold as much as they ever will. The row cache is full after a start and an end of each cached
+instance. After as many again, each of its rows was replaced, and there were more task hubs than table clients are kept
+for."""
 _MEBIBYTE = 1024**2
 _WINDOW_SAMPLES = 10
 """Readings whose median is one size, at most."""
@@ -73,7 +75,7 @@ async def run(
 def build_result(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """The section of the results. `sizes` are pairs: events so far, bytes of memory."""
     full = next(
-        (number for number, (events, _) in enumerate(sizes) if events >= _EVENTS_UNTIL_CACHE_FULL), len(sizes) // 2
+        (number for number, (events, _) in enumerate(sizes) if events >= _EVENTS_UNTIL_CACHES_FULL), len(sizes) // 2
     )
     window = min(max(len(sizes) // 10, 1), _WINDOW_SAMPLES)
     when_full = statistics.median(size for _, size in sizes[full : full + window])

@@ -21,6 +21,7 @@ SECTION_TITLES = {
     "coldStart": "Cold start",
     "routing": "Routing",
     "shards": "Shards",
+    "rollouts": "Health of a rollout",
 }
 """The sections of the results, in the order of the page."""
 SECTIONS = (*SECTION_TITLES, "profile")

@@ -29,7 +29,7 @@ ROUTER = "envoy"
 _RUN_URL = "https://ci.example/runs/1"
 _POLL_SECONDS = 0.02
 _TIMEOUT_SECONDS = 60
-_UNREACHABLE = "cannot be reached"
+_UNREACHABLE = "no server listens at"
 """Part of the follower's message while the server is down."""
 
 

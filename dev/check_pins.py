@@ -19,11 +19,15 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True)
 class LockFile:
-    """A lock file, the dependency group that it is made from, and the oldest Python that it must work with."""
+    """A lock file, the dependency group that it is made from, and the oldest Python that it must work with.
+
+    The packages of a standalone file are in an environment of their own and may have other versions than those of the
+    other files."""
 
     path: str
     group: str
     python: str = "3.11"
+    standalone: bool = False
 
 
 LOCK_FILES = (
@@ -35,8 +39,11 @@ LOCK_FILES = (
     LockFile("requirements-audit.txt", "audit"),
     LockFile("requirements-functions.txt", "functions", python="3.13"),
     LockFile("durable_app/requirements.txt", "sample-app"),
+    # Pulumi requires another version of protobuf than the server.
+    LockFile("infra/pulumi/requirements.txt", "pulumi", standalone=True),
 )
-"""The first is the largest. The others take their versions from it, so that they are the versions that tests use."""
+"""The first is the largest. The others, but the standalone ones, take their versions from it, so that they are the
+versions that tests use."""
 
 OWN_ACTION = "your-org/safe-deploy@COMMIT"
 """This repository's action in samples. Users fill in the owner and the commit of their copy."""
@@ -50,7 +57,8 @@ _DIRECT_PATTERN = re.compile(r"^([\w.-]+)==.*(?:\n +--hash.*)*(?:\n +# .*)*?\n +
 
 def find_lock_files(root: Path = ROOT) -> list[Path]:
     """Every lock file of the repository, known or not."""
-    return sorted([*root.glob("requirements*.txt"), *root.glob("*_app/requirements*.txt")])
+    folders = (".", "*_app", "infra/*")
+    return sorted(path for folder in folders for path in root.glob(f"{folder}/requirements*.txt"))
 
 
 def find_workflow_files(root: Path = ROOT) -> list[Path]:
@@ -134,7 +142,8 @@ def find_problems(root: Path = ROOT) -> Iterator[str]:
     for path in find_lock_files(root):
         if str(path.relative_to(root)) not in known:
             yield f"{path.relative_to(root)}: no dependency group of pyproject.toml is its source"
-    shared = [path.read_text() for path in find_lock_files(root) if path.stem != "requirements-audit"]
+    others = {root / lock_file.path for lock_file in LOCK_FILES if lock_file.standalone or lock_file.group == "audit"}
+    shared = [path.read_text() for path in find_lock_files(root) if path not in others]
     yield from find_version_conflicts(shared)
     for workflow in find_workflow_files(root):
         for problem in find_action_problems(workflow.read_text()):
@@ -154,10 +163,13 @@ def _get_pinned_version(requirement: Requirement) -> str:
 def main() -> int:
     """Print every problem with the pinned versions, or the list of lock files. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m dev.check_pins", description=__doc__)
-    parser.add_argument("--lock-files", action="store_true", help="print path, group and Python of every lock file")
+    parser.add_argument(
+        "--lock-files", action="store_true", help="print path, group, Python and versions of every lock file"
+    )
     if parser.parse_args().lock_files:
         for lock_file in LOCK_FILES:
-            print(lock_file.path, lock_file.group, lock_file.python)
+            versions = "standalone" if lock_file.standalone else "shared"
+            print(lock_file.path, lock_file.group, lock_file.python, versions)
         return 0
     problems = list(find_problems())
     for problem in problems:

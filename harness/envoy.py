@@ -38,8 +38,12 @@ def run_envoy(folder: Path, port: int) -> Iterator[RunningEnvoy]:
     Raises RuntimeError with the log if Envoy ends."""
     log = folder / "envoy.log"
     with log.open("ab") as sink:
+        # With a session of its own, Ctrl-C in a terminal reaches the program that stops Envoy, and not Envoy.
         process = subprocess.Popen(
-            [_PROGRAM, *_OPTIONS, "-c", folder / BOOTSTRAP_FILE], stdout=sink, stderr=subprocess.STDOUT
+            [_PROGRAM, *_OPTIONS, "-c", folder / BOOTSTRAP_FILE],
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     with stop_after(process):
 

@@ -8,6 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from harness.interruption import check_interruption
+
+_POLL_SECONDS = 0.05
+
 
 def free_port() -> int:
     """Find a port of loopback without a listener."""
@@ -41,12 +45,23 @@ def _bind_free_port() -> socket.socket:
 
 
 def wait_until(condition: Callable[[], bool], description: str, timeout_seconds: float = 60) -> None:
-    """Wait for a condition. Raises TimeoutError with its description."""
+    """Wait for a condition. Raises TimeoutError with its description, KeyboardInterrupt if the program is
+    interrupted."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
+        check_interruption()
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {timeout_seconds} s: {description}")
-        time.sleep(0.05)
+        time.sleep(_POLL_SECONDS)
+
+
+def pause(seconds: float) -> None:
+    """Wait for a while. Raises KeyboardInterrupt if the program is interrupted meanwhile."""
+    end = time.monotonic() + seconds
+    while (seconds_left := end - time.monotonic()) > 0:
+        check_interruption()
+        time.sleep(min(seconds_left, _POLL_SECONDS))
+    check_interruption()
 
 
 @contextmanager

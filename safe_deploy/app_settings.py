@@ -1,13 +1,16 @@
-"""Reads app settings of a Function App or of one of its slots, without reading the values of any other setting.
+"""Reads and sets app settings of a Function App or of one of its slots, without reading the values of other settings.
 
 App settings hold connection strings. Therefore `az` is queried for the names of all settings, and for the values of the
 named ones only. App Service and the Functions host ignore the case of a setting's name. A query of `az` does not.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from safe_deploy.azure_cli import AzureCli, AzureResource, AzureUnavailable, is_valid_name, require_strings
+
+CHANGE_TIMEOUT_SECONDS = 180
+"""How long a change of app settings may take. `az` reads all settings and writes them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,22 +78,38 @@ def require_value(value: str | None, *, setting: str, resource: AzureResource) -
     return value
 
 
+def change_settings(az: AzureCli, site: Site, values: Mapping[str, str]) -> None:
+    """Set app settings, which restarts the app. Their values do not become arguments, because they may be secrets.
+    Raises AzureUnavailable."""
+    permission = f"change the settings of {site.resource.description}. Give its identity the role Website Contributor"
+    az.change_by_file(
+        "functionapp config appsettings set",
+        site.options,
+        ("--settings", dict(values)),
+        replace(site.resource, permission=permission),
+        timeout_seconds=CHANGE_TIMEOUT_SECONDS,
+    )
+
+
 def is_reference(value: str) -> bool:
     """Whether the value refers to Key Vault or App Configuration. `az` shows the reference, not the value."""
     return value.lower().startswith("@microsoft.")
 
 
+class TaskHubNameUnknown(AzureUnavailable):
+    """The value of the app setting is not a task hub name. The message does not hold the value."""
+
+
 def require_task_hub_name(value: str, *, setting: str, resource: AzureResource) -> str:
-    """The value of an app setting, if it is a task hub name. Raises AzureUnavailable with what to check; the message
-    does not hold the value."""
+    """The value of an app setting, if it is a task hub name. Raises TaskHubNameUnknown with what to check."""
     subject = f"the app setting {setting} of {resource.description}"
     if is_reference(value):
-        raise AzureUnavailable(
+        raise TaskHubNameUnknown(
             f"{subject} is a reference to Key Vault or App Configuration, which az does not resolve. "
             "Set it to the task hub name itself."
         )
     if not is_valid_name("task hub", value):
-        raise AzureUnavailable(
+        raise TaskHubNameUnknown(
             f"{subject} is not a task hub name (3 to 45 letters and digits, starting with a letter). "
             "Check --task-hub-setting and the value of the setting."
         )

@@ -13,8 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from safe_deploy.errors import CommandError, UsageError
@@ -108,11 +110,69 @@ class AzureCli:
         """
         self._run_successfully(_build_arguments(command, {**options, "--output": "none"}), resource, timeout_seconds)
 
-    def _run_successfully(self, arguments: list[str], resource: AzureResource, timeout_seconds: float) -> str:
-        """The stdout of `az`. Raises AzureUnavailable."""
+    def patch_resource(
+        self,
+        options: Mapping[str, _OptionValue],
+        properties: object,
+        resource: AzureResource,
+        *,
+        timeout_seconds: float,
+    ) -> None:
+        """Run `az resource patch`, which changes these properties of a resource and no others. Raises AzureUnavailable.
+
+        After a failure the change may still have been made, or may be made later.
+        """
+        self.change_by_file(
+            "resource patch",
+            options,
+            ("--properties", properties),
+            resource,
+            timeout_seconds=timeout_seconds,
+            suggested_value=json.dumps(properties),
+        )
+
+    def change_by_file(
+        self,
+        command: str,
+        options: Mapping[str, _OptionValue],
+        file_option: tuple[str, object],
+        resource: AzureResource,
+        *,
+        timeout_seconds: float,
+        suggested_value: str = "@FILE",
+    ) -> None:
+        """Run a command with an option whose JSON goes through a file: its name and its value. Raises
+        AzureUnavailable.
+
+        The value may hold a secret: arguments are seen by all users of the machine, and the file by this one only.
+        Besides, the quotes of JSON do not survive the batch file that runs `az` on Windows. `suggested_value` is what
+        a message suggests in place of the file.
+        """
+        arguments = _build_arguments(command, {**options, "--output": "none"})
+        option, body = file_option
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "body.json"
+            file.write_text(json.dumps(body), encoding="utf-8")
+            self._run_successfully(
+                [*arguments, option, f"@{file}"],
+                resource,
+                timeout_seconds,
+                manual_arguments=[*arguments, option, suggested_value],
+            )
+
+    def _run_successfully(
+        self,
+        arguments: list[str],
+        resource: AzureResource,
+        timeout_seconds: float,
+        *,
+        manual_arguments: list[str] | None = None,
+    ) -> str:
+        """The stdout of `az`. Raises AzureUnavailable. `manual_arguments`: those that a message suggests, if they are
+        others."""
         code, stdout, stderr = self._run(arguments, resource, timeout_seconds)
         if code != 0:
-            raise _parse_failure(code, stderr, arguments=arguments, resource=resource)
+            raise _parse_failure(code, stderr, arguments=manual_arguments or arguments, resource=resource)
         return stdout
 
     def _run(self, arguments: list[str], resource: AzureResource, timeout_seconds: float) -> tuple[int, str, str]:

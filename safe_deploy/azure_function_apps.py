@@ -19,9 +19,6 @@ from safe_deploy.azure_cli import (
 )
 from safe_deploy.errors import CommandError, UsageError
 
-_CHANGE_TIMEOUT_SECONDS = 180
-"""How long a change of app settings may take. `az` reads all settings and writes them all."""
-
 _FUNCTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,126}")
 """The same pattern as the server's for the policy `quiesceFunctions`."""
 
@@ -95,9 +92,17 @@ class FunctionApps:
         require_valid_name("app setting", name)
         return app_settings.read_setting(self._az, self._find_site(function_app), name)
 
+    def read_settings(self, function_app: str, names: Sequence[str]) -> dict[str, str]:
+        """The values of the app settings with exactly these names. They may be secrets. Raises AzureUnavailable."""
+        return app_settings.read_settings(self._az, self._find_site(function_app), names)
+
+    def change_settings(self, function_app: str, values: Mapping[str, str]) -> None:
+        """Set app settings, which restarts the app. Raises AzureUnavailable."""
+        app_settings.change_settings(self._az, self._find_site(function_app), values)
+
     def read_task_hub(self, function_app: str, setting: str) -> str | None:
-        """The task hub name in an app setting, None without it. Raises AzureUnavailable, also for a value that is no
-        task hub name."""
+        """The task hub name in an app setting, None without it. Raises AzureUnavailable, and TaskHubNameUnknown for a
+        value that is no task hub name."""
         value = self.read_setting(function_app, setting)
         resource = self._find_site(function_app).resource
         return app_settings.require_task_hub_name(value, setting=setting, resource=resource) if value else None
@@ -131,7 +136,7 @@ class FunctionApps:
             "functionapp config appsettings set",
             {**site.options, "--settings": tuple(f"{name}={value}" for name, value in changes.items())},
             resource,
-            timeout_seconds=_CHANGE_TIMEOUT_SECONDS,
+            timeout_seconds=app_settings.CHANGE_TIMEOUT_SECONDS,
         )
         if _plan_changes(self._list_disabling_settings(site), functions, disabled=disabled):
             raise AzureUnavailable(

@@ -1,13 +1,21 @@
-"""Reads the deployment slots of a Function App in Azure: the task hub of each slot, and whether the task hub name stays
-with its slot."""
+"""The deployment slots of a Function App in Azure: the task hub and the settings of each slot, and whether the task hub
+name stays with its slot."""
 
 import argparse
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PureWindowsPath
 from typing import NoReturn
 
-from safe_deploy.app_settings import Site, read_setting, require_task_hub_name
+from safe_deploy.app_settings import (
+    CHANGE_TIMEOUT_SECONDS,
+    Site,
+    change_settings,
+    read_setting,
+    read_settings,
+    require_task_hub_name,
+)
 from safe_deploy.azure_cli import (
     AZ_TIMEOUT_SECONDS,
     AzureCli,
@@ -57,14 +65,67 @@ class DeploymentSlots:
         environment: Mapping[str, str] | None = None,
         timeout_seconds: float = AZ_TIMEOUT_SECONDS,
     ) -> None:
-        self._target = target
+        self.target = target
         self._az = AzureCli(environment=environment, timeout_seconds=timeout_seconds)
 
     def get_task_hub(self, slot: str) -> str | None:
         """The task hub name in the slot's app setting, None without that setting. Raises AzureUnavailable."""
-        setting, site = self._target.task_hub_setting, self._find_site(slot)
+        setting, site = self.target.task_hub_setting, self._find_site(slot)
         value = read_setting(self._az, site, setting)
         return require_task_hub_name(value, setting=setting, resource=site.resource) if value else None
+
+    def read_settings(self, slot: str, names: Sequence[str]) -> dict[str, str]:
+        """The values of the slot's settings with exactly these names. They may be secrets: do not print them. Raises
+        AzureUnavailable."""
+        return read_settings(self._az, self._find_site(slot), names)
+
+    def change_settings(self, slot: str, values: Mapping[str, str]) -> None:
+        """Set app settings of a slot, which restarts the app in it. Raises AzureUnavailable."""
+        change_settings(self._az, self._find_site(slot), values)
+
+    def get_host_names(self, slot: str) -> frozenset[str]:
+        """The host names of a slot, in lower case. Raises AzureUnavailable."""
+        site = self._find_site(slot)
+        # Some versions of `az` show an app as Azure's API does, with its members in `properties`.
+        members = "host:defaultHostName,nestedHost:properties.defaultHostName"
+        lists = "hosts:hostNames,nestedHosts:properties.hostNames"
+        response = self._az.query(
+            "functionapp show", {**site.options, "--query": f"{{{members},{lists}}}"}, site.resource
+        )
+        names = [response.get("host"), response.get("nestedHost")]
+        for member in ("hosts", "nestedHosts"):
+            names += response.get(member) or []
+        return frozenset(name.lower() for name in require_strings([name for name in names if name], site.resource))
+
+    def make_task_hub_setting_movable(self) -> None:
+        """Remove the task hub setting from the list of settings that stay with their slot. Raises AzureUnavailable.
+
+        `az functionapp config appsettings set --settings` does not remove a name from this list. The list is written as
+        a whole, so it is read first, with the names of connection strings and storage mounts in it.
+        """
+        resource = self._describe_resource(PRODUCTION)
+        permission = f"change which settings of {resource.description} stay with their slot"
+        resource = replace(resource, permission=f"{permission}. Give its identity the role Website Contributor")
+        options = {**self._find_site(PRODUCTION).options, "--query": "{id:id}"}
+        site_id = self._az.query("functionapp show", options, resource).get("id")
+        url = f"{site_id}/config/slotConfigNames?api-version={_SLOT_NAMES_API_VERSION}"
+        subscription = {"--subscription": self.target.subscription}
+        response = self._az.query("rest", {**subscription, "--method": "get", "--url": url}, resource)
+        properties = response.get("properties")
+        if not isinstance(properties, dict):
+            raise AzureUnavailable(f"az printed unexpected JSON about {resource.description}. Update az.")
+        names = [
+            name
+            for name in require_strings(properties.get("appSettingNames") or [], resource)
+            if not _equals_ignoring_case(name, self.target.task_hub_setting)
+        ]
+        self._az.change_by_file(
+            "rest",
+            {**subscription, "--method": "put", "--url": url},
+            ("--body", {"properties": {**properties, "appSettingNames": names}}),
+            resource,
+            timeout_seconds=CHANGE_TIMEOUT_SECONDS,
+        )
 
     def is_task_hub_setting_sticky(self) -> bool:
         """Whether the setting with the task hub name stays with its slot at a swap. Raises AzureUnavailable.
@@ -77,10 +138,10 @@ class DeploymentSlots:
         response = self._az.query(
             "resource show",
             {
-                "--subscription": self._target.subscription,
-                "--resource-group": self._target.resource_group,
+                "--subscription": self.target.subscription,
+                "--resource-group": self.target.resource_group,
                 "--namespace": "Microsoft.Web",
-                "--parent": f"sites/{self._target.function_app}",
+                "--parent": f"sites/{self.target.function_app}",
                 "--resource-type": "config",
                 "--name": "slotConfigNames",
                 "--api-version": _SLOT_NAMES_API_VERSION,
@@ -92,7 +153,7 @@ class DeploymentSlots:
         if names is None:
             return False
         return any(
-            _equals_ignoring_case(name, self._target.task_hub_setting) for name in require_strings(names, resource)
+            _equals_ignoring_case(name, self.target.task_hub_setting) for name in require_strings(names, resource)
         )
 
     def _find_site(self, slot: str) -> Site:
@@ -100,16 +161,16 @@ class DeploymentSlots:
         if not is_valid_name("slot", slot):
             raise AzureUnavailable(f"{slot!r} is not a valid name of a slot: {_SLOT_NAME_RULE}. Check --slot.")
         return Site(
-            resource_group=self._target.resource_group,
-            function_app=self._target.function_app,
+            resource_group=self.target.resource_group,
+            function_app=self.target.function_app,
             slot=None if _equals_ignoring_case(slot, PRODUCTION) else slot,
-            subscription=self._target.subscription,
+            subscription=self.target.subscription,
             resource=self._describe_resource(slot),
         )
 
     def _describe_slot(self, slot: str) -> str:
         """The slot in a message, with its function app and resource group."""
-        app = f"function app {self._target.function_app!r} in resource group {self._target.resource_group!r}"
+        app = f"function app {self.target.function_app!r} in resource group {self.target.resource_group!r}"
         return app if _equals_ignoring_case(slot, PRODUCTION) else f"slot {slot!r} of {app}"
 
     def _describe_resource(self, slot: str) -> AzureResource:
@@ -161,6 +222,19 @@ def parse_swap_command(command: Sequence[str], task_hub_setting: str) -> tuple[F
         subscription=arguments.subscription,
     )
     return target, arguments.slot
+
+
+def build_swap_command_line(target: FunctionAppTarget, slot: str) -> list[str]:
+    """The command that swaps this slot with production."""
+    options = {
+        "--resource-group": target.resource_group,
+        "--name": target.function_app,
+        "--slot": slot,
+        "--subscription": target.subscription,
+    }
+    words = [word for option, value in options.items() if value is not None for word in (option, value)]
+    # `which` finds az.cmd on Windows. Starting "az" does not.
+    return [shutil.which("az") or "az", "functionapp", "deployment", "slot", "swap", *words]
 
 
 class _ArgumentError(Exception):

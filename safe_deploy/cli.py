@@ -16,29 +16,38 @@ from safe_deploy.ci import Terminal, detect_ci_system
 from safe_deploy.commands.administer import administer_commands
 from safe_deploy.commands.deploy import deploy_commands
 from safe_deploy.commands.diagnose import diagnose_commands
+from safe_deploy.commands.explain import explain_commands
+from safe_deploy.commands.init import init_commands
 from safe_deploy.commands.inspect import inspect_commands
+from safe_deploy.commands.observe import observe_commands
+from safe_deploy.commands.policy import policy_commands
+from safe_deploy.commands.quarantine import quarantine_commands
 from safe_deploy.commands.quiesce import quiesce_commands
+from safe_deploy.commands.register import register_commands
 from safe_deploy.commands.release import release_commands
+from safe_deploy.commands.rollout import rollout_commands
 from safe_deploy.commands.router import router_commands
+from safe_deploy.commands.task_hubs import task_hub_commands
 from safe_deploy.errors import CommandError, ExitCode
+from safe_deploy.next_steps import append_next_step
 from safe_deploy.sanitization import sanitize_line
 
-_INTERRUPTED_EXIT_CODE = 130
-"""What Typer returns after Ctrl-C."""
+_PROGRAM = "safe-deploy"
+"""How usage and completion scripts name the program, also if it runs as `python -m safe_deploy`."""
 
 cli = typer.Typer(
-    name="safe-deploy",
+    name=_PROGRAM,
     help="Deploy Azure Durable Functions only when nothing runs on the slot's task hub.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
-def _print_version(requested: object) -> None:
-    """Print the version of the installed package, and end."""
-    if not requested:
+def _print_version(context: typer.Context, requested: object) -> None:
+    """Print the version of the installed package, and end. Shell completion parses the option without running it."""
+    if not requested or context.resilient_parsing:
         return
     try:
         print(f"safe-deploy {version('safe-deploy')}")
@@ -58,11 +67,19 @@ def shared_options(
 
 
 for command_group in (
+    init_commands,
     deploy_commands,
     release_commands,
+    rollout_commands,
+    observe_commands,
     inspect_commands,
+    register_commands,
+    policy_commands,
     administer_commands,
+    task_hub_commands,
+    quarantine_commands,
     diagnose_commands,
+    explain_commands,
     router_commands,
     quiesce_commands,
 ):
@@ -76,12 +93,15 @@ def main() -> NoReturn:
             # An encoding without a character is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli(standalone_mode=False)
+        # After Ctrl-C, Typer returns 130, and raises nothing.
+        code = cli(prog_name=_PROGRAM, standalone_mode=False)
     except CommandError as error:
-        is_unknown_app = error.problem_code == "AppNotFound"
-        hint = ". Register the task hub in production: safe-deploy register" if is_unknown_app else ""
-        _print_error(f"{error.message}{hint}")
+        _print_error(append_next_step(error.message, error.problem_code), error.summary)
         sys.exit(error.exit_code)
+    except UnicodeEncodeError:
+        # Python decodes arguments and variables that are not UTF-8 to lone surrogates, which no request can carry.
+        _print_error("an option or variable has bytes that are not UTF-8. Check how the command line is made")
+        sys.exit(ExitCode.USAGE)
     except Exception as error:  # noqa: BLE001  # the last resort: the error is printed with its traceback
         # Typer vendors click, so the class of a usage error has no public name.
         if hasattr(error, "format_message"):
@@ -92,9 +112,8 @@ def main() -> NoReturn:
         _print_traceback(error)
         _print_error(f"unexpected error {type(error).__name__}: the log of this step has the traceback")
         sys.exit(ExitCode.FAILURE)
-    if code == _INTERRUPTED_EXIT_CODE:
+    if code == ExitCode.INTERRUPTED:
         _print_error("stopped")
-        sys.exit(ExitCode.FAILURE)
     sys.exit(code)
 
 
@@ -120,9 +139,10 @@ def _print_traceback(error: BaseException) -> None:
     sys.stderr.write(f"{sanitize_line(f'{type(error).__name__}: {error}')}\n")
 
 
-def _print_error(message: str) -> None:
-    """Print an error on one line to the terminal, or as an annotation of the CI system's run."""
+def _print_error(message: str, summary: str | None = None) -> None:
+    """Print an error on one line to the terminal, or as an annotation of the CI system's run. A terminal gets the
+    summary, if there is one."""
     ci = detect_ci_system(os.environ, sys.stderr)
     if isinstance(ci, Terminal):
-        sys.stderr.write(f"error: {sanitize_line(message)}\n")
+        sys.stderr.write(f"error: {sanitize_line(summary or message)}\n")
     ci.error(message)

@@ -1,27 +1,20 @@
-"""The state server over HTTP: one method an operation. Retries while the server restarts or is busy, and turns problem
-documents into the errors of `errors.py`.
+"""The state server over HTTP: one method an operation. Problem documents become the errors of `errors.py`."""
 
-A request that was cut off is sent again, because every change is safe to repeat.
-"""
-
-import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 
 from safe_deploy.addresses import is_on_this_machine
-from safe_deploy.errors import ServerUnavailable, UsageError
-from safe_deploy.server_responses import (
-    MAX_BACKOFF_SECONDS,
-    describe_unavailability,
-    parse_object,
-    parse_problem,
-    parse_retry_after,
-    require_success,
-)
+from safe_deploy.connection import Request, ServerConnection
+from safe_deploy.errors import CommandError, ConflictError, NotAllowed, UsageError
+from safe_deploy.server_responses import parse_object
+from safe_deploy.unknown_apps import describe_apps_of_key, describe_unknown_app
 
 RETRY_SECONDS = 120
 """How long one request is retried. A server that restarts, or that starts from zero instances, answers by then."""
@@ -29,11 +22,12 @@ RETRY_SECONDS = 120
 RESPONSE_TIMEOUT_SECONDS = 200
 """How long a response may take: the server reads a task hub for up to 60 s, after it has waited for up to 120 s."""
 
-_CONNECT_TIMEOUT_SECONDS = 10
 _ROUTING_TIMEOUT_SECONDS = 10
 """How long the response with a routing document may take after the time that the server waits."""
 
-_RETRYABLE_STATUS_CODES = frozenset({429, 502, 503, 504})
+_MAX_LISTED_APPS = 1000
+"""Names among which one that is close to an unknown name is looked for: those of one page."""
+
 Json = dict[str, Any]
 
 
@@ -48,15 +42,6 @@ class PipelineCaller:
         """The headers by which the audit log names the caller. Unknown parts are left out."""
         headers = {"X-Actor": self.actor, "X-Run-Url": self.run_url}
         return {name: value for name, value in headers.items() if value}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    method: str
-    path: str
-    body: Json | None = None
-    query: Mapping[str, Any] | None = None
-    headers: Mapping[str, str] | None = None
 
 
 def normalize_server_url(text: str) -> str:
@@ -80,6 +65,18 @@ def normalize_server_url(text: str) -> str:
 def is_unencrypted(url: str) -> bool:
     """Whether a key would cross a network in plain text."""
     return urlsplit(url).scheme == "http" and not is_on_this_machine(url)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingResponse:
+    """The response to GetRouting.
+
+    - `document`: the routing document and its ETag; None if it still has the ETag that the caller knows.
+    - `server_time`: the time by which the server decides when visitors have left a release.
+    """
+
+    document: tuple[Json, str] | None
+    server_time: datetime
 
 
 class StateServerClient:
@@ -109,20 +106,14 @@ class StateServerClient:
         self.app = app
         self.caller = caller
         self.app_path = f"/api/apps/{quote(app, safe='')}"
-        self._report = report
         self._retry_seconds = RETRY_SECONDS if retry_seconds is None else retry_seconds
-        try:
-            # Redirects are not followed, because they would send the key to another server. Certificates are loaded
-            # only for https, because loading them is slow.
-            self._http = httpx.Client(base_url=self.url, headers=headers, verify=self.url.startswith("https:"))
-        except (httpx.InvalidURL, UnicodeError, ValueError):
-            raise UsageError("--server is not a valid URL") from None
+        self._connection = ServerConnection(self.url, headers, report)
 
     def __enter__(self) -> "StateServerClient":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._http.close()
+        self._connection.close()
 
     def get_staging_status(
         self,
@@ -137,7 +128,7 @@ class StateServerClient:
         sends the request once."""
         query = {"slot": slot, "wait": wait_seconds, "verify": verify}
         response = self._send_with_retries(
-            _Request(method="GET", path=f"{self.app_path}/staging", query=query),
+            Request(method="GET", path=f"{self.app_path}/staging", query=query),
             retry_seconds=retry_seconds,
             response_timeout_seconds=response_timeout_seconds,
         )
@@ -145,14 +136,42 @@ class StateServerClient:
 
     def get_app(self, *, retry_seconds: float | None = None) -> tuple[Json, str]:
         """The app and its ETag."""
-        response = self._send_with_retries(_Request(method="GET", path=self.app_path), retry_seconds=retry_seconds)
-        return parse_object(response), response.headers.get("ETag", "")
+        response = self._send_with_retries(Request(method="GET", path=self.app_path), retry_seconds=retry_seconds)
+        return _parse_with_etag(response)
 
-    def put_app(self, body: Json) -> Json:
-        return self.request_json("PUT", self.app_path, body)
+    def put_app(self, body: Json, *, etag: str | None) -> Json:
+        """Change the app if it still has `etag`; with None, create it. Raises ConflictError with the code
+        PreconditionFailed if it has another one, or exists. This also happens if the response to a first attempt was
+        lost: the change may have been made."""
+        condition = {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
+        return self.request_json("PUT", self.app_path, body, headers=condition)
 
-    def post_staging(self, body: Json) -> Json:
-        return self.request_json("POST", f"{self.app_path}/staging", body)
+    def post_staging(self, body: Json, *, create: bool = False) -> Json:
+        """Stage a task hub. Raises CommandError with the code AppNotFound for an app that the server does not know,
+        unless `create`."""
+        try:
+            condition = None if create else {"If-Match": "*"}
+            return self.request_json("POST", f"{self.app_path}/staging", body, headers=condition)
+        except ConflictError as error:
+            if error.problem_code != "PreconditionFailed":
+                raise
+            raise self.build_unknown_app_error() from error
+
+    def list_apps(self, top: int, token: str | None = None, *, retry_seconds: float | None = None) -> Json:
+        """A page of the apps that the key may see, by name."""
+        request = Request(method="GET", path="/api/apps", query={"top": top, "continuationToken": token})
+        return parse_object(self._send_with_retries(request, retry_seconds=retry_seconds))
+
+    def build_unknown_app_error(self) -> CommandError:
+        """The error for an app that the server does not know, with the names that are close."""
+        message = describe_unknown_app(self.app, self._list_app_names())
+        return CommandError(f"AppNotFound: {message}", {"code": "AppNotFound", "app": self.app})
+
+    def _list_app_names(self) -> list[str]:
+        """Names of the apps that the key may see; none if they cannot be listed now."""
+        with suppress(CommandError):
+            return [app["app"] for app in self.list_apps(_MAX_LISTED_APPS, retry_seconds=0)["apps"]]
+        return []
 
     def delete_staging(self, task_hub: str, slot: str) -> Json:
         """Give up the open deployment of this task hub into the slot."""
@@ -160,15 +179,19 @@ class StateServerClient:
 
     def post_swap(
         self, task_hub: str, *, slot: str, outcome: str | None, rollback: bool = False, etag: str | None = None
-    ) -> Json:
-        """Record a swap. Returns the app.
+    ) -> tuple[Json, str]:
+        """Record a swap. Returns the app and its ETag.
 
         `outcome` is Pending, Done or Failed; None records a completed swap in one step. With `etag`, raises
-        ConflictError if the app has changed.
+        ConflictError with the code PreconditionFailed if the app has another one. This also happens if the response to
+        a first attempt was lost: the swap may be recorded.
         """
         body: Json = {"taskHub": task_hub, "slot": slot, "rollback": rollback}
         body |= {"outcome": outcome} if outcome else {}
-        return self.request_json("POST", f"{self.app_path}/swap", body, headers={"If-Match": etag} if etag else None)
+        headers = {"If-Match": etag} if etag else None
+        request = Request(method="POST", path=f"{self.app_path}/swap", body=body, headers=headers)
+        response = self._send_with_retries(request)
+        return _parse_with_etag(response)
 
     def post_cleanup(self, *, dry_run: bool, delete_task_hubs: bool) -> Json:
         """Remove the records of drained, retired task hubs, and with `delete_task_hubs` the task hubs at their provider
@@ -200,15 +223,27 @@ class StateServerClient:
         """The verdict: may this release be removed? The parameters are those of `get_staging_status`."""
         query = {"wait": wait_seconds, "verify": verify}
         response = self._send_with_retries(
-            _Request(method="GET", path=f"{self._release_path(version)}/status", query=query),
+            Request(method="GET", path=f"{self._release_path(version)}/status", query=query),
             retry_seconds=retry_seconds,
             response_timeout_seconds=response_timeout_seconds,
         )
         return parse_object(response)
 
-    def delete_release(self, version: str, *, outcome: str) -> Json:
-        """Record a step of a release's removal. `outcome` is Pending, Done or Failed. Returns the app."""
-        return self.request_json("DELETE", self._release_path(version), query={"outcome": outcome})
+    def delete_release(self, version: str, *, outcome: str, etag: str) -> tuple[Json, str]:
+        """Record a step of a release's removal if the app still has `etag`. `outcome` is Pending, Done or Failed.
+        Returns the app and its ETag.
+
+        Raises ConflictError with the code PreconditionFailed if the app has another one. This also happens if the
+        response to a first attempt was lost: the step may be on record.
+        """
+        request = Request(
+            method="DELETE",
+            path=self._release_path(version),
+            query={"outcome": outcome},
+            headers={"If-Match": etag},
+        )
+        response = self._send_with_retries(request)
+        return _parse_with_etag(response)
 
     def _release_path(self, version: str) -> str:
         return f"{self.app_path}/releases/{quote(version, safe='')}"
@@ -223,16 +258,16 @@ class StateServerClient:
 
     def read_routing(self) -> tuple[Json, str]:
         """The routing document and its ETag. It holds tokens, which must not be printed."""
-        response = self._send_with_retries(_Request(method="GET", path=f"{self.app_path}/routing"))
-        return parse_object(response), response.headers.get("ETag", "")
+        response = self._send_with_retries(Request(method="GET", path=f"{self.app_path}/routing"))
+        return _parse_with_etag(response)
 
-    def get_routing(self, *, wait_seconds: int, etag: str | None, router: str | None) -> tuple[Json, str] | None:
-        """The routing document and its ETag, for a router; None if it still has `etag` after `wait_seconds`.
+    def get_routing(self, *, wait_seconds: int, etag: str | None, router: str | None) -> RoutingResponse:
+        """The routing document, for a router, unless it still has `etag` after `wait_seconds`.
 
         With `router`, the request acknowledges that this router routes by the document of `etag`. Sends the request
         once. Raises the errors of `errors.py`.
         """
-        request = _Request(
+        request = Request(
             method="GET",
             path=f"{self.app_path}/routing",
             query={"wait": wait_seconds, "router": router},
@@ -240,16 +275,63 @@ class StateServerClient:
         )
         timeout_seconds = wait_seconds + _ROUTING_TIMEOUT_SECONDS
         response = self._send_with_retries(request, retry_seconds=0, response_timeout_seconds=timeout_seconds)
-        return None if response.status_code == 304 else (parse_object(response), response.headers.get("ETag", ""))
+        server_time = _parse_server_time(response)
+        if response.status_code == 304:
+            return RoutingResponse(None, server_time)
+        return RoutingResponse(_parse_with_etag(response), server_time)
+
+    def get_rollout(self, *, retry_seconds: float | None = None) -> Json:
+        """The app's rollout that is in progress, or the last one. Raises CommandError with the code RolloutNotFound if
+        there was none."""
+        request = Request(method="GET", path=f"{self.app_path}/rollout")
+        return parse_object(self._send_with_retries(request, retry_seconds=retry_seconds))
+
+    def put_rollout(self, body: Json, *, etag: str) -> Json:
+        """Begin a rollout if the app still has `etag`. Returns it.
+
+        Raises ConflictError with the code PreconditionFailed if it has another one. This also happens if the response
+        to a first attempt was lost: the rollout may have begun.
+        """
+        return self.request_json("PUT", f"{self.app_path}/rollout", body, headers={"If-Match": etag})
+
+    def post_rollout(self, action: str, body: Json, *, etag: str, retry_seconds: float | None = None) -> Json:
+        """Change the rollout if the app still has `etag`: `action` is pause, resume, abort, finish or confirm. Returns
+        the rollout. Raises ConflictError as `put_rollout` does."""
+        headers = {"If-Match": etag}
+        request = Request(method="POST", path=f"{self.app_path}/rollout/{action}", body=body, headers=headers)
+        return parse_object(self._send_with_retries(request, retry_seconds=retry_seconds))
+
+    def advance_rollout(self) -> Json:
+        """Let the server evaluate the rollout that is in progress, as it does by itself. Returns it,
+        or the last one."""
+        return self.request_json("POST", f"{self.app_path}/rollout/advance", {})
+
+    def get_rollout_health(self, *, candidate: str | None, baseline: str | None, since: str | None) -> Json:
+        """How the instances of the candidate end, compared with those of the baseline. Without names and time, those
+        of the rollout."""
+        query = {"candidate": candidate, "baseline": baseline, "since": since}
+        return self.request_json("GET", f"{self.app_path}/health", query=query)
+
+    def get_timeline(self, task_hub: str, query: Mapping[str, Any]) -> Json:
+        """Started and ended instances of a task hub over time. `query` has from, to, step and functionName."""
+        return self.request_json("GET", f"{task_hub_path(task_hub)}/timeline", query=query)
 
     def post_waiver(self, body: Json) -> Json:
         return self.request_json("POST", f"{self.app_path}/waivers", body)
 
+    def read_clock(self) -> datetime | None:
+        """The time at the server, in whole seconds; None if its response does not say."""
+        response = self._send_with_retries(Request(method="GET", path="/api/health"))
+        try:
+            return parsedate_to_datetime(response.headers.get("Date", "")).astimezone(UTC)
+        except ValueError:
+            return None
+
     def get_task_hub(self, task_hub: str) -> Json:
-        return self.request_json("GET", f"/api/taskhubs/{quote(task_hub, safe='')}")
+        return self.request_json("GET", task_hub_path(task_hub))
 
     def list_instances(self, task_hub: str, query: Mapping[str, Any]) -> Json:
-        return self.request_json("GET", f"/api/taskhubs/{quote(task_hub, safe='')}/instances", query=query)
+        return self.request_json("GET", f"{task_hub_path(task_hub)}/instances", query=query)
 
     def request_json(
         self,
@@ -262,68 +344,54 @@ class StateServerClient:
     ) -> Json:
         """Send a request, retry it while the server is unavailable, and return the response's JSON object. Raises the
         errors of `errors.py`."""
-        request = _Request(method=method, path=path, body=body, query=query, headers=headers)
+        request = Request(method=method, path=path, body=body, query=query, headers=headers)
         return parse_object(self._send_with_retries(request))
 
     def _send_with_retries(
         self,
-        request: _Request,
+        request: Request,
         *,
         retry_seconds: float | None = None,
         response_timeout_seconds: float = RESPONSE_TIMEOUT_SECONDS,
     ) -> httpx.Response:
         """The first response that is not a temporary failure. `retry_seconds` None: as the client was created with."""
-        deadline = time.monotonic() + (self._retry_seconds if retry_seconds is None else retry_seconds)
-        attempt = 0
-        while True:
-            try:
-                response = self._send(request, response_timeout_seconds)
-                if response.status_code not in _RETRYABLE_STATUS_CODES:
-                    return require_success(response, self.url)
-                failure = ServerUnavailable(describe_unavailability(response), parse_problem(response))
-                failure.retry_after_seconds = parse_retry_after(response)
-            except httpx.RequestError as error:
-                failure = ServerUnavailable(
-                    f"the server {self.url} cannot be reached: {_describe_request_error(error)}"
-                )
-            pause_seconds = max(min(2.0**attempt, MAX_BACKOFF_SECONDS), failure.retry_after_seconds)
-            if time.monotonic() + pause_seconds >= deadline:
-                raise failure
-            self._report(f"{failure.message}; trying again")
-            time.sleep(pause_seconds)
-            attempt += 1
-
-    def _send(self, request: _Request, response_timeout_seconds: float) -> httpx.Response:
-        """Send once and read the whole response within `response_timeout_seconds`. httpx's own timeout starts anew
-        with every part of a response."""
-        timeout = httpx.Timeout(
-            response_timeout_seconds, connect=min(response_timeout_seconds, _CONNECT_TIMEOUT_SECONDS)
-        )
-        http_request = self._http.build_request(
-            request.method,
-            request.path,
-            json=request.body,
-            params={name: value for name, value in (request.query or {}).items() if value is not None},
-            headers=request.headers,
-            timeout=timeout,
-        )
-        deadline = time.monotonic() + response_timeout_seconds
-        response = self._http.send(http_request, stream=True)
         try:
-            body_bytes = b""
-            for part in response.iter_raw():
-                body_bytes += part
-                if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout("the response takes too long", request=http_request)
-        finally:
-            response.close()
-        return httpx.Response(response.status_code, headers=response.headers, content=body_bytes, request=http_request)
+            return self._connection.send(
+                request,
+                retry_seconds=self._retry_seconds if retry_seconds is None else retry_seconds,
+                response_timeout_seconds=response_timeout_seconds,
+            )
+        except NotAllowed as error:
+            # The server does not say to a key that is bound to apps whether another one exists.
+            if "requestedApp" not in error.problem or not (names := self._list_app_names()):
+                raise
+            raise NotAllowed(describe_apps_of_key(error.message, self.app, names), error.problem) from error
+        except CommandError as error:
+            if error.problem_code != "AppNotFound":
+                raise
+            raise self.build_unknown_app_error() from error
+
+
+def task_hub_path(task_hub: str) -> str:
+    """The path of a task hub's operations."""
+    return f"/api/taskhubs/{quote(task_hub, safe='')}"
+
+
+def _parse_with_etag(response: httpx.Response) -> tuple[Json, str]:
+    """The JSON object in a response, and its ETag; empty if a proxy has removed the ETag."""
+    return parse_object(response), response.headers.get("ETag", "")
+
+
+def _parse_server_time(response: httpx.Response) -> datetime:
+    """The time of the server in its response to GetRouting. Raises CommandError without one."""
+    try:
+        return datetime.fromisoformat(response.headers.get("X-Server-Time", "")).astimezone(UTC)
+    except ValueError:
+        raise CommandError(
+            "the response to GetRouting does not say the time of the server (header X-Server-Time). Update the server "
+            "to the version of safe-deploy, and let no proxy remove the header"
+        ) from None
 
 
 def _is_printable_ascii(text: str) -> bool:
     return text.isascii() and text.isprintable()
-
-
-def _describe_request_error(error: httpx.RequestError) -> str:
-    """The error's first line. httpx puts URLs into it, but never headers."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

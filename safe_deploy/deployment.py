@@ -6,10 +6,13 @@ Every step is safe to repeat, so running the sequence again continues it, wherev
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from safe_deploy.azure_slots import PRODUCTION, DeploymentSlots
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.errors import CommandError, ConflictError, NotReady
+from safe_deploy.durations import format_duration
+from safe_deploy.errors import CommandError, ConflictError, Interrupted, NotReady, TimedOut
+from safe_deploy.rollouts.remaining_share import describe_remaining_share
 from safe_deploy.side_by_side.app_state import SIDE_BY_SIDE
 from safe_deploy.slot_task_hubs import ObservedSlots, RecordedSlots, is_same_task_hub
 from safe_deploy.subprocesses import Command, SignalGuard
@@ -22,7 +25,7 @@ from safe_deploy.waiting import PollOptions, wait_until_ready
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagingRequest:
-    """The body of PostStaging."""
+    """The body of PostStaging. With `create`, an app that the server does not know is created."""
 
     task_hub: str
     version: str | None = None
@@ -30,6 +33,7 @@ class StagingRequest:
     force: bool = False
     take_over: bool = False
     reason: str | None = None
+    create: bool = False
 
     def to_json(self) -> Json:
         """The body of PostStaging."""
@@ -57,7 +61,7 @@ def stage(
     """
     if deployment_slots is not None:
         _require_slots_match(server, staging, deployment_slots, report)
-    return server.post_staging(staging.to_json())
+    return server.post_staging(staging.to_json(), create=staging.create)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +85,8 @@ class Deployment:
 
     def run(self) -> Json:
         """Wait, stage, deploy and swap, or continue where an earlier attempt stopped. Returns the app."""
-        app, _ = self.server.get_app()
-        recorded = self._read_recorded_slots(app)
+        app, etag = self.server.get_app()
+        recorded = self._read_recorded_slots(app, etag)
         if self._is_own_swap_of_another_hub_pending(recorded):
             with self.guard:
                 app = self.swap_executor.finish_interrupted_swap(recorded)
@@ -101,9 +105,9 @@ class Deployment:
         with self.guard:
             return self._deploy_and_swap()
 
-    def _read_recorded_slots(self, app: Json) -> RecordedSlots:
+    def _read_recorded_slots(self, app: Json, etag: str = "") -> RecordedSlots:
         """What the server has recorded of production and of the slot that is staged."""
-        return RecordedSlots.from_app(app, self.staging.slot, self.server.url)
+        return RecordedSlots.from_app(app, self.staging.slot, self.server.url, etag=etag)
 
     def _is_own_swap_of_another_hub_pending(self, recorded: RecordedSlots) -> bool:
         """Whether an earlier attempt of this run, with another task hub name, was interrupted in its swap."""
@@ -122,7 +126,7 @@ class Deployment:
         except CommandError as error:
             raise type(error)(f"{error.message}. {self._abandon()}") from error
         if result.interrupted:
-            raise CommandError(
+            raise Interrupted(
                 f"the deploy command {result} after a request to stop. The deployment stays open, because Azure may "
                 "continue it. Run safe-deploy deploy again, or let the next run take over with --take-over"
             )
@@ -153,11 +157,20 @@ class Deployment:
             except (NotReady, ConflictError) as error:
                 # An orchestration or another run may have started since the verdict. Both end by themselves.
                 is_temporary = isinstance(error, NotReady) or error.problem_code == "DeploymentInProgress"
-                if not is_temporary or time.monotonic() >= deadline:
+                if not is_temporary:
                     raise
+                if time.monotonic() >= deadline:
+                    raise self._describe_end(error) from error
                 waits_first = True
                 self.report(f"{error.message}; waiting")
                 time.sleep(min(self.polling.interval_seconds, max(0.0, deadline - time.monotonic())))
+
+    def _describe_end(self, error: CommandError) -> CommandError:
+        """What a refusal means when the time is up. A slot that is not ready has then the exit code of every wait."""
+        if not isinstance(error, NotReady):
+            return error
+        within = format_duration(timedelta(seconds=self.wait_seconds))
+        return TimedOut(f"slot {self.staging.slot} was not ready within {within}: {error.message}", error.problem)
 
     def _is_own_deployment(self, app: Json) -> bool:
         """Whether this run has the deployment of this task hub open already."""
@@ -175,18 +188,21 @@ def _require_slots_match(
     deployment_slots: DeploymentSlots,
     report: Callable[[str], None],
 ) -> None:
-    """The slots in Azure must be those that the server's verdict covers. Raises ConflictError and AzureUnavailable."""
+    """The slots in Azure must be those that the server's verdict covers, and get visitors only as the server knows.
+    Raises ConflictError and AzureUnavailable."""
     if deployment_slots.is_task_hub_setting_sticky():
         raise ConflictError(STICKY_SETTING_MESSAGE)
     try:
         app, _ = server.get_app()
     except CommandError as error:
-        if error.problem_code != "AppNotFound":
+        if error.problem_code != "AppNotFound" or not staging.create:
             raise
         app = {"app": server.app, "slots": {}}
     recorded = RecordedSlots.from_app(app, staging.slot, server.url)
     observed = ObservedSlots(deployment_slots.get_task_hub(PRODUCTION), deployment_slots.get_task_hub(staging.slot))
-    mismatch = find_staging_mismatch(recorded, observed, task_hub=staging.task_hub)
+    mismatch = find_staging_mismatch(recorded, observed, task_hub=staging.task_hub) or describe_remaining_share(
+        app, staging.slot, deployment_slots
+    )
     if mismatch is None:
         return
     if not staging.force:

@@ -2,10 +2,12 @@
 
 CommandError            1  failure: the command did not succeed, for a reason that has no code of its own
 | UsageError            2  the command line is invalid or contradicts itself
-| NotReady              3  the slot's task hub has not drained, or the server cannot verify that it has
+| NotReady              3  not drained, or not verified; the rollout is paused; the candidate is not healthy
 | NotAllowed            4  the key is missing, unknown, or does not permit the operation
-| TimedOut              5  the slot was not ready within --timeout
+| TimedOut              5  the slot was not ready, or the rollout has not ended, within --timeout
 | ConflictError         6  the request contradicts the server's records, Azure, or another run
+| Interrupted         130  Ctrl-C, or the CI system, stopped the command, and no swap is left pending
+| ServerNotFound        1  there is no server at the address, or this machine cannot find it
 | ServerUnavailable     1  the server cannot be reached, or cannot answer at the moment
 """
 
@@ -24,6 +26,7 @@ class ExitCode(IntEnum):
     NOT_ALLOWED = 4
     TIMED_OUT = 5
     CONFLICT = 6
+    INTERRUPTED = 130
 
 
 class CommandError(Exception):
@@ -31,6 +34,8 @@ class CommandError(Exception):
     empty if the error does not come from the server."""
 
     exit_code = ExitCode.FAILURE
+    summary: str | None = None
+    """What is printed in place of `message` below a result that says the same. Annotations of a run have `message`."""
 
     def __init__(self, message: str, problem: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -48,7 +53,10 @@ class UsageError(CommandError):
 
 
 class NotReady(CommandError):
+    """`verdict` is the last verdict of a wait that was of no use; None where nothing was waited for."""
+
     exit_code = ExitCode.NOT_READY
+    verdict: dict[str, Any] | None = None
 
 
 class NotAllowed(CommandError):
@@ -63,7 +71,22 @@ class TimedOut(CommandError):
 
 
 class ConflictError(CommandError):
+    """`is_repeated`: the request was sent more than once, so an earlier attempt may be what it conflicts with."""
+
     exit_code = ExitCode.CONFLICT
+    is_repeated = False
+
+
+class Interrupted(CommandError):
+    """A signal, such as SIGTERM, stopped the command after the request or subprocess in progress had ended."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class ServerNotFound(CommandError):
+    """No request has reached a server, and the reason is none that passes by itself."""
+
+    retry_after_seconds: float = 0
 
 
 class ServerUnavailable(CommandError):

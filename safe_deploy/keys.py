@@ -41,11 +41,17 @@ def create_key(*, name: str, role: KeyRole, apps: list[str]) -> CreatedKey:
     key_name = name or "-".join([role, *apps])[:64]
     if not _KEY_NAME_PATTERN.fullmatch(key_name):
         raise UsageError("--name takes 1 to 64 letters, digits, dots, underscores and hyphens")
-    if not all(_APP_NAME_PATTERN.fullmatch(app) for app in apps):
-        raise UsageError("--app takes the name of an app: 2 to 60 letters, digits and hyphens, no hyphen at either end")
+    for app in apps:
+        require_app_name(app)
     if apps and role is KeyRole.PUBLISHER:
         raise UsageError("a publisher's key cannot be bound to apps, because an event names no app. Omit --app")
     key = secrets.token_urlsafe(KEY_BYTES)
     binding = {"apps": apps} if apps else {}
     digest = hashlib.sha256(key.encode()).hexdigest()
     return CreatedKey(key, {"name": key_name, "role": role.value, **binding, "sha256": digest})
+
+
+def require_app_name(name: str) -> None:
+    """Raises UsageError for a name of an app that the server would refuse."""
+    if not _APP_NAME_PATTERN.fullmatch(name):
+        raise UsageError("--app takes the name of an app: 2 to 60 letters, digits and hyphens, no hyphen at either end")

@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import Parameter
 from typing import Any, get_type_hints
 
+from safe_deploy.durations import Seconds
 from safe_deploy.options import (
     ActorOption,
     AppOption,
@@ -21,10 +22,12 @@ from safe_deploy.options import (
     OutcomeOption,
     OutputFormat,
     OutputOption,
+    QuietOption,
     ReasonOption,
     ResourceGroupOption,
     RunUrlOption,
     ServerOption,
+    SlotOption,
     StabilizationOption,
     SwapCommandArgument,
     TakeOverOption,
@@ -35,17 +38,29 @@ from safe_deploy.options import (
 )
 from safe_deploy.swap_executor import STABILIZATION_SECONDS
 
+DRAIN_TIMEOUT = Seconds(3600)
+"""How long a slot or a release may take to drain."""
+
+_INTERVAL = Seconds(30)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommonOptions:
-    """The app and its server, the caller, and the format of the result."""
+class ServerOptions:
+    """The server, the caller, and the format of the result, for commands that are about no app."""
 
     server: ServerOption
-    app: AppOption
     key: KeyOption = ""
     output: OutputOption = OutputFormat.TABLE
+    quiet: QuietOption = False
     actor: ActorOption = ""
     run_url: RunUrlOption = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonOptions(ServerOptions):
+    """The app and its server, the caller, and the format of the result."""
+
+    app: AppOption
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +76,8 @@ class AzureOptions:
 class WaitingOptions:
     """How long to wait for Ready, and how to poll. Times are in seconds."""
 
-    timeout: TimeoutOption = 3600
-    interval: IntervalOption = 30
+    timeout: TimeoutOption = DRAIN_TIMEOUT
+    interval: IntervalOption = _INTERVAL
     verify: VerifyOption = VerificationMode.CACHED
 
 
@@ -82,6 +97,30 @@ class SwapOptions:
     command: SwapCommandArgument = None
     outcome: OutcomeOption = None
     stabilization_window: StabilizationOption = STABILIZATION_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSlotOptions:
+    """For a rollout into a slot: the slot, its Function App, and how it is swapped at the end.
+
+    An app with releases side by side needs none of them.
+    """
+
+    slot: SlotOption = "staging"
+    resource_group: ResourceGroupOption = ""
+    function_app: FunctionAppOption = ""
+    task_hub_setting: TaskHubSettingOption = "TASK_HUB"
+    command: SwapCommandArgument = None
+    stabilization_window: StabilizationOption = STABILIZATION_SECONDS
+
+    @property
+    def azure(self) -> AzureOptions:
+        """The options that name the Function App."""
+        return AzureOptions(
+            resource_group=self.resource_group,
+            function_app=self.function_app,
+            task_hub_setting=self.task_hub_setting,
+        )
 
 
 def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,7 +3,6 @@
 Options that several commands share are fields of an option group; see `option_groups.py`.
 """
 
-import math
 import os
 import sys
 from enum import StrEnum
@@ -12,14 +11,19 @@ from typing import Annotated
 import typer
 
 from safe_deploy.ci import detect_ci_system, report_warning
+from safe_deploy.durations import Seconds, duration_parser
 
-_MAX_SECONDS = 30 * 24 * 3600
+_MAX_WAIT = Seconds(30 * 24 * 3600)
 """30 days, longer than any job of a CI system."""
+
+DURATION = "DURATION"
+"""How --help calls a value such as `10m`."""
 
 
 class OutputFormat(StrEnum):
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
 class VerificationMode(StrEnum):
@@ -42,7 +46,8 @@ def environment_variable(name: str) -> str:
 def _warn_if_key_is_argument(context: typer.Context, key: str) -> str:
     """A callback of the option --key. Returns the key unchanged."""
     source = context.get_parameter_source("key")
-    if source is not None and source.name == "COMMANDLINE":
+    # Shell completion parses the options without running the command.
+    if source is not None and source.name == "COMMANDLINE" and not context.resilient_parsing:
         report_warning(
             detect_ci_system(os.environ, sys.stderr),
             sys.stderr,
@@ -50,13 +55,6 @@ def _warn_if_key_is_argument(context: typer.Context, key: str) -> str:
             "instead of --key, and replace this key if other people use this machine",
         )
     return key
-
-
-def _require_number(value: float) -> float:
-    """Refuse NaN, which passes every comparison with a limit."""
-    if math.isnan(value):
-        raise typer.BadParameter("it must be a number of seconds")
-    return value
 
 
 ServerOption = Annotated[
@@ -79,7 +77,16 @@ SlotOption = Annotated[
     str, typer.Option("--slot", envvar=environment_variable("SLOT"), help="Deployment slot of the new version.")
 ]
 OutputOption = Annotated[
-    OutputFormat, typer.Option("--output", envvar=environment_variable("OUTPUT"), help="Format of the result.")
+    OutputFormat, typer.Option("--output", "-o", envvar=environment_variable("OUTPUT"), help="Format of the result.")
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        envvar=environment_variable("QUIET"),
+        help="Print the result, warnings and errors, and neither progress nor next steps.",
+    ),
 ]
 ActorOption = Annotated[
     str,
@@ -171,32 +178,30 @@ TimeoutOption = Annotated[
     float,
     typer.Option(
         "--timeout",
-        min=0,
-        max=_MAX_SECONDS,
-        callback=_require_number,
+        parser=duration_parser(Seconds(0), _MAX_WAIT),
+        metavar=DURATION,
         envvar=environment_variable("TIMEOUT"),
-        help="How long to wait, in seconds.",
+        help="How long to wait, such as 90s, 10m or 2h.",
     ),
 ]
 StabilizationOption = Annotated[
     float,
     typer.Option(
         "--stabilization-window",
-        min=0,
-        max=_MAX_SECONDS,
-        callback=_require_number,
+        parser=duration_parser(Seconds(0), _MAX_WAIT),
+        metavar=DURATION,
         envvar=environment_variable("STABILIZATION_WINDOW"),
-        help="How long to watch Azure after a failed or interrupted swap before it is reverted, in seconds.",
+        help="How long to watch Azure after a failed or interrupted swap before it is reverted, such as 5m.",
     ),
 ]
 IntervalOption = Annotated[
     float,
     typer.Option(
         "--interval",
-        min=1,
-        max=120,
+        parser=duration_parser(Seconds(1), Seconds(120)),
+        metavar=DURATION,
         envvar=environment_variable("INTERVAL"),
-        help="How long one request waits at the server, in seconds.",
+        help="How long one request waits at the server, at most 2m.",
     ),
 ]
 VerifyOption = Annotated[
@@ -207,7 +212,16 @@ ReasonOption = Annotated[
     str,
     typer.Option("--reason", envvar=environment_variable("REASON"), show_default=False, help="For the audit log."),
 ]
+ReleaseOption = Annotated[
+    str, typer.Option("--release", show_default="the active one", help="Release whose task hub is shown.")
+]
 TopOption = Annotated[int, typer.Option("--top", min=1, max=1000, help="Maximum number of entries.")]
+ContinuationTokenOption = Annotated[
+    str,
+    typer.Option(
+        "--continuation-token", show_default=False, help="Go on after the page whose continuationToken this is."
+    ),
+]
 ForceOption = Annotated[
     bool,
     typer.Option(
@@ -238,12 +252,18 @@ DryRunOption = Annotated[
         "--dry-run", envvar=environment_variable("DRY_RUN"), help="Show what would be removed, and remove nothing."
     ),
 ]
+CreateOption = Annotated[bool, typer.Option("--create", help="Create the app if the server does not know it.")]
+"""Without a variable: a variable that is always set would create an app for every mistyped name."""
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Ask nothing: agree to every question, and take the defaults.")
+]
+"""Without a variable: a variable that is forgotten would agree to what no person has read."""
 WaitOption = Annotated[
     bool,
     typer.Option(
         "--wait",
         envvar=environment_variable("WAIT"),
-        help="Wait until the slot is ready, or releases have drained.",
+        help="Wait until the slot is ready, releases have drained, or the rollout has ended.",
     ),
 ]
 DeployCommandOption = Annotated[

@@ -28,12 +28,7 @@ class PromotionAction(Enum):
     """Enable the functions in the release that is to be active."""
 
 
-_PROMOTION_ORDERS = {
-    "gap": (PromotionAction.QUIESCE, PromotionAction.ROUTE, PromotionAction.UNQUIESCE),
-    "overlap": (PromotionAction.UNQUIESCE, PromotionAction.ROUTE, PromotionAction.QUIESCE),
-}
-
-_ROUTE_FIRST_ORDERS = {
+_ORDERS = {
     "gap": (PromotionAction.ROUTE, PromotionAction.QUIESCE, PromotionAction.UNQUIESCE),
     "overlap": (PromotionAction.ROUTE, PromotionAction.UNQUIESCE, PromotionAction.QUIESCE),
 }
@@ -47,14 +42,19 @@ def order_actions(quiesce_order: str, *, rollback: bool, had_traffic: bool) -> t
     - `overlap`: always some release runs the functions, and for a while two do. Neither app restarts with traffic: the
       new one restarts before it gets some, the old one after it has lost its traffic.
 
+    A promotion takes its first step on functions before it routes, and again after that: until the requests are
+    divided anew, another promotion can change the same functions. Taking it again has no effect otherwise.
+
     A rollback routes first. Visitors must leave a bad release within seconds, also if Azure does not answer.
 
     `had_traffic`: the release that is to be active had traffic before, so a retirement may be removing it at the same
     time. Its functions are enabled only after the server, which refuses a release that is being removed, has routed to
     it. Otherwise they could start work in a Function App that is deleted next.
     """
+    order = _ORDERS[quiesce_order]
     routes_first = rollback or (had_traffic and quiesce_order == "overlap")
-    return (_ROUTE_FIRST_ORDERS if routes_first else _PROMOTION_ORDERS)[quiesce_order]
+    # order[1] is the first step on functions.
+    return order if routes_first else (order[1], *order)
 
 
 class DeployedRelease(Protocol):

@@ -4,13 +4,17 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from textwrap import wrap
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from safe_deploy.command_words import use_command_words
+from safe_deploy.next_steps import format_reason, format_reasons
 from safe_deploy.sanitization import escape_markdown, sanitize_cells
 
 Json = Mapping[str, Any]
@@ -18,6 +22,12 @@ Rows = Sequence[Sequence[str]]
 
 _AGE_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 """Seconds and name of each unit, the largest first."""
+
+_UNLIMITED_WIDTH = 1_000_000
+"""Columns in which each table is measured, because Rich finds none wider than its console."""
+
+_DURATION_UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
+"""Seconds and name of a unit, and of the next smaller one."""
 
 _UNKNOWN = "unknown"
 """Instance and function of a start whose message cannot be read."""
@@ -31,19 +41,52 @@ def format_age(timestamp: str | None, now: datetime) -> str:
     """The time since `timestamp`, in the largest unit of which it is at least one."""
     if timestamp is None:
         return "never"
-    age_seconds = max(0, int((now - _parse_timestamp(timestamp)).total_seconds()))
-    unit_seconds, unit = next((unit for unit in _AGE_UNITS if age_seconds >= unit[0]), _AGE_UNITS[-1])
-    return f"{age_seconds // unit_seconds} {unit}"
+    return _format_seconds((now - parse_timestamp(timestamp)).total_seconds())
+
+
+def _format_seconds(seconds: float) -> str:
+    """A length of time in the largest unit of which it is at least one. Less than nothing is 0 s."""
+    whole_seconds = max(0, int(seconds))
+    unit_seconds, unit = next((unit for unit in _AGE_UNITS if whole_seconds >= unit[0]), _AGE_UNITS[-1])
+    return f"{whole_seconds // unit_seconds} {unit}"
+
+
+def format_remaining(timestamp: str, now: datetime) -> str:
+    """The time until `timestamp`, rounded to minutes: `1 d`, `23 h 59 min`, `45 s`."""
+    seconds = (parse_timestamp(timestamp) - now).total_seconds()
+    minutes = round(seconds / 60)
+    return format_seconds(minutes * 60 if minutes else seconds)
+
+
+def format_seconds(seconds: float, *, with_rest: bool = True) -> str:
+    """A duration for people: `45 s`, `2 min 5 s`, `3 h`, `1 d 2 h`. Without the rest in the largest unit alone."""
+    whole = max(0, int(seconds))
+    for unit_seconds, unit, part_seconds, part in _DURATION_UNITS:
+        if whole >= unit_seconds:
+            count, rest = divmod(whole, unit_seconds)
+            return f"{count} {unit}" + (f" {rest // part_seconds} {part}" if with_rest and rest >= part_seconds else "")
+    return f"{whole} s"
+
+
+def format_moment(timestamp: str, now: datetime) -> str:
+    """The time of day in UTC, with the date if it is another day than `now`."""
+    moment = parse_timestamp(timestamp)
+    return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def format_instant(timestamp: str) -> str:
+    """A time of the server in a message, without its fraction of a second: `2026-11-27 20:25:51 UTC`."""
+    return f"{parse_timestamp(timestamp):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def is_older(timestamp: str, now: datetime, age: timedelta) -> bool:
     """Whether `timestamp` is longer ago than this age."""
-    return now - _parse_timestamp(timestamp) > age
+    return now - parse_timestamp(timestamp) > age
 
 
 def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table for the console, with its cells sanitized."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -53,8 +96,48 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Rows) -> None:
-    """Print a table with sanitized cells."""
-    console.print(build_table(columns, rows))
+    """Print a table with sanitized cells, or a block of lines for each row if the table would break words, such as
+    instance ids, which people copy."""
+    table = build_table(columns, rows)
+    unlimited = console.options.update_width(_UNLIMITED_WIDTH)
+    measurement = Measurement.get(console, unlimited, table)
+    if measurement.minimum <= console.width:
+        if measurement.maximum > console.width:
+            _set_column_widths(console, table, console.width - measurement.minimum)
+        console.print(table)
+        return
+    for row in rows:
+        console.print()
+        for line in _format_block(columns, sanitize_cells(row), console.width):
+            console.print(line, soft_wrap=True)
+    console.print()
+
+
+def _set_column_widths(console: Console, table: Table, spare: int) -> None:
+    """Make each column as wide as its longest word, and divide `spare` columns of the console among those that need
+    more. Rich alone would shorten a column of long words while another one still has spaces to wrap at."""
+    wanted: list[tuple[int, int]] = []
+    for position, column in enumerate(table.columns):
+        sizes = [Measurement.get(console, console.options, cell) for cell in (column.header, *column.cells)]
+        column.width = max(size.minimum for size in sizes)
+        wanted.append((max(size.maximum for size in sizes) - column.width, position))
+    for number, (missing, position) in enumerate(sorted(wanted)):
+        extra = min(missing, spare // (len(wanted) - number))
+        column = table.columns[position]
+        column.width = (column.width or 0) + extra
+        spare -= extra
+
+
+def _format_block(columns: Sequence[str], cells: Sequence[str], width: int) -> list[Text]:
+    """A row of a table with a line for each cell that is not empty. Sentences are wrapped between words, and a longer
+    word is left to the terminal."""
+    label_width = max(map(len, columns)) + 2
+    lines: list[Text] = []
+    for column, cell in zip(columns, cells, strict=True):
+        parts = wrap(cell, max(width - label_width, 1), break_long_words=False, break_on_hyphens=False)
+        for number, part in enumerate(parts):
+            lines.append(Text(("" if number else column).ljust(label_width), style="bold") + Text(part))
+    return lines
 
 
 def format_markdown_table(columns: Sequence[str], rows: Rows) -> str:
@@ -69,8 +152,34 @@ def format_verdict(verdict: Json) -> str:
     slot = f"slot {verdict['slot']} ({_describe_content(verdict)})"
     if verdict["ready"]:
         return f"Ready: {slot}, by {_ASSURANCE_TEXTS[verdict['assurance']]}"
-    reasons = "; ".join(reason["message"] for reason in verdict["reasons"])
-    return f"NotReady: {slot}: {reasons}"
+    return f"NotReady: {slot}: {format_reasons(verdict['reasons'])}"
+
+
+def summarize_reasons(verdict: Json, now: datetime) -> str:
+    """What blocks, short enough for a line of a terminal: how many instances, and the oldest one with its age."""
+    if verdict["ready"]:
+        return format_verdict(verdict)
+    return "; ".join(_summarize_reason(reason, verdict, now) for reason in verdict["reasons"])
+
+
+def _summarize_reason(reason: Json, verdict: Json, now: datetime) -> str:
+    """A reason in a few words, or with its whole message where nothing shorter is known."""
+    starts = list_pending_starts(verdict)
+    if reason["code"] == "InstancesActive" and verdict["active"]:
+        oldest = verdict["active"][0]
+        more = "+" if verdict["activeCountIsLowerBound"] else ""
+        age = format_age(oldest["startedAt"], now)
+        name = f"{oldest['instanceId']} ({oldest['functionName']})"
+        return f"InstancesActive: {verdict['activeCount']}{more}, oldest {name} for {age}"
+    if reason["code"] == "StartsPending" and starts:
+        name = f"{starts[0]['instanceId'] or _UNKNOWN} ({starts[0]['functionName'] or _UNKNOWN})"
+        return f"StartsPending: {len(starts)}, first {name}"
+    return format_reason(reason)
+
+
+def list_reasons(verdict: Json) -> str:
+    """The codes of the reasons why a slot is not ready."""
+    return ", ".join(reason["code"] for reason in verdict["reasons"])
 
 
 def _describe_content(verdict: Json) -> str:
@@ -128,10 +237,10 @@ def verdict_outputs(verdict: Json) -> dict[str, str]:
 SLOT_COLUMNS = ("Slot", "Task hub", "Version", "Since")
 
 
-def build_slot_rows(app: Json) -> Rows:
+def build_slot_rows(app: Json, now: datetime) -> Rows:
     """A row for each slot: name, task hub, version, since when. An empty slot has only its name."""
     return [
-        [name, slot["taskHub"], slot["version"] or "", slot["since"]] if slot else [name, "", "", ""]
+        [name, slot["taskHub"], slot["version"] or "", format_age(slot["since"], now)] if slot else [name, "", "", ""]
         for name, slot in app["slots"].items()
     ]
 
@@ -162,8 +271,8 @@ def build_cleanup_rows(response: Json) -> Rows:
 
 def _describe_cleanup(task_hub: Json) -> str:
     """Why a retired task hub was kept, or what is left of it."""
-    messages = [reason["message"] for reason in task_hub["reasons"]]
-    return "; ".join([*messages, *([task_hub["message"]] if task_hub["message"] else [])])
+    message = use_command_words(task_hub["message"] or "")
+    return "; ".join(filter(None, [*map(format_reason, task_hub["reasons"]), message]))
 
 
 def cleanup_outputs(response: Json) -> dict[str, str]:
@@ -174,9 +283,10 @@ def cleanup_outputs(response: Json) -> dict[str, str]:
 
 
 INSTANCE_COLUMNS = ("Instance", "Function", "Status", "Active", "Started", "Finished", "Known by")
+"""Started and finished are ages."""
 
 
-def build_instance_rows(response: Json) -> Rows:
+def build_instance_rows(response: Json, now: datetime) -> Rows:
     """A row for each instance of a task hub, with the columns INSTANCE_COLUMNS."""
     return [
         [
@@ -184,23 +294,43 @@ def build_instance_rows(response: Json) -> Rows:
             instance["functionName"],
             instance["runtimeStatus"],
             "yes" if instance["active"] else "no",
-            instance["startedAt"] or "",
-            instance["finishedAt"] or "",
+            format_age(instance["startedAt"], now) if instance["startedAt"] else "",
+            format_age(instance["finishedAt"], now) if instance["finishedAt"] else "",
             instance["source"],
         ]
         for instance in response["instances"]
     ]
 
 
-HISTORY_COLUMNS = ("Revision", "At", "Operation", "By", "Details")
+VERSION_COLUMNS = ("Version", "Active", "Oldest")
 
 
-def build_history_rows(response: Json) -> Rows:
+def build_version_rows(response: Json, now: datetime) -> Rows:
+    """A row for each orchestration version of a response of GetVersions."""
+    return [
+        [
+            "none" if version["version"] is None else version["version"],
+            str(version["activeCount"]),
+            format_age(version["oldestStartedAt"], now) if version["oldestStartedAt"] else "",
+        ]
+        for version in response["versions"]
+    ]
+
+
+def format_active_count(response: Json) -> str:
+    """The number of active instances in a verdict or of a task hub, with a plus if there may be more."""
+    return f"{response['activeCount']}{'+' if response['activeCountIsLowerBound'] else ''}"
+
+
+HISTORY_COLUMNS = ("Revision", "Age", "Operation", "By", "Details")
+
+
+def build_history_rows(response: Json, now: datetime) -> Rows:
     """A row for each entry of the audit log."""
     return [
         [
             str(entry["revision"]),
-            entry["at"],
+            format_age(entry["at"], now),
             entry["operation"],
             f"{entry['by']} {entry['runUrl'] or ''}".strip(),
             _format_details(entry["details"], entry["reason"]),
@@ -215,13 +345,19 @@ def _format_details(details: Json, reason: str | None) -> str:
     return ", ".join([*texts, *([f"reason: {reason}"] if reason else [])])
 
 
-WAIVER_COLUMNS = ("Task hub", "For", "Until", "By", "Reason")
+WAIVER_COLUMNS = ("Task hub", "Waived", "Expires in", "By", "Reason")
 
 
-def build_waiver_rows(app: Json) -> Rows:
+def build_waiver_rows(app: Json, now: datetime) -> Rows:
     """A row for each waiver: task hub, what is waived, until when, by whom, and why."""
     return [
-        [waiver["taskHub"], describe_waived(waiver), waiver["expiresAt"], waiver["by"], waiver["reason"]]
+        [
+            waiver["taskHub"],
+            describe_waived(waiver),
+            format_remaining(waiver["expiresAt"], now),
+            waiver["by"],
+            waiver["reason"],
+        ]
         for waiver in app["waivers"]
     ]
 
@@ -230,13 +366,14 @@ def describe_waived(waiver: Json) -> str:
     """What a waiver keeps from blocking: an instance, or a number of unexplained messages."""
     if waiver.get("instanceId") is not None:
         return f"instance {waiver['instanceId']}"
-    return f"{waiver['unexplainedMessages']} unexplained messages"
+    count = waiver["unexplainedMessages"]
+    return f"{count} unexplained {'message' if count == 1 else 'messages'}"
 
 
 CHECK_COLUMNS = ("Status", "Check", "Message")
 
 
-def _parse_timestamp(timestamp: str) -> datetime:
+def parse_timestamp(timestamp: str) -> datetime:
     """Parse a timestamp of the server, which has seven digits of a second. Python reads six."""
     whole, _, fraction = timestamp.removesuffix("Z").partition(".")
     return datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}+00:00")

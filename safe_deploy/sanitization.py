@@ -4,11 +4,9 @@ Ids, names, versions, actors, URLs and error messages come from events, servers 
 prints them only through this module.
 """
 
-import json
 import re
 import string
 from collections.abc import Iterable
-from typing import Any
 
 MAX_LINE_LENGTH = 10_000
 MAX_CELL_LENGTH = 1_000
@@ -57,14 +55,6 @@ def neutralize_ci_commands(text: str) -> str:
 def truncate(text: str, max_length: int) -> str:
     """The text, cut to `max_length` characters. A cut text says how long it was."""
     return text if len(text) <= max_length else f"{text[:max_length]}... ({len(text)} characters)"
-
-
-def format_json(result: Any) -> str:
-    """JSON in printable ASCII, which every log encoding can hold.
-
-    No line starts with `::`. Two hashes, which could start a command, occur only inside strings, and are escaped there.
-    """
-    return json.dumps(result, indent=2).replace("##", "#\\u0023").replace("\x7f", "\\u007f")
 
 
 def escape_markdown(text: str) -> str:

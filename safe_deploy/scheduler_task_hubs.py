@@ -2,6 +2,7 @@
 needs its extension `durabletask`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from safe_deploy.azure_cli import (
     AZ_TIMEOUT_SECONDS,
@@ -70,6 +71,12 @@ class SchedulerTaskHubs:
                 f"az has deleted {resource.description}, but Azure still shows it. Run the command again."
             )
 
+    def read_endpoint(self) -> str | None:
+        """The address of the scheduler, such as https://shop-dts.westeurope.durabletask.io; None if `az` does not show
+        it. Raises AzureUnavailable."""
+        endpoint = self._show_scheduler().get("endpoint")
+        return endpoint if isinstance(endpoint, str) and endpoint else None
+
     def _read_state(self, task_hub: str) -> str | None:
         """The provisioning state of a task hub, None if the scheduler has no such task hub. Raises AzureUnavailable,
         also if there is no such scheduler."""
@@ -81,16 +88,20 @@ class SchedulerTaskHubs:
             )
         except AzureResourceNotFound:
             # Azure says the same if the scheduler does not exist. A wrong name must not pass for a deleted task hub.
-            self._require_scheduler()
+            self._show_scheduler()
             return None
         return str(response.get("state"))
 
-    def _require_scheduler(self) -> None:
-        """Raises AzureUnavailable if Azure has no such scheduler."""
+    def _show_scheduler(self) -> dict[str, Any]:
+        """The endpoint of the scheduler. Raises AzureUnavailable if Azure has no such scheduler."""
         description = f"scheduler {self._scheduler!r} in resource group {self._resource_group!r}"
-        self._az.query(
+        return self._az.query(
             "durabletask scheduler show",
-            {"--resource-group": self._resource_group, "--name": self._scheduler, "--query": "{name:name}"},
+            {
+                "--resource-group": self._resource_group,
+                "--name": self._scheduler,
+                "--query": "{endpoint:properties.endpoint}",
+            },
             AzureResource(
                 description=description,
                 check="--scheduler and --resource-group",

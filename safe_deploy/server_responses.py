@@ -5,12 +5,13 @@ from typing import Any
 
 import httpx
 
-from safe_deploy.errors import CommandError, ConflictError, NotAllowed, NotReady, UsageError
+from safe_deploy.command_words import describe_problem
+from safe_deploy.errors import CommandError, ConflictError, NotAllowed, NotReady, ServerUnavailable, UsageError
 
 MAX_BACKOFF_SECONDS = 30
 """The longest pause before a request is sent again, also if the server asks for a longer one."""
 
-_EXPECTED_MEMBERS = ("app", "taskHub", "status")
+_EXPECTED_MEMBERS = ("app", "taskHub", "status", "apps", "events", "removed")
 """Every successful response of a state server has one of these members."""
 
 
@@ -21,14 +22,16 @@ def require_success(response: httpx.Response, url: str) -> httpx.Response:
     if response.is_redirect:
         raise CommandError(f"{url} redirects to another server, and redirects are not followed. Check --server")
     problem = parse_problem(response)
-    detail = str(problem.get("detail") or f"{url} answered with status {response.status_code}")
     code = problem.get("code")
+    detail = _describe_refusal(response, url)
     if code == "InvalidRequest":
         raise UsageError(detail, problem)
     if code == "StagingNotReady":
         raise NotReady(detail, problem)
     if response.status_code in (401, 403):
         hint = "" if code else ". Check SAFE_DEPLOY_KEY: it must be a key of this server"
+        if response.status_code == 403 and not code:
+            hint += ". If it is, the Function App may be stopped, or refuse the network of this machine"
         raise NotAllowed(f"{detail}{hint}", problem)
     if response.status_code in (409, 412):
         raise ConflictError(detail, problem)
@@ -60,10 +63,18 @@ def parse_problem(response: httpx.Response) -> dict[str, Any]:
     return body if isinstance(body, dict) and isinstance(body.get("code"), str) else {}
 
 
-def describe_unavailability(response: httpx.Response) -> str:
-    """Why the server could not answer, in its own words if it gave any."""
-    detail = parse_problem(response).get("detail")
-    return str(detail) if detail else f"the server answered with status {response.status_code}"
+def build_unavailability(response: httpx.Response) -> ServerUnavailable:
+    """Why the server could not answer: the problem's code and text if it gave any."""
+    error = ServerUnavailable(_describe_refusal(response, "the server"), parse_problem(response))
+    error.retry_after_seconds = parse_retry_after(response)
+    return error
+
+
+def _describe_refusal(response: httpx.Response, server: str) -> str:
+    """The problem document of a response as `CODE: text`, or else its status."""
+    problem = parse_problem(response)
+    detail = describe_problem(problem) or f"{server} answered with status {response.status_code}"
+    return f"{problem['code']}: {detail}" if problem else detail
 
 
 def parse_retry_after(response: httpx.Response) -> float:

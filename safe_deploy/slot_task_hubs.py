@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safe_deploy.errors import CommandError
+from safe_deploy.errors import CommandError, UsageError
 
 
 def is_same_task_hub(first: str | None, second: str | None) -> bool:
@@ -40,6 +40,10 @@ class PendingSwap:
             run_url=pending_swap["runUrl"],
         )
 
+    def brings(self, task_hub: str, slot: str) -> bool:
+        """Whether the swap brings this task hub from this slot into production."""
+        return is_same_task_hub(self.task_hub, task_hub) and self.slot.lower() == slot.lower()
+
     def belongs_to_run(self, run_url: str | None) -> bool:
         """Whether the run with this URL started the swap. A run without a URL cannot prove that it did."""
         return run_url is not None and run_url == self.run_url
@@ -63,9 +67,13 @@ class RecordedSlots:
     """Task hubs that the slot in Azure may still have, because a version that was staged is not deployed yet."""
     server_url: str = ""
     """For the commands in messages."""
+    etag: str = ""
+    """Of the app that this was read from, for a change that must not happen if the app has changed."""
 
     @classmethod
-    def from_app(cls, app: Mapping[str, Any], slot_name: str, server_url: str = "") -> "RecordedSlots":
+    def from_app(
+        cls, app: Mapping[str, Any], slot_name: str, server_url: str = "", *, etag: str = ""
+    ) -> "RecordedSlots":
         """Read an app as GetApp returns it. Raises CommandError if it is not the JSON of an app."""
         try:
             slots = {name.lower(): slot_json or {} for name, slot_json in app["slots"].items()}
@@ -80,6 +88,7 @@ class RecordedSlots:
                 slot_was_in_production=bool(slot.get("promoted")),
                 prior_hubs=tuple(slot.get("priorTaskHubs", ())),
                 server_url=server_url,
+                etag=etag,
             )
         except (AttributeError, KeyError, TypeError):
             raise CommandError("the response does not come from a state server. Check --server") from None
@@ -113,3 +122,13 @@ class ObservedSlots:
 
     def __str__(self) -> str:
         return f"production has {self.production or 'no task hub'}, and the slot has {self.slot or 'none'}"
+
+
+def find_task_hub_of_slot(app: Mapping[str, Any], slot: str) -> str:
+    """The name of the task hub that the slot holds on record. Raises UsageError if the slot is empty."""
+    slots = {name.lower(): slot_json for name, slot_json in app["slots"].items()}
+    slot_json = slots.get(slot.lower())
+    if slot_json is None:
+        raise UsageError(f"slot {slot} of app {app['app']} holds no task hub. Name a task hub with --task-hub")
+    task_hub: str = slot_json["taskHub"]
+    return task_hub

@@ -1,7 +1,8 @@
 """Runs the pipeline's own commands, and keeps this process alive through signals while they run.
 
 While a `SignalGuard` is entered, SIGINT, SIGTERM and SIGHUP do not end this process. They are forwarded to the running
-command and remembered, so that a swap that has started can be finished or reported.
+command and remembered, so that a swap that has started can be finished or reported. Only a second Ctrl-C of a person,
+while no command runs, ends the process at once.
 """
 
 import os
@@ -77,6 +78,7 @@ class SignalGuard:
         # In a terminal, the command shares the terminal's process group: it receives Ctrl-C directly, and may prompt.
         # Elsewhere it gets its own process group, so that a forwarded signal reaches its children, too.
         self._uses_process_group = os.name == "posix" and not sys.stdin.isatty()
+        self._is_interactive = sys.stdin.isatty() and not os.environ.get("CI")
 
     @property
     def interrupted(self) -> bool:
@@ -136,12 +138,21 @@ class SignalGuard:
         """Forward the first signal to the command; kill the command at the second."""
         self._signal_count += 1
         if self._process is None or self._process.poll() is not None:
+            if number == signal.SIGINT and self._is_interactive:
+                self._obey_person()
             return
         if self._signal_count > 1:
             # CI systems send a second signal shortly before they kill the job. The outcome must be reported before.
             self._send_signal(_KILL_SIGNAL)
         elif self._uses_process_group or number != signal.SIGINT:
             self._send_signal(number)
+
+    def _obey_person(self) -> None:
+        """Announce at the first Ctrl-C that what was begun is still finished. Raises KeyboardInterrupt at the next."""
+        if self._signal_count > 1:
+            raise KeyboardInterrupt
+        # Not through sys.stderr, which may be in use: a handler runs between any two instructions.
+        os.write(sys.stderr.fileno(), b"\nstopping when the outcome is known; press Ctrl-C again to stop at once\n")
 
     def _send_signal(self, number: int) -> None:
         """Send a signal to the command and the processes that it has started, unless they have ended."""

@@ -4,18 +4,24 @@ However a swap ends, the server's record is either correct or pending. A pending
 the error message says which command resolves it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.errors import CommandError, ConflictError, ServerUnavailable
+from safe_deploy.durations import Seconds
+from safe_deploy.errors import CommandError, ConflictError, Interrupted, ServerUnavailable
+from safe_deploy.rendering import format_instant
 from safe_deploy.slot_observer import SlotObserver
 from safe_deploy.slot_task_hubs import ObservedSlots, PendingSwap, RecordedSlots, is_same_task_hub
 from safe_deploy.subprocesses import Command, CommandResult, SignalGuard
 from safe_deploy.swap_history import find_last_swap
-from safe_deploy.swap_messages import STICKY_SETTING_MESSAGE, describe_interrupted_swap, format_outcome_command
+from safe_deploy.swap_messages import (
+    STICKY_SETTING_MESSAGE,
+    describe_interrupted_swap,
+    format_outcome_command,
+)
+from safe_deploy.swap_outcomes import AppChanged, SwapEndedOtherwise, detecting_changes, report_outcome
 from safe_deploy.swap_planner import (
     SwapAttempt,
     SwapStep,
@@ -25,7 +31,7 @@ from safe_deploy.swap_planner import (
     plan_swap,
 )
 
-STABILIZATION_SECONDS = 300
+STABILIZATION_SECONDS = Seconds(300)
 """How long Azure is watched before a swap counts as not made. A swap takes one to two minutes: Azure first restarts and
 warms up the slot's instances."""
 
@@ -33,30 +39,23 @@ _MAX_ATTEMPTS = 3
 """How often a swap starts over because another caller changed the app at the same moment."""
 
 
-class _AppChanged(Exception):
-    """Another caller changed the app between reading it and recording the swap. Nothing was recorded."""
-
-
-@contextmanager
-def _detecting_changes() -> Iterator[None]:
-    """Turns the server's refusal of an outdated ETag into _AppChanged."""
-    try:
-        yield
-    except ConflictError as error:
-        if error.problem_code == "PreconditionFailed":
-            raise _AppChanged from error
-        raise
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Swap:
-    """A swap that is on record as pending. `resumed`: an earlier attempt of this run recorded it."""
+    """A swap that is on record as pending, with the ETag of the app. `resumed`: an earlier attempt of this run recorded
+    it."""
 
-    task_hub: str
-    swapped_out: str | None
+    pending_swap: PendingSwap
+    etag: str
     command: Command
-    rollback: bool
     resumed: bool
+
+    @property
+    def task_hub(self) -> str:
+        return self.pending_swap.task_hub
+
+    @property
+    def swapped_out(self) -> str | None:
+        return self.pending_swap.swapped_out
 
 
 class SwapExecutor:
@@ -86,7 +85,7 @@ class SwapExecutor:
         for _ in range(_MAX_ATTEMPTS):
             try:
                 return self._try_swap(task_hub, command, rollback=rollback)
-            except _AppChanged:
+            except AppChanged:
                 continue
         raise ConflictError(
             f"app {self._server.app} was changed by other callers {_MAX_ATTEMPTS} times while the swap was to be "
@@ -94,9 +93,9 @@ class SwapExecutor:
         )
 
     def _try_swap(self, task_hub: str, command: Command, *, rollback: bool) -> Json:
-        """One attempt. Raises _AppChanged if the app changed before the swap was recorded."""
+        """One attempt. Raises AppChanged if the app changed before the swap was recorded."""
         app, etag = self._server.get_app()
-        recorded = self._read_recorded_slots(app)
+        recorded = self._read_recorded_slots(app, etag)
         pending_swap = recorded.pending_swap
         step = plan_swap(recorded, self._observer.observe(), task_hub=task_hub, run_url=self._server.caller.run_url)
         if step is SwapStep.ALREADY_SWAPPED:
@@ -106,27 +105,23 @@ class SwapExecutor:
             step = self._await_interrupted_swap(recorded, pending_swap)
         if step is SwapStep.CONFIRM:
             self._report(f"in Azure, production has task hub {task_hub} already; the command was not run")
-            return self._confirm_without_command(task_hub, pending_swap, rollback=rollback, etag=etag)
+            return self._confirm_without_command(task_hub, recorded, rollback=rollback)
         if pending_swap is None and self._observer.is_task_hub_setting_sticky():
             raise ConflictError(STICKY_SETTING_MESSAGE)
-        app = self._record_pending_swap(task_hub, rollback=rollback, etag=etag)
-        if self._read_recorded_slots(app).pending_swap is None:
-            # Another caller reported the outcome of this swap after the app was read.
-            raise _AppChanged
-        return self._run_swap_command(
-            _Swap(
-                task_hub=task_hub,
-                swapped_out=pending_swap.swapped_out if pending_swap else recorded.production,
-                command=command,
-                rollback=rollback,
-                resumed=pending_swap is not None,
+        try:
+            recorded_swap, etag = self._record_pending_swap(task_hub, rollback=rollback, etag=etag)
+            return self._run_swap_command(
+                _Swap(pending_swap=recorded_swap, etag=etag, command=command, resumed=pending_swap is not None)
             )
-        )
+        except KeyboardInterrupt:
+            raise ConflictError(
+                f"stopped at once. The swap of task hub {task_hub} may be on record as pending, and Azure continues a "
+                "swap that it has accepted. Run the same command again"
+            ) from None
 
     def roll_back(self, requested_task_hub: str | None, command: Command) -> Json:
         """Bring back the task hub that was swapped out, or `requested_task_hub`. Returns the app."""
-        app, _ = self._server.get_app()
-        recorded = self._read_recorded_slots(app)
+        recorded = self._read_recorded_slots(*self._server.get_app())
         pending_swap = recorded.pending_swap
         if pending_swap is not None and not _is_requested_rollback(pending_swap, requested_task_hub):
             app = self.finish_interrupted_swap(recorded)
@@ -138,36 +133,6 @@ class SwapExecutor:
         )
         self._report(f"rolling back to task hub {task_hub}")
         return self.swap(task_hub, command, rollback=True)
-
-    def report_rollback_outcome(self, requested_task_hub: str | None, *, outcome: str) -> Json:
-        """Record the outcome (Pending, Done or Failed) of a rollback that is swapped outside of safe-deploy. Returns
-        the app. Raises ConflictError if the pending swap is not a rollback: Done would confirm that swap instead."""
-        app, _ = self._server.get_app()
-        recorded = self._read_recorded_slots(app)
-        if recorded.pending_swap is not None and not recorded.pending_swap.rollback:
-            raise ConflictError(describe_interrupted_swap(recorded, recorded.pending_swap))
-        task_hub = choose_rollback_task_hub(
-            recorded, requested_task_hub=requested_task_hub, last_swap=find_last_swap(self._server, self._slot)
-        )
-        return self.report_swap_outcome(task_hub, outcome=outcome, rollback=True)
-
-    def report_swap_outcome(self, task_hub: str, *, outcome: str, rollback: bool = False) -> Json:
-        """Record the outcome (Pending, Done or Failed) of a swap that is made outside of safe-deploy. Returns the app.
-
-        Raises ConflictError for Pending if the slots must not be swapped: a swap is pending already, or the task hub is
-        in production already.
-        """
-        if outcome == "Pending":
-            recorded = self._read_recorded_slots(self._server.get_app()[0])
-            if recorded.pending_swap is not None:
-                raise ConflictError(describe_interrupted_swap(recorded, recorded.pending_swap))
-        app = self._server.post_swap(task_hub, slot=self._slot, outcome=outcome, rollback=rollback)
-        if outcome == "Pending" and app["pendingSwap"] is None:
-            raise ConflictError(
-                f"task hub {task_hub} is in production of app {app['app']} already, so no swap was recorded: do not "
-                "swap the slots, because that would bring the old version back"
-            )
-        return app
 
     def finish_interrupted_swap(self, recorded: RecordedSlots) -> Json:
         """Report the outcome of an interrupted swap as Azure shows it. Returns the app. Raises ConflictError if Azure
@@ -184,47 +149,52 @@ class SwapExecutor:
         outcome = "Done" if step is SwapStep.CONFIRM else "Failed"
         azure_state = "has swapped" if step is SwapStep.CONFIRM else "has not swapped"
         self._report(f"Azure {azure_state} task hub {pending_swap.task_hub}; the interrupted swap is {outcome.lower()}")
-        return self._report_outcome(
-            pending_swap.task_hub,
-            outcome=outcome,
-            observation=f"it {azure_state}",
-            rollback=pending_swap.rollback,
-        )
+        return self._report_outcome(pending_swap, outcome=outcome, observation=f"it {azure_state}", etag=recorded.etag)
 
-    def _read_recorded_slots(self, app: Mapping[str, Any]) -> RecordedSlots:
+    def _read_recorded_slots(self, app: Mapping[str, Any], etag: str = "") -> RecordedSlots:
         """What the server has recorded of production and of the slot that is swapped."""
-        return RecordedSlots.from_app(app, self._slot, self._server.url)
+        return RecordedSlots.from_app(app, self._slot, self._server.url, etag=etag)
 
-    def _confirm_without_command(
-        self, task_hub: str, pending_swap: PendingSwap | None, *, rollback: bool, etag: str
-    ) -> Json:
-        """Record a swap that Azure already shows. Raises _AppChanged."""
-        if pending_swap is not None:
+    def _confirm_without_command(self, task_hub: str, recorded: RecordedSlots, *, rollback: bool) -> Json:
+        """Record a swap that Azure already shows. Raises AppChanged."""
+        if recorded.pending_swap is not None:
             return self._report_outcome(
-                task_hub, outcome="Done", observation=f"production has task hub {task_hub}", rollback=rollback
+                recorded.pending_swap,
+                outcome="Done",
+                observation=f"production has task hub {task_hub}",
+                etag=recorded.etag,
             )
         # The swap was made outside of safe-deploy. Without an outcome the server records it in one step.
-        with _detecting_changes():
-            return self._server.post_swap(task_hub, slot=self._slot, outcome=None, rollback=rollback, etag=etag)
+        with detecting_changes():
+            return self._server.post_swap(
+                task_hub, slot=self._slot, outcome=None, rollback=rollback, etag=recorded.etag or None
+            )[0]
 
-    def _record_pending_swap(self, task_hub: str, *, rollback: bool, etag: str) -> Json:
-        """Record the swap as pending if the app has not changed since it was read. Returns the app. Raises _AppChanged.
+    def _record_pending_swap(self, task_hub: str, *, rollback: bool, etag: str) -> tuple[PendingSwap, str]:
+        """Record the swap as pending if the app has not changed since it was read. Returns it with the app's new ETag.
+        Raises AppChanged.
 
         The server accepts a pending swap of this run again and refuses that of another run.
         """
         try:
-            with _detecting_changes():
-                return self._server.post_swap(
+            with detecting_changes():
+                app, etag = self._server.post_swap(
                     task_hub, slot=self._slot, outcome="Pending", rollback=rollback, etag=etag or None
                 )
         except ServerUnavailable as error:
             raise ServerUnavailable(f"{error.message}. The command was not run. Run the same command again") from error
+        pending_swap = self._read_recorded_slots(app).pending_swap
+        if pending_swap is None:
+            # Another caller reported the outcome of this swap after the app was read.
+            raise AppChanged
+        return pending_swap, etag
 
     def _run_swap_command(self, swap: _Swap) -> Json:
         """Run the swap command, and record what it did: the swap is confirmed, reverted or left pending. Returns the
         app, or raises CommandError."""
         if self._guard.interrupted:
-            raise CommandError(f"stopped before the command was run; {self._revert_unrun_swap(swap)}")
+            error_type = ConflictError if swap.resumed else Interrupted
+            raise error_type(f"stopped before the command was run; {self._revert_unrun_swap(swap)}")
         self._report(
             f"the server has the swap of task hub {swap.task_hub} into production on record as pending; "
             f"running {swap.command}"
@@ -253,30 +223,29 @@ class SwapExecutor:
         """
         if swap.resumed:
             return "the interrupted swap stays pending. Run the same command again"
-        self._report_outcome(
-            swap.task_hub, outcome="Failed", observation="the command was not run", rollback=swap.rollback
-        )
+        self._report_outcome(swap.pending_swap, outcome="Failed", observation="the command was not run", etag=swap.etag)
         return "the server's record is unchanged"
 
     def _confirm(self, result: CommandResult, swap: _Swap, observed: ObservedSlots | None) -> Json:
         """Report the swap as done. Returns the app. Raises CommandError if the command has failed although Azure has
         swapped."""
         app = self._report_outcome(
-            swap.task_hub,
+            swap.pending_swap,
             outcome="Done",
             observation=str(observed or f"the command {result}"),
-            rollback=swap.rollback,
+            etag=swap.etag,
         )
         if result.succeeded:
             return app
-        raise CommandError(
+        error_type = Interrupted if result.interrupted else CommandError
+        raise error_type(
             f"the command {result}, but in Azure production has task hub {swap.task_hub}: the swap is done and on "
             "record. Check the output of the command"
         )
 
     def _revert(self, result: CommandResult, swap: _Swap, observed: ObservedSlots | None) -> CommandError:
         """Report the swap as failed. Returns the error to raise."""
-        self._report_outcome(swap.task_hub, outcome="Failed", observation=str(observed), rollback=swap.rollback)
+        self._report_outcome(swap.pending_swap, outcome="Failed", observation=str(observed), etag=swap.etag)
         return CommandError(
             f"the command {result}, and Azure has shown no swap for {self._stabilization_seconds:.0f} s. The record is "
             f"reverted: production {swap.swapped_out or 'empty'}, {self._slot} {swap.task_hub}. Fix what the command "
@@ -295,32 +264,25 @@ class SwapExecutor:
         return ConflictError(
             f"the command {result}. {observation}. {why}. On the server: {self._describe_record(swap.task_hub)}. While "
             "the swap is pending, no run can stage. Run the same command again: it checks Azure first. Or report the "
-            f"outcome: if production has {swap.task_hub}, run: {self._outcome_command(swap.task_hub, 'done')}; if it "
-            f"has {swap.swapped_out or 'another task hub'} and no swap is in progress, run: "
-            f"{self._outcome_command(swap.task_hub, 'failed')}"
+            f"outcome: if production has {swap.task_hub}, run: {self._outcome_command(swap.pending_swap, 'done')}; "
+            f"if it has {swap.swapped_out or 'another task hub'} and no swap is in progress, run: "
+            f"{self._outcome_command(swap.pending_swap, 'failed')}"
         )
 
-    def _report_outcome(self, task_hub: str, *, outcome: str, observation: str, rollback: bool) -> Json:
-        """Report how the swap in Azure ended. If the server cannot be reached, the error says what both have and
-        which command reports the outcome later. `observation` is what is known about Azure."""
+    def _report_outcome(self, swap: PendingSwap, *, outcome: str, observation: str, etag: str) -> Json:
+        """Report how the swap in Azure ended. If that fails, the error says what both have and, if the swap may still
+        be pending, which command reports the outcome later. `observation` is what is known about Azure."""
         try:
-            return self._server.post_swap(task_hub, slot=self._slot, outcome=outcome, rollback=rollback)
+            return report_outcome(self._server, swap, outcome, etag=etag)
         except CommandError as error:
-            raise type(error)(
-                f"{error.message}. In Azure: {observation}. On the server: {self._describe_record(task_hub)}. To "
-                f"report the outcome later, run: {self._outcome_command(task_hub, outcome.lower())}",
-                error.problem,
-            ) from error
+            state = f"In Azure: {observation}. On the server: {self._describe_record(swap.task_hub)}"
+            later = f"To report the outcome later, run: {self._outcome_command(swap, outcome.lower())}"
+            sentences = [error.message, state, *([] if isinstance(error, SwapEndedOtherwise) else [later])]
+            raise type(error)(". ".join(sentences), error.problem) from error
 
-    def _outcome_command(self, task_hub: str, outcome: str) -> str:
+    def _outcome_command(self, swap: PendingSwap, outcome: str) -> str:
         """The command line by which a person reports the outcome of the swap, for a message."""
-        return format_outcome_command(
-            server_url=self._server.url,
-            app=self._server.app,
-            slot=self._slot,
-            task_hub=task_hub,
-            outcome=outcome,
-        )
+        return format_outcome_command(server_url=self._server.url, app=self._server.app, swap=swap, outcome=outcome)
 
     def _describe_record(self, task_hub: str) -> str:
         """What the server has on record now, which another caller may have changed."""
@@ -340,8 +302,8 @@ class SwapExecutor:
         still in progress.
         """
         self._report(
-            f"a swap of task hub {pending_swap.task_hub} was started at {pending_swap.started_at} and interrupted; "
-            f"watching Azure for {self._stabilization_seconds:.0f} s, because the swap may still complete"
+            f"a swap of task hub {pending_swap.task_hub} was started at {format_instant(pending_swap.started_at)} and "
+            f"interrupted; watching Azure for {self._stabilization_seconds:.0f} s, because the swap may still complete"
         )
         observed = self._observer.watch_for_swap(
             pending_swap.task_hub, pending_swap.swapped_out, seconds=self._stabilization_seconds

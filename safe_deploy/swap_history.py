@@ -2,12 +2,28 @@
 
 from safe_deploy.client import StateServerClient
 from safe_deploy.history import HistoryEntry, list_history
-from safe_deploy.slot_task_hubs import RecordedSlots, is_same_task_hub
+from safe_deploy.slot_task_hubs import PendingSwap, RecordedSlots, is_same_task_hub
 
 
 def find_last_swap(server: StateServerClient, slot: str) -> HistoryEntry | None:
     """The newest completed swap of a slot, None if there is none."""
     return next((entry for entry in list_history(server) if _is_completed_swap(entry, slot)), None)
+
+
+def find_outcome(server: StateServerClient, swap: PendingSwap) -> HistoryEntry | None:
+    """The entry that ended this swap, None if the audit log has none.
+
+    While a swap is pending, the server records no other swap of the app. So the first one after its beginning is its
+    outcome.
+    """
+    next_swap: HistoryEntry | None = None
+    for entry in list_history(server):
+        if entry["operation"] != "PostSwap":
+            continue
+        if entry["at"] == swap.started_at and entry["details"].get("outcome") == "Pending":
+            return next_swap
+        next_swap = entry
+    return None
 
 
 def find_hub_swapped_by_this_run(server: StateServerClient, recorded: RecordedSlots) -> str | None:

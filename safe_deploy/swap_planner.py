@@ -89,10 +89,7 @@ def _plan_pending_swap(
     run_url: str | None,
 ) -> SwapStep:
     """The next step if the server already has a pending swap. Raises ConflictError."""
-    same_swap = (
-        is_same_task_hub(pending_swap.task_hub, task_hub) and pending_swap.slot.lower() == recorded.slot_name.lower()
-    )
-    if not same_swap or observed is None:
+    if not pending_swap.brings(task_hub, recorded.slot_name) or observed is None:
         raise ConflictError(describe_interrupted_swap(recorded, pending_swap))
     if observed.has_swapped(task_hub, pending_swap.swapped_out):
         return SwapStep.CONFIRM

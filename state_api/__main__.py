@@ -16,7 +16,7 @@ import uvicorn
 from state_api.addresses import is_loopback
 from state_api.app import StateServer
 from state_api.emulator import EmulatorError, EmulatorPorts, is_listening, storage_emulator
-from state_api.garbage_collection import exempt_startup_objects_from_collection
+from state_api.garbage_collection import configure_garbage_collection
 from state_api.http.middleware import LoopbackOnlyMiddleware
 from state_api.serving.connections import (
     ACCEPT_BATCH,
@@ -25,12 +25,14 @@ from state_api.serving.connections import (
     raise_open_file_limit,
     set_backlog,
 )
+from state_api.serving.first_steps import describe_first_steps
 from state_api.serving.log_limit import LogRateLimit
 from state_api.settings import (
     EMULATOR_BLOB_PORT,
     EMULATOR_QUEUE_PORT,
     EMULATOR_TABLE_PORT,
     STATE_KEYS,
+    AccessKey,
     Settings,
     SettingsError,
     read_settings,
@@ -56,19 +58,22 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         state: StateServer,
+        keys: Sequence[AccessKey],
         stop_signals: Sequence[signal.Signals],
         log_limit: LogRateLimit,
     ) -> None:
         super().__init__(config)
         self._state = state
+        self._keys = keys
         self._stop_signals = stop_signals
         self._log_limit = log_limit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen as uvicorn does, with this server's own backlog."""
+        """Listen as uvicorn does, with this server's own backlog. Then say what to do next."""
         await super().startup(sockets)
         for server in self.servers:
             set_backlog(server.sockets)
+        print(describe_first_steps(self.config.host, self.config.port, self._keys), flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn calls this ten times a second."""
@@ -101,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = read_settings(os.environ)
         check_exposure(options.host, settings)
         state = StateServer(settings)
-        exempt_startup_objects_from_collection()
+        configure_garbage_collection()
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -118,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"error: {error}", file=sys.stderr)
                 return SERVE_ERROR
         try:
-            _Server(_uvicorn_config(state, settings, options), state, stop_signals, log_limit).run()
+            _Server(_uvicorn_config(state, settings, options), state, settings.keys, stop_signals, log_limit).run()
         except SystemExit as end:
             # uvicorn raises SystemExit when it cannot listen, after logging the reason.
             return SERVE_ERROR if end.code else 0

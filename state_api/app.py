@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from state_api import __version__
 from state_api.backends.registry import ConfiguredBackendRegistry
-from state_api.http import apps, events, health, problems, releases, task_hubs, waivers
+from state_api.http import apps, events, health, home, problems, releases, rollouts, task_hubs, waivers
 from state_api.http.dependencies import Services
 from state_api.http.middleware import RequestMiddleware
 from state_api.services.admission import AdmissionController
@@ -29,15 +29,19 @@ from state_api.services.recording import Recorder
 from state_api.services.release_status import ReleaseStatuses
 from state_api.services.releases import Releases
 from state_api.services.request_counter import note_storage_request
+from state_api.services.rollout_health import RolloutHealth
+from state_api.services.rollouts import Rollouts
 from state_api.services.routing import RoutingReader
 from state_api.services.side_by_side import SideBySideReleases
 from state_api.services.task_hub_deletion import TaskHubDeletion
 from state_api.services.task_hub_queries import TaskHubQueries
+from state_api.services.timelines import TimelineReader
 from state_api.services.verdict_reads import DirectReads
 from state_api.services.verification import Verifier
 from state_api.services.waiting import WaitingRequests
 from state_api.settings import Settings
 from state_api.storage.apps import AppStore
+from state_api.storage.delivery_checks import DeliveryCheckStore
 from state_api.storage.instances import InstanceStore
 from state_api.storage.probes import ProbeStore
 from state_api.storage.quarantine import QuarantineStore
@@ -73,12 +77,13 @@ class StateServer:
         routers = RouterStore(self.tables, signals)
         quarantine = QuarantineStore(self.tables)
         probes = ProbeStore(self.tables)
-        self.backends = ConfiguredBackendRegistry(settings.connections)
+        self.backends = ConfiguredBackendRegistry(settings.connections, time.now)
         verifier = Verifier(self.backends, probes, task_hub_store, instances, clock=time, stopping=self.stopping)
         reads = DirectReads(app_store, verifier)
         waiting = WaitingRequests(WatchContext(reads, signals, time, self.stopping, wait_intervals or WaitIntervals()))
         readiness = Readiness(reads, ParallelReads(app_store, instances, verifier), verifier, time, waiting)
-        recorder = Recorder(task_hub_store, instances, quarantine, time)
+        delivery_checks = DeliveryCheckStore(self.tables)
+        recorder = Recorder(task_hub_store, instances, quarantine, delivery_checks, time)
         releases = Releases(
             apps=app_store,
             task_hubs=task_hub_store,
@@ -88,6 +93,13 @@ class StateServer:
             clock=time,
         )
         self.background = BackgroundProber(app_store, probes, readiness, time)
+        ownership = Ownership(task_hub_store, self.backends)
+        rollout_health = RolloutHealth(
+            releases=releases, task_hubs=task_hub_store, instances=instances, readiness=readiness, clock=time
+        )
+        self.rollouts = Rollouts(
+            releases=releases, apps=app_store, health=rollout_health, ownership=ownership, clock=time
+        )
         self.services = Services(
             recorder=recorder,
             readiness=readiness,
@@ -99,12 +111,13 @@ class StateServer:
                 task_hubs=task_hub_store,
                 readiness=readiness,
                 backends=self.backends,
+                clock=time,
             ),
             release_statuses=ReleaseStatuses(
                 releases=releases,
                 routers=routers,
                 readiness=readiness,
-                ownership=Ownership(task_hub_store, self.backends),
+                ownership=ownership,
                 reads=reads,
                 waiting=waiting,
                 clock=time,
@@ -117,6 +130,8 @@ class StateServer:
                 clock=time,
                 stopping=self.stopping,
             ),
+            rollouts=self.rollouts,
+            rollout_health=rollout_health,
             cleanup=Cleanup(
                 releases=releases,
                 apps=app_store,
@@ -135,12 +150,21 @@ class StateServer:
                 event_lease=lease,
                 stopping=self.stopping,
             ),
-            task_hub_queries=TaskHubQueries(app_store, task_hub_store, instances, quarantine, readiness),
+            task_hub_queries=TaskHubQueries(
+                apps=app_store,
+                task_hubs=task_hub_store,
+                instances=instances,
+                quarantine=quarantine,
+                delivery_checks=delivery_checks,
+                readiness=readiness,
+                clock=time,
+            ),
+            timelines=TimelineReader(task_hub_store, instances, time),
             quarantine=QuarantineAdministration(quarantine, time),
             clock=time,
         )
         self.api = _create_api(settings, self)
-        self.application: ASGIApp = RequestMiddleware(self.api, settings, self.admission)
+        self.application: ASGIApp = RequestMiddleware(events.DirectDeliveries(self.api), settings, self.admission)
 
     async def close(self) -> None:
         """Close all connections, after the transactions in progress."""
@@ -150,17 +174,20 @@ class StateServer:
 
 
 def _create_api(settings: Settings, server: StateServer) -> FastAPI:
-    """The ASGI application with all routes, whose lifespan runs the background prober and closes the server at the
-    end."""
+    """The ASGI application with all routes, whose lifespan runs the work in the background and closes the server
+    at the end."""
 
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        # Azure Functions sends no lifespan events: a timer trigger probes there.
-        background = asyncio.create_task(server.background.run_until_stopped(server.stopping))
+        # Azure Functions sends no lifespan events: timer triggers do this work there.
+        background = [
+            asyncio.create_task(server.background.run_until_stopped(server.stopping)),
+            asyncio.create_task(server.rollouts.run_until_stopped(server.stopping)),
+        ]
         yield
-        background.cancel()
-        with suppress(asyncio.CancelledError):
-            await background
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await server.close()
 
     api = FastAPI(
@@ -188,9 +215,11 @@ def _create_api(settings: Settings, server: StateServer) -> FastAPI:
         events.router,
         apps.router,
         releases.router,
+        rollouts.router,
         waivers.router,
         task_hubs.router,
         health.router,
+        home.router,
         openapi_router,
     ]
     problems.install_error_handlers(api, [route for router in routers for route in router.routes])

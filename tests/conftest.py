@@ -3,6 +3,7 @@
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from state_api.domain.instants import Instant, seconds
 from state_api.emulator import EmulatorPorts, is_listening, storage_emulator
 from state_api.services.ports import EventLease
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
-from state_api.storage.tables import StorageClock
+from state_api.storage.storage_clock import StorageClock
 from tests import hypothesis_profiles as profiles
 
 profiles.register_profiles()
@@ -33,14 +34,29 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
-def storage() -> Iterator[StorageSettings]:
-    """A storage account for the whole run, in memory. Tests use unique names, so they do not disturb each other."""
+@contextmanager
+def run_storage() -> Iterator[StorageSettings]:
+    """An empty storage account in memory."""
     ports = EmulatorPorts(*free_ports(3))
     with storage_emulator(ports, None):
         yield StorageSettings.model_validate({"connection_string": ports.connection_string()})
         ended = [service for service, port in ports.by_service().items() if not is_listening("127.0.0.1", port)]
         assert not ended, f"the storage emulator's services {ended} ended during the tests"
+
+
+@pytest.fixture(scope="session")
+def storage() -> Iterator[StorageSettings]:
+    """A storage account for the whole run, in memory. Tests use unique names, so they do not disturb each other."""
+    with run_storage() as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def own_storage() -> Iterator[StorageSettings]:
+    """A storage account for the tests of one module. The number of apps and tables of other tests has no effect there:
+    lists have one page, and the background rounds of a server find nothing."""
+    with run_storage() as settings:
+        yield settings
 
 
 class ShiftedClock:
@@ -49,6 +65,7 @@ class ShiftedClock:
     def __init__(self) -> None:
         self.storage: StorageClock | None = None
         self.offset_ticks = 0
+        self.uncertainty_seconds = 0.0
 
     def advance(self, duration_seconds: float) -> None:
         """Move the clock forward."""
@@ -61,6 +78,10 @@ class ShiftedClock:
     def now(self) -> Instant:
         assert self.storage is not None
         return Instant(self.storage.now() + self.offset_ticks)
+
+    def upper_bound(self) -> Instant:
+        assert self.storage is not None
+        return Instant(self.storage.upper_bound() + self.offset_ticks + seconds(self.uncertainty_seconds))
 
 
 @pytest.fixture

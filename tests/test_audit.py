@@ -119,7 +119,7 @@ def test_an_action_that_is_pinned_by_a_tag_fails_the_audit(tmp_path: Path) -> No
 def copy_files(destination: Path) -> Path:
     """Copy the files that dev/audit reads."""
     for name in FILES:
-        (destination / name).parent.mkdir(exist_ok=True)
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, destination / name)
     return destination
 

@@ -28,7 +28,9 @@ HASH = f"--hash=sha256:{'0' * 64}"
 DIRECT = "safe-deploy (pyproject.toml:cli)"
 COMMIT = "d23441a48e516b6c34aea4fa41551a30e30af803"
 LOCK_FILES_INSTALLED_HERE = [
-    path for path in find_lock_files() if path.stem not in ("requirements-audit", "requirements-functions")
+    ROOT / lock_file.path
+    for lock_file in LOCK_FILES
+    if lock_file.group not in ("audit", "functions") and not lock_file.standalone
 ]
 
 

@@ -1,5 +1,6 @@
 """Processes of the sample app: an engine for each task hub, and the app itself, a version of its code on a task hub."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -44,11 +45,19 @@ def start_engine(processes: Processes, task_hub: str, storage: str, topic: Topic
 
 
 def start_app(
-    processes: Processes, name: str, app_version: str, task_hub: str, *, engine: str, port: int
+    processes: Processes,
+    name: str,
+    app_version: str,
+    task_hub: str,
+    *,
+    engine: str,
+    port: int,
+    settings: Mapping[str, str] | None = None,
 ) -> DeployedApp:
-    """Start the app, and wait until it responds. Raises RuntimeError if its process ends."""
+    """Start the app with more app settings, and wait until it responds. Raises RuntimeError if its process ends."""
     options = ["--task-hub", task_hub, "--version", app_version, "--port", str(port), "--engine", engine]
-    process = processes.start(f"{name}-{app_version}-{task_hub}", "durable_app.local", *options, **_SHORT_DURATIONS)
+    variables = _SHORT_DURATIONS | dict(settings or {})
+    process = processes.start(f"{name}-{app_version}-{task_hub}", "durable_app.local", *options, **variables)
     app = DeployedApp(app_version, task_hub, f"http://{HOST}:{port}", process)
     with httpx.Client(timeout=30) as client:
         wait_until(lambda: _is_healthy(client, app) or process.popen.poll() is not None, f"{name} responds")

@@ -44,7 +44,7 @@ def deploy_first_versions(environment: GuardedEnvironment, *, lose_events: bool)
     report_heading("Version 1 is in production, on a task hub of its own. It is registered with the state server.")
     environment.platform.app.deploy("production", first.code, first.task_hub)
     provider_options = ["--provider", "azureStorage", "--connection", "STATE_STORAGE", "--require-verification"]
-    environment.pipeline.run(1, "register", *first.release_options, *provider_options, role="admin")
+    environment.pipeline.run(1, "register", "--create", *first.release_options, *provider_options, role="admin")
 
     report_heading("Version 1 takes orders. Some wait for approval.")
     place_orders(environment.platform, 1)

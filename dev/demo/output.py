@@ -1,9 +1,12 @@
 """The demo's output: progress lines, a table of numbers at the end, and an error for the first unexpected result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import httpx
+
 from dev.demo.order_results import OrderCounts
+from harness.interruption import INTERRUPTED_EXIT_CODE, check_interruption
 
 
 class UnexpectedResult(Exception):
@@ -22,6 +25,19 @@ def report_heading(text: str) -> None:
 def indent(text: str) -> str:
     """The text under the line of a command: indented, without empty lines."""
     return "\n".join(f"      {line.rstrip()}" for line in text.splitlines() if line.strip())
+
+
+def run_to_exit_code(run: Callable[[], int]) -> int:
+    """Run a demo, and return its exit code. One that does not go as expected, or is stopped, says so in a line."""
+    try:
+        check_interruption()
+        return run()
+    except (UnexpectedResult, TimeoutError, RuntimeError, httpx.HTTPError) as error:
+        report(f"\nNOT AS EXPECTED: {error}")
+        return 1
+    except KeyboardInterrupt:
+        report("\nstopped")
+        return INTERRUPTED_EXIT_CODE
 
 
 def require(condition: object, message: str) -> None:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from dev.demo.control_client import TASK_HUB_VARIABLE
 from dev.demo.output import UnexpectedResult, indent, report
 from dev.demo.processes import ROOT, build_environment
+from harness.interruption import check_interruption
 from harness.processes import stop_after, wait_until
 
+_POLL_SECONDS = 0.05
 _SWAP_COMMAND = f"{shlex.quote(sys.executable)} -m dev.demo.slot_command swap"
 
 
@@ -60,6 +62,8 @@ class CommandProcess:
             stderr=subprocess.STDOUT,
             cwd=ROOT,
             encoding="utf-8",
+            # As in Processes: Ctrl-C reaches the demo alone.
+            start_new_session=True,
         )
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read_lines)
@@ -73,8 +77,15 @@ class CommandProcess:
         wait_until(lambda: text in self.read_output() or not self._reader.is_alive(), f"{text!r} is printed")
 
     def wait_for_exit(self, expected_exit_code: int = 0) -> str:
-        """Wait until the command ends. Returns its output. Raises UnexpectedResult for another exit code."""
-        self._reader.join()
+        """Wait until the command ends. Returns its output. Raises UnexpectedResult for another exit code. If the demo
+        is interrupted meanwhile, stops the command and raises KeyboardInterrupt."""
+        try:
+            while self._reader.is_alive():
+                check_interruption()
+                self._reader.join(_POLL_SECONDS)
+        except KeyboardInterrupt:
+            self.stop()
+            raise
         if (code := self._process.wait()) != expected_exit_code:
             raise UnexpectedResult(f"exit code {expected_exit_code} was expected, not {code}:\n{self.read_output()}")
         return self.read_output()

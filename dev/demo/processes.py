@@ -66,6 +66,8 @@ class Processes:
                 stdout=sink,
                 stderr=sink,
                 cwd=ROOT,
+                # Ctrl-C in a terminal then reaches the demo alone, which stops its processes in order.
+                start_new_session=True,
             )
         self._started.append(process := LoggedProcess(name, popen, log))
         return process

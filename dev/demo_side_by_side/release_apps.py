@@ -1,5 +1,6 @@
 """The Function Apps of the releases: processes in the place of Azure, each with the engine of its own task hub."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from dev.demo.app_processes import DeployedApp, TopicEndpoint, start_app, start_engine
@@ -23,7 +24,7 @@ class ReleaseApps:
 
         def create(body: dict[str, Any]) -> str:
             """Create the Function App that the body describes."""
-            return self.create(body["address"], body["code"], body["taskHub"])
+            return self.create(body["address"], body["code"], body["taskHub"], body["settings"])
 
         def delete(body: dict[str, Any]) -> str:
             """Delete the Function App at the address in the body."""
@@ -36,13 +37,16 @@ class ReleaseApps:
         """The address of an app that does not exist yet."""
         return f"http://{HOST}:{free_port()}"
 
-    def create(self, address: str, code: str, task_hub: str) -> str:
-        """Create a Function App with this version of the code on a new task hub. Returns what was done."""
+    def create(self, address: str, code: str, task_hub: str, settings: Mapping[str, str]) -> str:
+        """Create a Function App with this version of the code and app settings on a new task hub. Returns what was
+        done."""
         if address in self._apps:
             raise ValueError(f"there is a Function App at {address}")
         engine = start_engine(self._processes, task_hub, self._storage, self._topic)
         port = int(address.rpartition(":")[2])
-        self._apps[address] = start_app(self._processes, "app", code, task_hub, engine=engine, port=port)
+        self._apps[address] = start_app(
+            self._processes, "app", code, task_hub, engine=engine, port=port, settings=settings
+        )
         return f"Function App at {address}, code {code}, task hub {task_hub}"
 
     def delete(self, address: str) -> str:

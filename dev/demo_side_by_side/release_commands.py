@@ -12,13 +12,14 @@ _RETIREMENT_RUN = 4
 @dataclass(frozen=True, slots=True)
 class Release:
     """A release of the demo, which pipeline run `run` deploys. `code` is the version of the sample app's code, `v1` or
-    `v2`."""
+    `v2`, which runs with these app settings, `NAME=VALUE`."""
 
     run: int
     version: str
     task_hub: str
     code: str
     address: str
+    settings: tuple[str, ...] = ()
 
 
 class ReleaseCommands:
@@ -30,7 +31,8 @@ class ReleaseCommands:
     def release(self, release: Release) -> None:
         """Register a release, and create its Function App."""
         options = ("--version", release.version, "--task-hub", release.task_hub, "--address", release.address)
-        self._pipeline.run(release.run, "release", *options, "--", *_APP_COMMAND, "create", release.code)
+        settings = [argument for setting in release.settings for argument in ("--setting", setting)]
+        self._pipeline.run(release.run, "release", *options, "--", *_APP_COMMAND, "create", release.code, *settings)
 
     def promote(self, release: Release) -> None:
         """Give all requests to a release. Returns when Envoy routes by it."""

@@ -11,7 +11,7 @@ from dev.demo_side_by_side.environment import Environment
 from dev.demo_side_by_side.records import CustomerRecord, OrderRecord, VisitRecord
 from dev.demo_side_by_side.release_commands import Release, ReleaseCommands
 from dev.demo_side_by_side.results import Switch, measure_switch
-from harness.processes import wait_until
+from harness.processes import pause, wait_until
 
 _APPROVAL_ORDERS = 2
 """Orders of every release that wait for approval."""
@@ -40,7 +40,7 @@ class Story:
 
     def pause(self) -> None:
         """Let the customers go on for a while, and report what they have done."""
-        time.sleep(self.pause_seconds)
+        pause(self.pause_seconds)
         self._report_progress()
 
     def place_approval_orders(self, release: Release) -> None:
@@ -132,7 +132,7 @@ class Story:
             if time.monotonic() > next_report:
                 self._report_progress()
                 next_report += _PROGRESS_SECONDS
-            time.sleep(_POLL_SECONDS)
+            pause(_POLL_SECONDS)
 
     def _report_progress(self) -> None:
         """Report how many requests and orders there were, and how many requests failed."""

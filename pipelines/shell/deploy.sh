@@ -64,6 +64,7 @@ escape_json() { jq --ascii-output . <<<"$1" | sed -e 's/##/#\\u0023/g'; }
 report() { printf 'deploy.sh: %s\n' "$(escape_text "$*")" >&2; }
 
 failure_hint='' # appended to the message of every failure
+condition=''    # the header If-Match of the next requests
 
 fail() { # EXIT_CODE MESSAGE
   report "$2$failure_hint"
@@ -76,6 +77,7 @@ request_headers() {
   [[ -z "${SAFE_DEPLOY_KEY:-}" ]] || printf 'x-functions-key: %s\n' "$SAFE_DEPLOY_KEY"
   [[ -z "$actor" ]] || printf 'X-Actor: %s\n' "$actor"
   [[ -z "$run_url" ]] || printf 'X-Run-Url: %s\n' "$run_url"
+  [[ -z "$condition" ]] || printf 'If-Match: %s\n' "$condition"
 }
 
 # METHOD PATH [BODY]: sends a request and stores the body of the response in `response`. Retries while the server is
@@ -112,6 +114,8 @@ exit_refused() { # HTTP_STATUS: exits with the code for the server's refusal in 
   local code detail exit_code=1
   code=$(jq -r '.code? // empty' 2>/dev/null <<<"$response" || true)
   detail=$(jq -r '.detail? // empty' 2>/dev/null <<<"$response" || true)
+  [[ -z "$condition" || "$1" != 412 ]] ||
+    fail 1 "the server has no app $app. Check SAFE_DEPLOY_APP. An administrator creates an app with safe-deploy register --create"
   case "$1/$code" in
     */InvalidRequest) exit_code=2 ;;
     */StagingNotReady) exit_code=3 ;;
@@ -162,6 +166,7 @@ status() {
 stage() {
   local task_hub
   task_hub=$(require_task_hub)
+  condition='*' # without it, a mistyped name would create an app
   request POST "/apps/$app/staging" "$(jq -n --arg task_hub "$task_hub" --arg slot "$slot" \
     --arg version "${SAFE_DEPLOY_VERSION:-}" --arg reason "${SAFE_DEPLOY_REASON:-}" \
     --arg force "${SAFE_DEPLOY_FORCE:-}" --arg take_over "${SAFE_DEPLOY_TAKE_OVER:-}" '
@@ -170,6 +175,7 @@ stage() {
       + if $reason == "" then {} else {reason: $reason} end
       + if ($force | ascii_downcase) == "true" then {force: true} else {} end
       + if ($take_over | ascii_downcase) == "true" then {takeOver: true} else {} end')"
+  condition=''
   print_response
 }
 
@@ -183,19 +189,25 @@ task_hub_in() { # SLOT: prints its task hub, or nothing, from the app in `respon
     'first(.slots | to_entries[] | select((.key | ascii_downcase) == $slot) | .value.taskHub) // empty' <<<"$response"
 }
 
-describe_next_step() { # SLOT TASK_HUB: prints how to report the outcome of a pending swap
-  local report_command
+describe_next_step() { # SLOT TASK_HUB RUN_URL: prints how to report the outcome of the pending swap that RUN_URL began
+  local report_command place=''
   printf -v report_command 'SAFE_DEPLOY_SERVER=%q SAFE_DEPLOY_APP=%s' "$server" "$app"
   equals_ignoring_case "$1" staging || printf -v report_command '%s SAFE_DEPLOY_SLOT=%q' "$report_command" "$1"
+  # With the run, the command ends no swap of another run.
+  if [[ -n "$3" ]]; then
+    printf -v report_command '%s SAFE_DEPLOY_RUN_URL=%q' "$report_command" "$3"
+  else
+    place='. Run it in a shell outside CI, because the swap began without the address of a run' # CI sets one
+  fi
   printf -v report_command '%s SAFE_DEPLOY_TASK_HUB=%q %q swap --outcome' "$report_command" "$2" "$0"
-  printf '%s' "When no swap is in progress on the platform, look up the task hub of production there. If it is $2, run: $report_command done. If it is not, run: $report_command failed"
+  printf '%s' "When no swap is in progress on the platform, look up the task hub of production there. If it is $2, run: $report_command done. If it is not, run: $report_command failed$place"
 }
 
 require_no_pending_swap() { # exits if a swap is pending in `response`
   local task_hub
   task_hub=$(response_field .pendingSwap.taskHub)
   # The interrupted run may or may not have swapped the slots. A second swap could undo the first.
-  [[ -z "$task_hub" ]] || fail 6 "a swap of task hub $task_hub into production is pending: $(response_field .pendingSwap.by) started it at $(response_field .pendingSwap.startedAt) and has not reported its outcome. $(describe_next_step "$(response_field .pendingSwap.slot)" "$task_hub")"
+  [[ -z "$task_hub" ]] || fail 6 "a swap of task hub $task_hub into production is pending: $(response_field .pendingSwap.by) started it at $(response_field .pendingSwap.startedAt) and has not reported its outcome. $(describe_next_step "$(response_field .pendingSwap.slot)" "$task_hub" "$(response_field .pendingSwap.runUrl)")"
 }
 
 promote() { # TASK_HUB ROLLBACK: runs `swap_command`, or reports `outcome`
@@ -206,6 +218,9 @@ promote() { # TASK_HUB ROLLBACK: runs `swap_command`, or reports `outcome`
     equals_ignoring_case "$(response_field .pendingSwap.taskHub)" "$1" ||
       fail 6 "task hub $1 is in production already, so no swap was recorded. Do not swap the slots: that would bring the other version back into production"
   elif [[ -n "$outcome" ]]; then
+    request GET "/apps/$app"
+    # A step that a CI system repeats means the swap of its own run, which has ended.
+    [[ "$(response_field .pendingSwap.runUrl)" == "$run_url" ]] || require_no_pending_swap
     post_swap "$1" "$outcome" "$2"
   else
     request GET "/apps/$app"
@@ -231,7 +246,7 @@ run_swap_command() { # TASK_HUB ROLLBACK: records the swap as pending, swaps on 
     fail 1 'interrupted before the command was run. The slots are unchanged. Run the same command again'
   fi
   env -u SAFE_DEPLOY_KEY "SAFE_DEPLOY_TASK_HUB=$task_hub" "${swap_command[@]}" >&2 || exit_code=$?
-  failure_hint=". The command ended with exit code $exit_code${interrupted:+ after an interrupt}. The swap of task hub $task_hub stays pending, and no run can stage until its outcome is reported. $(describe_next_step "$slot" "$task_hub")"
+  failure_hint=". The command ended with exit code $exit_code${interrupted:+ after an interrupt}. The swap of task hub $task_hub stays pending, and no run can stage until its outcome is reported. $(describe_next_step "$slot" "$task_hub" "$run_url")"
   # The platform continues a swap that it has accepted, even if the command that requested the swap fails.
   ((exit_code == 0)) || fail 6 'the slots may or may not be swapped: this script cannot query the platform'
   post_swap "$task_hub" Done "$rollback"

@@ -1,15 +1,16 @@
 """The commands of a deployment: `status`, `stage`, `deploy`, `swap`, `rollback` and `abandon`."""
 
 import sys
+from datetime import timedelta
 
 import typer
 
 from safe_deploy import deployment, rendering
-from safe_deploy.azure_slots import DeploymentSlots
 from safe_deploy.ci import report_warning
 from safe_deploy.client import Json
-from safe_deploy.commands.release import ROUTER_TIMEOUT_SECONDS, roll_back_release
+from safe_deploy.commands.release import ROUTER_TIMEOUT, roll_back_release
 from safe_deploy.deployment import Deployment, StagingRequest, clean_up
+from safe_deploy.durations import format_duration
 from safe_deploy.errors import CommandError, NotReady, TimedOut, UsageError
 from safe_deploy.option_groups import (
     AzureOptions,
@@ -20,6 +21,7 @@ from safe_deploy.option_groups import (
     expand_option_groups,
 )
 from safe_deploy.options import (
+    CreateOption,
     DeleteTaskHubsOption,
     DeployCommandOption,
     OptionalTaskHubOption,
@@ -34,17 +36,17 @@ from safe_deploy.options import (
     WaitOption,
 )
 from safe_deploy.session import (
-    Session,
     build_command,
+    build_swap_executor,
     make_poll_options,
     open_session,
     resolve_deployment_slots,
-    wait_with_progress,
 )
 from safe_deploy.side_by_side.app_state import SideBySideApp, is_side_by_side
-from safe_deploy.slot_observer import SlotObserver
 from safe_deploy.subprocesses import Command, SignalGuard
-from safe_deploy.swap_executor import STABILIZATION_SECONDS, SwapExecutor
+from safe_deploy.swap_executor import STABILIZATION_SECONDS
+from safe_deploy.swap_outcomes import report_rollback_by_hand, report_swap_by_hand
+from safe_deploy.waiting import wait_until_ready
 
 deploy_commands = typer.Typer()
 
@@ -62,17 +64,27 @@ def status(
     session = open_session(common, slot=slot)
     if wait:
         try:
-            verdict = wait_with_progress(session, waiting)
-        except TimedOut as error:
+            verdict = wait_until_ready(
+                session.server,
+                slot,
+                timeout_seconds=waiting.timeout,
+                polling=make_poll_options(waiting, session),
+            )
+        except (TimedOut, NotReady) as error:
             if error.verdict is not None:
                 session.print_verdict(error.verdict)
+                if isinstance(error, TimedOut):
+                    timeout = format_duration(timedelta(seconds=waiting.timeout))
+                    reasons = rendering.list_reasons(error.verdict)
+                    session.summarize(error, f"slot {slot} was not ready within {timeout}: {reasons}")
             raise
         session.print_verdict(verdict)
         return
     verdict = session.server.get_staging_status(slot, verify=waiting.verify)
     session.print_verdict(verdict)
     if not verdict["ready"]:
-        raise NotReady(rendering.format_verdict(verdict))
+        refusal = NotReady(rendering.format_verdict(verdict))
+        raise session.summarize(refusal, f"slot {slot} is not ready: {rendering.list_reasons(verdict)}")
 
 
 @deploy_commands.command()
@@ -85,12 +97,13 @@ def stage(
     task_hub: TaskHubOption,
     version: VersionOption = "",
     slot: SlotOption = "staging",
+    create: CreateOption = False,
 ) -> None:
     """Record a new task hub for the slot, which must have drained, and open a deployment for this run."""
     session = open_session(common, slot=slot)
     app = deployment.stage(
         session.server,
-        _build_staging_request(override, task_hub=task_hub, version=version, slot=slot),
+        _build_staging_request(override, task_hub=task_hub, version=version, slot=slot, create=create),
         deployment_slots=resolve_deployment_slots(azure, session),
         report=session.report,
     )
@@ -130,7 +143,7 @@ def deploy(
         wait_seconds=waiting.timeout,
         deploy_command=deploy_step,
         swap_command=swap_step,
-        swap_executor=_build_swap_executor(session, deployment_slots, stabilization_window, guard),
+        swap_executor=build_swap_executor(session, deployment_slots, stabilization_window, guard),
         deployment_slots=deployment_slots,
         guard=guard,
         report=session.report,
@@ -162,10 +175,10 @@ def swap(
     outcome = _require_command_or_outcome(command, swap_options.outcome)
     deployment_slots = resolve_deployment_slots(azure, session, command)
     with SignalGuard() as guard:
-        executor = _build_swap_executor(session, deployment_slots, swap_options.stabilization_window, guard)
         if command is None:
-            app = executor.report_swap_outcome(task_hub, outcome=outcome)
+            app = report_swap_by_hand(session.server, task_hub, slot=slot, outcome=outcome)
         else:
+            executor = build_swap_executor(session, deployment_slots, swap_options.stabilization_window, guard)
             app = executor.swap(task_hub, command)
     session.print_app(app, task_hub=task_hub, title=_describe_production_task_hub(app))
 
@@ -180,7 +193,7 @@ def rollback(
     task_hub: OptionalTaskHubOption = "",
     slot: SlotOption = "staging",
     version: OtherVersionOption = "",
-    timeout: TimeoutOption = ROUTER_TIMEOUT_SECONDS,
+    timeout: TimeoutOption = ROUTER_TIMEOUT,
 ) -> None:
     """Swap back to the task hub that was swapped out, or give all requests back to the release that was active before.
     Safe to repeat."""
@@ -205,10 +218,10 @@ def rollback(
     outcome = _require_command_or_outcome(command, swap_options.outcome)
     deployment_slots = resolve_deployment_slots(azure, session, command)
     with SignalGuard() as guard:
-        executor = _build_swap_executor(session, deployment_slots, swap_options.stabilization_window, guard)
         if command is None:
-            app = executor.report_rollback_outcome(task_hub or None, outcome=outcome)
+            app = report_rollback_by_hand(session.server, task_hub or None, slot=slot, outcome=outcome)
         else:
+            executor = build_swap_executor(session, deployment_slots, swap_options.stabilization_window, guard)
             app = executor.roll_back(task_hub or None, command)
     production_hub = (app["slots"]["production"] or {}).get("taskHub", "")
     session.print_app(app, task_hub=production_hub, title=_describe_production_task_hub(app))
@@ -225,7 +238,9 @@ def abandon(common: CommonOptions, *, task_hub: TaskHubOption, slot: SlotOption 
     )
 
 
-def _build_staging_request(override: OverrideOptions, *, task_hub: str, version: str, slot: str) -> StagingRequest:
+def _build_staging_request(
+    override: OverrideOptions, *, task_hub: str, version: str, slot: str, create: bool = False
+) -> StagingRequest:
     """What the options of a command say about staging."""
     return StagingRequest(
         task_hub=task_hub,
@@ -234,21 +249,7 @@ def _build_staging_request(override: OverrideOptions, *, task_hub: str, version:
         force=override.force,
         take_over=override.take_over,
         reason=override.reason or None,
-    )
-
-
-def _build_swap_executor(
-    session: Session, deployment_slots: DeploymentSlots | None, stabilization_seconds: float, guard: SignalGuard
-) -> SwapExecutor:
-    """The executor of swaps of the session's slot, which watches Azure if its slots can be queried."""
-    observer = SlotObserver(deployment_slots, slot=session.slot, guard=guard, report=session.report)
-    return SwapExecutor(
-        session.server,
-        slot=session.slot,
-        observer=observer,
-        stabilization_seconds=stabilization_seconds,
-        guard=guard,
-        report=session.report,
+        create=create,
     )
 
 

@@ -4,8 +4,9 @@ import typer
 
 from safe_deploy.azure_function_apps import FunctionApps
 from safe_deploy.ci import Terminal
-from safe_deploy.errors import CommandError, UsageError
-from safe_deploy.option_groups import CommonOptions, expand_option_groups
+from safe_deploy.durations import Seconds
+from safe_deploy.errors import CommandError, Interrupted, UsageError
+from safe_deploy.option_groups import DRAIN_TIMEOUT, CommonOptions, expand_option_groups
 from safe_deploy.options import (
     AddressOption,
     OtherVersionOption,
@@ -27,16 +28,18 @@ from safe_deploy.side_by_side import rendering
 from safe_deploy.side_by_side.app_state import SideBySideApp
 from safe_deploy.side_by_side.function_apps import ReleaseFunctionApps
 from safe_deploy.side_by_side.promotion import Promotion, check_quiescing, read_app
+from safe_deploy.side_by_side.promotion_planner import only_ends_adopted_use
+from safe_deploy.side_by_side.recorded_task_hubs import RecordedTaskHubs
 from safe_deploy.side_by_side.release_deployment import NewRelease, ReleaseDeployment
-from safe_deploy.side_by_side.retirement import RecordedTaskHubs, Retirement, RetirementOptions
+from safe_deploy.side_by_side.retirement import Retirement, RetirementOptions
 from safe_deploy.side_by_side.retirement_planner import RetirementResult, choose_releases, find_failure
 from safe_deploy.side_by_side.rollback_planner import choose_rollback_version
 from safe_deploy.side_by_side.routing_history import list_routing_changes
 
-START_TIMEOUT_SECONDS = 600
+START_TIMEOUT = Seconds(600)
 """How long the Function App of a release may take to start."""
 
-ROUTER_TIMEOUT_SECONDS = 60
+ROUTER_TIMEOUT = Seconds(60)
 """How long routers may take to confirm the routing. Envoy takes up to 5 s, and a router that restarts some more."""
 
 release_commands = typer.Typer()
@@ -56,7 +59,7 @@ def release(
     scheduler: SchedulerOption = "",
     take_over: TakeOverOption = False,
     reason: ReasonOption = "",
-    timeout: TimeoutOption = START_TIMEOUT_SECONDS,
+    timeout: TimeoutOption = START_TIMEOUT,
 ) -> None:
     """Register a release side by side, run the command that deploys its Function App, and check that it has started."""
     session = open_session(common)
@@ -72,6 +75,7 @@ def release(
         function_apps=open_function_apps(session, resource_group, task_hub_setting),
         scheduler=open_scheduler(scheduler, resource_group),
         timeout_seconds=timeout,
+        begin_wait=session.begin_wait,
         report=session.report,
         warn=session.warn,
     ).run()
@@ -93,12 +97,19 @@ def promote(
     *,
     version: ReleaseVersionOption,
     resource_group: ResourceGroupOption = "",
-    timeout: TimeoutOption = ROUTER_TIMEOUT_SECONDS,
+    timeout: TimeoutOption = ROUTER_TIMEOUT,
 ) -> None:
     """Give all requests to a release side by side, and wait until every router has confirmed it. Safe to repeat."""
     session = open_session(common)
     app = read_app(session.server)
-    check_quiescing(app, resource_group)
+    if not only_ends_adopted_use(app, version):
+        check_quiescing(app, resource_group)
+    elif app.quiesce_functions and not resource_group:
+        session.warn(
+            f"without --resource-group the functions {', '.join(app.quiesce_functions)} stay as they are, also in "
+            f"release {', '.join(sorted(app.releases_with_unrouted_traffic))}, which may start work by them. "
+            "To disable them there, run the same command again with --resource-group"
+        )
     promotion = _build_promotion(session, resource_group, rollback=False, timeout_seconds=timeout)
     _make_active(session, promotion, app, version)
 
@@ -111,8 +122,9 @@ def retire(
     command: RetirementCommandArgument = None,
     version: OtherVersionOption = "",
     wait: WaitOption = False,
-    timeout: TimeoutOption = 3600,
+    timeout: TimeoutOption = DRAIN_TIMEOUT,
     resource_group: ResourceGroupOption = "",
+    task_hub_setting: TaskHubSettingOption = "TASK_HUB",
     scheduler: SchedulerOption = "",
 ) -> None:
     """Remove the releases side by side that have drained: run the command that deletes each one's Function App."""
@@ -127,12 +139,13 @@ def retire(
         options=RetirementOptions(
             command_line=command, respects_retention=not version, waits_for_drain=wait, timeout_seconds=timeout
         ),
-        function_apps=open_function_apps(session, resource_group),
+        function_apps=open_function_apps(session, resource_group, task_hub_setting),
         task_hubs=RecordedTaskHubs(session.server, task_hubs, warn=session.warn) if task_hubs is not None else None,
+        begin_wait=session.begin_wait,
         report=session.report,
     )
     try:
-        retirement.run(app, choose_releases(app, version or None))
+        retirement.run(choose_releases(app, version or None))
     except CommandError:
         if retirement.results:
             _print_retirement(session, app, list(retirement.results.values()))
@@ -141,7 +154,7 @@ def retire(
     _print_retirement(session, app, results)
     failure = find_failure(results, named=bool(version), waited_seconds=timeout if wait else None)
     if failure is not None:
-        raise failure
+        raise Interrupted(failure.message) if retirement.interrupted else failure
 
 
 def _print_retirement(session: Session, app: SideBySideApp, results: list[RetirementResult]) -> None:
@@ -195,6 +208,7 @@ def _build_promotion(session: Session, resource_group: str, *, rollback: bool, t
         function_apps=open_function_apps(session, resource_group),
         rollback=rollback,
         router_timeout_seconds=timeout_seconds,
+        begin_wait=session.begin_wait,
         report=session.report,
         warn=session.warn,
     )

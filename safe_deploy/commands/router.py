@@ -78,5 +78,6 @@ def parse_listen_address(text: str) -> tuple[str, int]:
 def _print_policy(session: Session) -> None:
     """Print the policy of API Management for the app's present routing."""
     response = session.server.get_routing(wait_seconds=0, etag=None, router=None)
-    assert response is not None
-    sys.stdout.write(render_policy(parse_routing_document(response[0]), server_url=session.server.url))
+    assert response.document is not None
+    body, _ = response.document
+    sys.stdout.write(render_policy(parse_routing_document(body), server_url=session.server.url))

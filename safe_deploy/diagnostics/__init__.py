@@ -1,1 +1,3 @@
-"""Checks whether a deployment can rely on server, key, app, routers, events and verification. Changes nothing."""
+"""Checks whether a deployment can rely on server, key, app, routers, events and verification.
+
+Repairs what it safely can, if a person agrees."""

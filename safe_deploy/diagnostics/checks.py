@@ -1,68 +1,68 @@
 """All checks of `safe-deploy doctor`, in their order."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import suppress
 
-from safe_deploy.azure_function_apps import FunctionApps
-from safe_deploy.azure_slots import DeploymentSlots
+from safe_deploy.azure_cli import AzureUnavailable
 from safe_deploy.client import StateServerClient
-from safe_deploy.diagnostics.keys import KeyPurpose, build_release_requests, build_slot_requests, check_key
+from safe_deploy.diagnostics.keys import build_release_requests, build_slot_requests, check_key
+from safe_deploy.diagnostics.options import CheckOptions
 from safe_deploy.diagnostics.releases import check_releases
 from safe_deploy.diagnostics.results import CheckResult, CheckStatus
-from safe_deploy.diagnostics.slots import REGISTER_HINT, check_slots
-from safe_deploy.diagnostics.status_urls import StatusUrl
-from safe_deploy.errors import CommandError, UsageError
+from safe_deploy.diagnostics.slots import check_slots, plan_registration
+from safe_deploy.errors import CommandError
+from safe_deploy.next_steps import append_next_step
 from safe_deploy.side_by_side.app_state import is_side_by_side
 
 RETRY_SECONDS = 15
 """How long `doctor` retries one request. It is shorter than in a deployment, because `doctor` reports what fails."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckOptions:
-    """What to check, for an app of either model. Without a resource group Azure is not asked."""
-
-    purpose: KeyPurpose
-    slot: str
-    deployment_slots: DeploymentSlots | None
-    function_apps: FunctionApps | None
-    task_hub_setting: str
-    status_url: StatusUrl | None
-
-
-def run_checks(server: StateServerClient, options: CheckOptions, now: datetime) -> list[CheckResult]:
-    """Run all checks. A failure that makes the other checks impossible ends the list.
+def run_checks(server: StateServerClient, options: CheckOptions) -> Iterator[CheckResult]:
+    """Run all checks, one by one as the results are taken. A failure that makes the others impossible ends them.
 
     Raises UsageError for an option that does not apply to the app.
     """
-    results = [_check_server(server)]
-    if results[0].status is CheckStatus.FAILED:
-        return results
+    first = _check_server(server)
+    yield first
+    if first.status is not CheckStatus.FAILED:
+        yield from _check_app(server, options, with_key=True)
+
+
+def _check_app(server: StateServerClient, options: CheckOptions, *, with_key: bool) -> Iterator[CheckResult]:
+    """The checks of the key and of the app. They need the app, because its model decides what a key must permit."""
     app, failure = None, None
     try:
         app, _ = server.get_app()
     except CommandError as error:
-        failure = CheckResult("app", CheckStatus.FAILED, _add_register_hint(error), error.exit_code)
+        failure = _report_missing_app(server, options, error)
     has_releases = app is not None and is_side_by_side(app)
-    requests = build_release_requests(server) if has_releases else build_slot_requests(server, options.slot)
-    results.append(check_key(requests, options.purpose))
+    if with_key:
+        requests = build_release_requests(server) if has_releases else build_slot_requests(server, options.slot)
+        yield check_key(requests, options.purpose)
     if app is None:
         assert failure is not None
-        return [*results, failure]
-    if has_releases:
-        release_checks = check_releases(
-            server,
-            app,
-            function_apps=options.function_apps,
-            task_hub_setting=options.task_hub_setting,
-            status_url=options.status_url,
-            now=now,
-        )
-        return [*results, *release_checks]
-    if options.status_url is not None:
-        raise UsageError(f"--status-url is for an app with releases side by side, and {app['app']} has slots. Omit it")
-    slot_checks = check_slots(server, app, options.slot, deployment_slots=options.deployment_slots, now=now)
-    return [*results, *slot_checks]
+        yield failure
+    elif has_releases:
+        yield from check_releases(server, app, options)
+    else:
+        yield from check_slots(server, app, options)
+
+
+def _report_missing_app(server: StateServerClient, options: CheckOptions, error: CommandError) -> CheckResult:
+    """The result if the app cannot be read. One that does not exist can be registered if Azure shows its task hub.
+
+    A mistyped name of an app must not be registered, so the Function App must have the same name.
+    """
+    repair = None
+    slots = options.deployment_slots
+    has_same_name = slots is not None and slots.target.function_app.lower() == server.app.lower()
+    if error.problem_code == "AppNotFound" and has_same_name:
+        with suppress(AzureUnavailable):
+            repair = plan_registration(server, options, lambda: _check_app(server, options, with_key=False))
+    return CheckResult(
+        "app", CheckStatus.FAILED, append_next_step(error.message, error.problem_code), error.exit_code, repair
+    )
 
 
 def _check_server(server: StateServerClient) -> CheckResult:
@@ -73,8 +73,3 @@ def _check_server(server: StateServerClient) -> CheckResult:
     except CommandError as error:
         return CheckResult("server", CheckStatus.FAILED, error.message, error.exit_code)
     return CheckResult("server", CheckStatus.OK, f"{server.url} and its storage answer")
-
-
-def _add_register_hint(error: CommandError) -> str:
-    """The message of the error. If the app does not exist, how to register it is added."""
-    return f"{error.message}. {REGISTER_HINT}" if error.problem_code == "AppNotFound" else error.message

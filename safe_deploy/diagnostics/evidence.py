@@ -1,13 +1,16 @@
 """Whether verdicts on the task hub that gets new work rest on events and on reads of the task hub."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from safe_deploy.azure_state_server import AzureStateServer
 from safe_deploy.client import Json
 from safe_deploy.diagnostics.results import CheckResult, CheckStatus
+from safe_deploy.diagnostics.roles import plan_roles
 from safe_deploy.errors import CommandError
+from safe_deploy.next_steps import format_reason, format_reasons
 from safe_deploy.rendering import format_age
 
 _FAILED_EVIDENCE_REASONS = frozenset({"ProbeFailed", "ProbeDenied", "TaskHubMissing", "VerificationRequired"})
@@ -22,20 +25,54 @@ class EvidenceHints:
 
 
 def check_evidence(
-    app: Json, task_hub: str, get_verdict: Callable[[], Json], *, hints: EvidenceHints, now: datetime
+    app: Json,
+    task_hub: str,
+    get_verdict: Callable[[str], Json],
+    *,
+    hints: EvidenceHints,
+    now: datetime,
+    state_server: AzureStateServer | None,
 ) -> Iterator[CheckResult]:
-    """Check whether the server receives events of a task hub, and whether it can read the task hub. `get_verdict`
-    returns the verdict on it."""
+    """Check whether the server receives events of a task hub, and whether it can read the task hub.
+
+    `get_verdict` returns the verdict on it, for a way to verify. `state_server` is None if Azure may not be asked.
+    """
     try:
-        verdict = get_verdict()
+        verdict = get_verdict("cached")
     except CommandError as error:
         yield CheckResult("events", CheckStatus.FAILED, error.message, error.exit_code)
         return
     yield _check_events(verdict, task_hub, is_verified=app["taskHubs"] is not None, now=now)
-    yield _check_verification(app, verdict, hints)
-    messages_unseen = _find_warning(verdict, "MessagesUnseen")
-    if messages_unseen is not None:
-        yield CheckResult("messages", CheckStatus.WARNING, messages_unseen)
+    verification = _check_verification(app, verdict, hints)
+    if any(reason["code"] == "ProbeDenied" for reason in verdict["reasons"]):
+        verification = _add_role_repair(verification, app, get_verdict, hints, state_server)
+    yield verification
+    for warning in verdict.get("warnings", []):
+        if warning["code"] != "EventsOnly":  # part of the check of the verification
+            check = "messages" if warning["code"] == "MessagesUnseen" else f"warning {warning['code']}"
+            yield CheckResult(check, CheckStatus.WARNING, warning["message"])
+
+
+def _add_role_repair(
+    result: CheckResult,
+    app: Json,
+    get_verdict: Callable[[str], Json],
+    hints: EvidenceHints,
+    state_server: AzureStateServer | None,
+) -> CheckResult:
+    """The result of the verification, with the repair for a storage account that refuses the server."""
+
+    def check_again() -> Iterator[CheckResult]:
+        """Read the task hub anew. A new role takes effect after some minutes."""
+        again = _check_verification(app, get_verdict("fresh"), hints)
+        if again.status is CheckStatus.FAILED:
+            message = f"{again.message}. Azure takes up to ten minutes to apply a new role: run the command again then"
+            again = replace(again, message=message)
+        yield again
+
+    repair, advice = plan_roles(state_server, app, check_again)
+    message = f"{result.message.rstrip('.')}. {advice}" if advice else result.message
+    return replace(result, message=message, repair=repair)
 
 
 def _check_events(verdict: Mapping[str, Any], task_hub: str, *, is_verified: bool, now: datetime) -> CheckResult:
@@ -54,7 +91,7 @@ def _check_events(verdict: Mapping[str, Any], task_hub: str, *, is_verified: boo
 def _check_verification(app: Json, verdict: Mapping[str, Any], hints: EvidenceHints) -> CheckResult:
     """Whether verdicts rest on reads of the task hub, and whether the policy requires that."""
     check = "verification"
-    reasons = "; ".join(reason["message"] for reason in verdict["reasons"])
+    reasons = format_reasons(verdict["reasons"])
     if any(reason["code"] in _FAILED_EVIDENCE_REASONS for reason in verdict["reasons"]):
         return CheckResult(check, CheckStatus.FAILED, reasons)
     if app["taskHubs"] is None:
@@ -75,5 +112,5 @@ def _check_verification(app: Json, verdict: Mapping[str, Any], hints: EvidenceHi
 
 
 def _find_warning(verdict: Mapping[str, Any], code: str) -> str | None:
-    """The message of the verdict's warning with this code."""
-    return next((str(warning["message"]) for warning in verdict.get("warnings", []) if warning["code"] == code), None)
+    """The verdict's warning with this code, as `CODE: text`."""
+    return next((format_reason(warning) for warning in verdict.get("warnings", []) if warning["code"] == code), None)

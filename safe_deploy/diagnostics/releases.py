@@ -1,19 +1,23 @@
 """The checks of an app with releases side by side: its releases, its routers, and its status URLs."""
 
-import functools
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from safe_deploy.azure_function_apps import FunctionApps
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.diagnostics.deployments import check_deployment
+from safe_deploy.diagnostics.deployments import check_deployment, hold_back_repairs
+from safe_deploy.diagnostics.durable_sites import DurableSite
 from safe_deploy.diagnostics.evidence import EvidenceHints, check_evidence
+from safe_deploy.diagnostics.extension import check_extension
 from safe_deploy.diagnostics.function_apps import check_function_apps
-from safe_deploy.diagnostics.results import CheckResult, CheckStatus
-from safe_deploy.diagnostics.status_urls import StatusUrl, check_status_url
+from safe_deploy.diagnostics.host_json import OVERRIDE_NAMES
+from safe_deploy.diagnostics.options import CheckOptions
+from safe_deploy.diagnostics.results import CheckResult, CheckStatus, ErrorFilter
+from safe_deploy.diagnostics.status_urls import check_status_url
 from safe_deploy.errors import CommandError
-from safe_deploy.rendering import format_age, is_older
+from safe_deploy.rendering import format_age, format_instant, is_older
 
 _ROUTER_DELAY = timedelta(seconds=60)
 """How long routers may route by an older document before something is wrong with one that has not acknowledged."""
@@ -27,16 +31,8 @@ _EVIDENCE_HINTS = EvidenceHints(
 )
 
 
-def check_releases(
-    server: StateServerClient,
-    app: Json,
-    *,
-    function_apps: FunctionApps | None,
-    task_hub_setting: str,
-    status_url: StatusUrl | None,
-    now: datetime,
-) -> Iterator[CheckResult]:
-    """Run the checks of an app with releases side by side, those of Azure only with `function_apps`."""
+def check_releases(server: StateServerClient, app: Json, options: CheckOptions) -> Iterator[CheckResult]:
+    """Run the checks of an app with releases side by side."""
     yield from check_deployment(app)
     try:
         listed = server.list_releases()
@@ -45,15 +41,48 @@ def check_releases(
         return
     yield _check_active(listed["routing"])
     yield from map(_check_release, listed["releases"])
-    yield from check_function_apps(app, function_apps, task_hub_setting)
-    yield from _check_routers(listed, now)
-    yield check_status_url(status_url, listed["releases"], listed["removed"])
+    yield from check_function_apps(app, options.function_apps, options.task_hub_setting)
+    yield from _check_routers(listed, options.now)
+    yield check_status_url(options.status_url, listed["releases"], listed["removed"])
     active = next(
         (release for release in listed["releases"] if release["version"] == listed["routing"]["active"]), None
     )
-    if active is not None:
-        get_verdict = functools.partial(server.get_release_status, active["version"])
-        yield from check_evidence(app, active["taskHub"], get_verdict, hints=_EVIDENCE_HINTS, now=now)
+    if active is None:
+        yield from options.check_host_json()
+        return
+    is_verified = app["taskHubs"] is not None
+    yield from hold_back_repairs(server, app, _check_settings(server, active, options, is_verified=is_verified))
+    yield from check_extension(server, active["taskHub"], options.host_json, is_verified=is_verified)
+    yield from check_evidence(
+        app,
+        active["taskHub"],
+        lambda verify: server.get_release_status(active["version"], verify=verify),
+        hints=_EVIDENCE_HINTS,
+        now=options.now,
+        state_server=options.state_server,
+    )
+
+
+def _check_settings(
+    server: StateServerClient, active: Json, options: CheckOptions, *, is_verified: bool
+) -> Iterator[CheckResult]:
+    """Follow the events of the active release, as far as Azure may be asked and shows its Function App."""
+    function_apps = options.function_apps
+    function_app = None
+    if function_apps is not None:
+        # `check_function_apps` has reported why there is none.
+        with suppress(CommandError):
+            function_app = function_apps.find_by_address(active["address"])
+    if function_apps is None or function_app is None:
+        yield from options.check_host_json()
+        return
+    site = DurableSite(
+        f"release {active['version']}",
+        names=[*options.host_json.topic_source.setting_names, *OVERRIDE_NAMES],
+        read=partial(function_apps.read_settings, function_app),
+        change=partial(function_apps.change_settings, function_app),
+    )
+    yield from options.check_events(server, active["taskHub"], [site], ErrorFilter(), is_verified=is_verified)
 
 
 def _check_active(routing: Mapping[str, Any]) -> CheckResult:
@@ -72,8 +101,8 @@ def _check_release(release: Json) -> CheckResult:
     removal = release["removal"]
     if removal is not None:
         message = (
-            f"its removal was begun by {removal['by']} at {removal['startedAt']} and is not complete. Run safe-deploy "
-            "retire"
+            f"its removal was begun by {removal['by']} at {format_instant(removal['startedAt'])} and is not complete. "
+            "Run safe-deploy retire"
         )
         return CheckResult(check, CheckStatus.WARNING, message)
     hint = ", so it can be removed: safe-deploy retire" if release["state"] == "Drained" else ""

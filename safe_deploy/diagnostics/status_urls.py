@@ -14,9 +14,9 @@ from safe_deploy.client import Json
 from safe_deploy.diagnostics.keys import NONEXISTENT_TASK_HUB
 from safe_deploy.diagnostics.results import CheckResult, CheckStatus
 from safe_deploy.errors import ExitCode, UsageError
-from safe_deploy.routers.rules import GONE, MANAGEMENT_PATH, TASK_HUB_PARAMETER, find_task_hub
+from safe_deploy.routers.rules import GONE, MANAGEMENT_PATH, TASK_HUB_PARAMETER, find_task_hub, starts_orchestration
 
-_CHECK = "status URLs"
+CHECK = "status URLs"
 _TIMEOUT_SECONDS = 10
 
 
@@ -37,8 +37,9 @@ def parse_status_url(text: str) -> StatusUrl:
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_url = False
-    task_hub = find_task_hub(f"{parts.path}?{parts.query}") if is_url else None
-    if task_hub is None:
+    target = f"{parts.path}?{parts.query}" if is_url else ""
+    task_hub = find_task_hub(target)
+    if task_hub is None or starts_orchestration(target):
         raise UsageError(
             f"--status-url takes a URL of the management API, with its {TASK_HUB_PARAMETER}, such as the "
             "statusQueryGetUri that a starter returns"
@@ -52,13 +53,13 @@ def check_status_url(url: StatusUrl | None, releases: Sequence[Json], removed: S
     """Report which name the URL has. `releases` and `removed` are those of ListReleases."""
     if url is None:
         message = "not checked. Add --status-url with a statusQueryGetUri that the app has returned through the router"
-        return CheckResult(_CHECK, CheckStatus.WARNING, message)
+        return CheckResult(CHECK, CheckStatus.WARNING, message)
     owner = _find_by_task_hub(releases, url.task_hub)
     if owner is None:
         gone = _find_by_task_hub(removed, url.task_hub)
         reason = f"release {gone['version']} was removed" if gone else "no release has this task hub"
         message = f"routers answer 410 for task hub {url.task_hub}: {reason}"
-        return CheckResult(_CHECK, CheckStatus.FAILED, message, ExitCode.CONFLICT)
+        return CheckResult(CHECK, CheckStatus.FAILED, message, ExitCode.CONFLICT)
     named = next((release for release in releases if _has_same_host(release["address"], url.origin)), None)
     if named is None:
         return _check_router(url.origin)
@@ -67,12 +68,12 @@ def check_status_url(url: StatusUrl | None, releases: Sequence[Json], removed: S
             f"the URL names release {named['version']}, but its task hub {url.task_hub} is registered for release "
             f"{owner['version']}. Correct the app setting with the task hub name of one of them"
         )
-        return CheckResult(_CHECK, CheckStatus.FAILED, message, ExitCode.CONFLICT)
+        return CheckResult(CHECK, CheckStatus.FAILED, message, ExitCode.CONFLICT)
     message = (
         f"the app returns the name of release {named['version']} itself, {url.origin}, so the URL leads past the "
         "router. Clients that may not call the release must use its path and query with the router's name"
     )
-    return CheckResult(_CHECK, CheckStatus.WARNING, message)
+    return CheckResult(CHECK, CheckStatus.WARNING, message)
 
 
 def _find_by_task_hub(releases: Sequence[Json], task_hub: str) -> Mapping[str, Any] | None:
@@ -97,12 +98,12 @@ def _check_router(origin: str) -> CheckResult:
         status = httpx.get(url, timeout=_TIMEOUT_SECONDS).status_code
     except httpx.HTTPError as error:
         message = f"{origin}, the name in the URL, cannot be reached: {type(error).__name__}"
-        return CheckResult(_CHECK, CheckStatus.FAILED, message)
+        return CheckResult(CHECK, CheckStatus.FAILED, message)
     if status == GONE:
         message = f"the app returns the router's name, {origin}"
-        return CheckResult(_CHECK, CheckStatus.OK, message)
+        return CheckResult(CHECK, CheckStatus.OK, message)
     message = (
         f"{origin}, the name in the URL, is neither that of a release nor that of a router: it answers {status} for a "
         f"task hub that no release has, where a router answers {GONE}"
     )
-    return CheckResult(_CHECK, CheckStatus.FAILED, message)
+    return CheckResult(CHECK, CheckStatus.FAILED, message)

@@ -11,7 +11,18 @@ import string
 from xml.sax.saxutils import escape, quoteattr
 
 from safe_deploy.routers.documents import RoutingDocument
-from safe_deploy.routers.rules import GONE, MANAGEMENT_PATH, STARTS_PATH, TASK_HUB_PARAMETER, UNAVAILABLE
+from safe_deploy.routers.rules import (
+    CODED_SEPARATOR,
+    CONTROL_PATTERN,
+    DOT_SEGMENT_PATTERN,
+    GONE,
+    MANAGEMENT_PATH,
+    PURGE_PATTERN,
+    READING_METHODS,
+    STARTS_PATH,
+    TASK_HUB_PARAMETER,
+    UNAVAILABLE,
+)
 
 MAX_POLICY_BYTES = 16 * 1024
 """The size of a policy in the Consumption tier. Other tiers take more."""
@@ -27,9 +38,9 @@ LAST_DOCUMENT_SECONDS = 24 * 3600
 
 def render_policy(document: RoutingDocument, *, server_url: str) -> str:
     """The policy for the app of this document. `server_url` is the base URL of the server, without /api."""
-    cache_key = f"safe-deploy-routing-{document.app}"
+    cache_key = f"safe-deploy-routing-{document.app_key}"
     expressions = _EXPRESSIONS | {
-        "read_body": _READ_BODY.replace("APP", _text(document.app)),
+        "read_body": _READ_BODY.replace("APP", _text(document.app_key)),
         "route": _ROUTE.replace("LAST_RESORT", _text(_render_last_resort(document))),
     }
     return _POLICY.substitute(
@@ -87,31 +98,52 @@ _READ_BODY = """@{
     try {
         var text = response.Body.As<string>();
         var body = JObject.Parse(text);
-        return (string)body["app"] == APP && body["releases"] is JObject ? text : "";
+        return ((string)body["app"]).ToLowerInvariant() == APP && body["releases"] is JObject ? text : "";
     } catch { return ""; }
 }"""
 
+_ANY_READING_METHOD = " || ".join(f'method == "{method}"' for method in READING_METHODS)
+
+# A document stays cached for CACHE_SECONDS. So visits that end within that time have ended.
 _ROUTE = f"""@{{
     var document = JObject.Parse(
         context.Variables.ContainsKey("routing") ? (string)context.Variables["routing"] : LAST_RESORT);
     var releases = (JObject)document["releases"];
     var active = (string)document["active"];
     var split = document["split"] as JObject;
-    var path = Uri.UnescapeDataString("/" + context.Request.Url.Path.TrimStart('/')).ToLowerInvariant();
-    if (path.IndexOf("{MANAGEMENT_PATH}", StringComparison.Ordinal) == 0
-        && path.IndexOf("{STARTS_PATH}", StringComparison.Ordinal) != 0) {{
+    var sent = "/" + context.Request.Url.Path.TrimStart('/').ToLowerInvariant();
+    var path = Uri.UnescapeDataString(sent).ToLowerInvariant();
+    var has_dot_segment = Regex.IsMatch(path, @"{DOT_SEGMENT_PATTERN}");
+    var cache_expiry = DateTimeOffset.UtcNow.AddSeconds({CACHE_SECONDS});
+    if (has_dot_segment || path.IndexOf("{MANAGEMENT_PATH}", StringComparison.Ordinal) == 0) {{
+        var method = context.Request.Method;
+        var starts_nothing = {_ANY_READING_METHOD}
+            || (!Regex.IsMatch(sent + path, @"{CODED_SEPARATOR}")
+                && (Regex.IsMatch(path, "^{CONTROL_PATTERN}$")
+                    || (method == "DELETE" && Regex.IsMatch(path, "^{PURGE_PATTERN}$"))));
         foreach (var parameter in context.Request.Url.QueryString.TrimStart('?').Split('&')) {{
             var end = parameter.IndexOf('=');
             if (end < 0) {{ continue; }}
             if (Uri.UnescapeDataString(parameter.Substring(0, end)).ToLowerInvariant()
                 != "{TASK_HUB_PARAMETER.lower()}") {{ continue; }}
+            if (has_dot_segment) {{ return "{GONE}||"; }}
             var hub = Uri.UnescapeDataString(parameter.Substring(end + 1)).ToLowerInvariant();
+            var answer = document["lastResort"] == null ? "{GONE}||" : "{UNAVAILABLE}||";
             foreach (var release in releases.Properties()) {{
-                if (((string)release.Value["taskHub"]).ToLowerInvariant() == hub) {{
-                    return "200|" + (string)release.Value["address"] + "|";
+                if (((string)release.Value["taskHub"]).ToLowerInvariant() != hub) {{ continue; }}
+                var state = (string)release.Value["state"];
+                var until = (DateTimeOffset?)release.Value["stickyUntil"];
+                var takes_new_work = state == "Staged" || state == "Serving"
+                    || (until != null && until.Value > cache_expiry);
+                if (takes_new_work || starts_nothing) {{
+                    answer = "200|" + (string)release.Value["address"] + "|";
+                }}
+                if (takes_new_work && path.IndexOf("{STARTS_PATH}", StringComparison.Ordinal) == 0) {{
+                    answer = null;
                 }}
             }}
-            return document["lastResort"] == null ? "{GONE}||" : "{UNAVAILABLE}||";
+            if (answer != null) {{ return answer; }}
+            break;
         }}
     }}
     string sticky = null;
@@ -157,7 +189,7 @@ _ROUTE = f"""@{{
                 bucket = int.Parse(sticky.Substring(dot + 1));
             }} else {{
                 var until = (DateTimeOffset?)release.Value["stickyUntil"];
-                if (until != null && until.Value > DateTimeOffset.UtcNow.AddSeconds({CACHE_SECONDS})) {{
+                if (until != null && until.Value > cache_expiry) {{
                     return "200|" + (string)release.Value["address"] + "|";
                 }}
             }}
@@ -240,7 +272,7 @@ _POLICY = string.Template("""<policies>
       <when condition=$is_gone>
         <return-response>
           <set-status code="$gone" reason="Gone" />
-          <set-body>No release has this task hub.</set-body>
+          <set-body>No release with this task hub takes this call.</set-body>
         </return-response>
       </when>
       <when condition=$has_status>

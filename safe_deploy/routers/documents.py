@@ -41,6 +41,12 @@ class RoutedRelease:
     sticky_until: datetime | None = None
 
     @property
+    def takes_new_work(self) -> bool:
+        """Whether requests may start work in the release. If not, the server lets it be removed once its task hub has
+        drained, so nothing may start there between the last verdict and the deletion of its Function App."""
+        return self.is_overridable or self.sticky_until is not None
+
+    @property
     def authority(self) -> str:
         """The host of the address, with its port if the address has one."""
         return urlsplit(self.address).netloc
@@ -74,6 +80,11 @@ class RoutingDocument:
     releases: Mapping[str, RoutedRelease]
 
     @property
+    def app_key(self) -> str:
+        """The name of the app as it is compared: see `build_app_key`."""
+        return build_app_key(self.app)
+
+    @property
     def candidate(self) -> str | None:
         """The release that a split gives the lower buckets to."""
         return next((version for version in self.split or {} if version != self.active), None)
@@ -88,6 +99,12 @@ class RoutingDocument:
         assert self.candidate is not None
         assert self.active is not None
         return self.releases[self.candidate if bucket < self.split[self.candidate] else self.active]
+
+
+def build_app_key(app: str) -> str:
+    """The name of an app in the form in which names are compared. The server knows an app in any case of its name. Its
+    document has the case in which the app was created last."""
+    return app.lower()
 
 
 def end_sticky_visits(document: RoutingDocument, now: datetime) -> RoutingDocument:

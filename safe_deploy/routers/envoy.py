@@ -3,16 +3,25 @@ bucket of a split is a weighted entry with a Set-Cookie header of its own."""
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from safe_deploy.client import Json
 from safe_deploy.routers.documents import RoutedRelease, RoutingDocument
-from safe_deploy.routers.patterns import build_management_path_pattern, build_starts_pattern, build_task_hub_pattern
+from safe_deploy.routers.patterns import (
+    build_coded_separator_pattern,
+    build_control_pattern,
+    build_dot_segment_pattern,
+    build_management_path_pattern,
+    build_purge_pattern,
+    build_starts_pattern,
+    build_task_hub_pattern,
+)
 from safe_deploy.routers.rules import (
     BUCKETS,
     GONE,
+    READING_METHODS,
     UNAVAILABLE,
     format_sticky_cookie,
     format_visit,
@@ -88,9 +97,7 @@ def _digest(value: Any) -> str:
 
 def _render_routes(document: RoutingDocument) -> Iterable[Json]:
     """The routes, in the order of the rules. Envoy takes the first one that matches."""
-    for release in document.releases.values():
-        yield _route(_match_management(release.task_hub), release)
-    yield _render_response(_match_management(None), GONE, "No release has this task hub.\n")
+    yield from _render_management(document.releases.values())
     overridable = list_overridable_releases(document)
     for release in overridable:
         yield _route({"headers": [_match_header(document.override_header, {"exact": release.override_token})]}, release)
@@ -104,6 +111,34 @@ def _render_routes(document: RoutingDocument) -> Iterable[Json]:
         yield _route({}, document.releases[document.active])
     else:
         yield from _render_split(document)
+
+
+def _render_management(releases: Collection[RoutedRelease]) -> Iterable[Json]:
+    """The routes of calls to the management API that name a task hub. Those that start orchestrations in a release that
+    takes new work match none of them."""
+    starts = _match_path(build_starts_pattern())
+    with_new_work = [release for release in releases if release.takes_new_work]
+    elsewhere = [_match_path(build_dot_segment_pattern()), _match_path(build_task_hub_pattern())]
+    yield _render_response({"headers": elsewhere}, GONE, _GONE_TEXT)
+    for release in releases:
+        call = [_match_path(build_management_path_pattern()), _match_path(build_task_hub_pattern(release.task_hub))]
+        for conditions in [[_invert(starts)]] if release.takes_new_work else _match_calls_that_start_nothing():
+            yield _route({"headers": [*call, *conditions]}, release)
+    unknown = [_match_path(build_management_path_pattern()), _match_path(build_task_hub_pattern())]
+    known = [_invert(_match_path(build_task_hub_pattern(release.task_hub))) for release in with_new_work]
+    yield _render_response({"headers": [*unknown, *known]}, GONE, _GONE_TEXT)
+
+
+_GONE_TEXT = "No release with this task hub takes this call.\n"
+
+
+def _match_calls_that_start_nothing() -> list[list[Json]]:
+    """The conditions on calls to the management API, of which one list must be met, as `rules` decides it."""
+    reading = _match_header(":method", {"safe_regex": {"regex": "|".join(READING_METHODS)}})
+    deleting = _match_header(":method", {"exact": "DELETE"})
+    purging, controlling = _match_path(build_purge_pattern()), _match_path(build_control_pattern())
+    unambiguous = _invert(_match_path(build_coded_separator_pattern()))
+    return [[reading], [deleting, purging, unambiguous], [controlling, unambiguous]]
 
 
 def _render_split(document: RoutingDocument) -> Iterable[Json]:
@@ -170,11 +205,14 @@ def _render_response(match: Json, status: int, text: str) -> Json:
     }
 
 
-def _match_management(task_hub: str | None) -> Json:
-    """Match calls to the management API with this task hub, or with any."""
-    paths = [build_management_path_pattern(), build_task_hub_pattern(task_hub)]
-    starts = _match_header(":path", {"safe_regex": {"regex": build_starts_pattern()}}) | {"invert_match": True}
-    return {"headers": [*(_match_header(":path", {"safe_regex": {"regex": path}}) for path in paths), starts]}
+def _match_path(pattern: str) -> Json:
+    """The condition of a route on path and query."""
+    return _match_header(":path", {"safe_regex": {"regex": pattern}})
+
+
+def _invert(condition: Json) -> Json:
+    """The condition that is met if the other one is not."""
+    return condition | {"invert_match": True}
 
 
 def _visits(release: RoutedRelease, buckets: Iterable[int]) -> Json:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safe_deploy.client import Json
 from safe_deploy.errors import CommandError
-from safe_deploy.routers.documents import InvalidRoutingDocument, parse_routing_document
+from safe_deploy.routers.documents import InvalidRoutingDocument, build_app_key, parse_routing_document
 from safe_deploy.routers.envoy import (
     ADMIN_SOCKET,
     BOOTSTRAP_FILE,
@@ -78,7 +78,7 @@ class EnvoyFolder:
         except (KeyError, InvalidRoutingDocument):
             return None
         # The folder may have served another app, whose ETags are alike.
-        return KeptDocument(etag, kept["document"]) if document.app.lower() == self._app.lower() else None
+        return KeptDocument(etag, kept["document"]) if document.app_key == build_app_key(self._app) else None
 
     def keep_document(self, document: KeptDocument) -> None:
         """Keep a document, so that the next start of the follower has one while the server is down."""

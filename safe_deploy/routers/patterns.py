@@ -3,19 +3,51 @@
 They match text in which letters may be of either case and percent-encoded, as `safe_deploy.routers.rules` decodes it.
 """
 
-from safe_deploy.routers.rules import MANAGEMENT_PATH, STARTS_PATH, TASK_HUB_PARAMETER
+from safe_deploy.routers.rules import (
+    CONTROLS,
+    EVENT_CONTROL,
+    MANAGEMENT_PATH,
+    STARTS_PATH,
+    TASK_HUB_PARAMETER,
+)
 
-_HEX_DIGITS = "0123456789abcdef"
+_QUERY = "(?:\\?.*)?"
 
 
 def build_management_path_pattern() -> str:
     """Matches path and query of any call to the management API, those that start orchestrations included."""
-    return f"{encoded(MANAGEMENT_PATH)}[^?]*(?:\\?.*)?"
+    return f"{encoded(MANAGEMENT_PATH)}[^?]*{_QUERY}"
 
 
 def build_starts_pattern() -> str:
     """Matches path and query of requests that start orchestrations."""
     return f"{encoded(STARTS_PATH)}.*"
+
+
+def build_purge_pattern() -> str:
+    """Matches path and query of calls that remove the history of instances, if their method is DELETE and
+    `build_coded_separator_pattern` does not match: see `rules.PURGE_PATTERN`."""
+    return f"{encoded(MANAGEMENT_PATH + 'instances')}(?:/[^/?]*)?{_QUERY}"
+
+
+def build_control_pattern() -> str:
+    """Matches path and query of calls that change an instance that has not ended, if `build_coded_separator_pattern`
+    does not match: see `rules.CONTROL_PATTERN`."""
+    # The id may begin with a percent sign, unless that encodes `@`.
+    instance_id = "(?:[^@%/?][^/?]*|%(?:[^4/?][^/?]*)?|%4(?:[^0/?][^/?]*)?)"
+    controls = "|".join([*map(encoded, CONTROLS), f"{encoded(EVENT_CONTROL)}[^/?]+"])
+    return f"{encoded(MANAGEMENT_PATH + 'instances/')}{instance_id}/(?:{controls}){_QUERY}"
+
+
+def build_coded_separator_pattern() -> str:
+    """Matches path and query whose path has a backslash or an encoded separator: see `rules.CODED_SEPARATOR`."""
+    return f"[^?]*{_CODED_SEPARATOR}[^?]*{_QUERY}"
+
+
+def build_dot_segment_pattern() -> str:
+    """Matches path and query whose path has a segment `.` or `..`: see `rules.DOT_SEGMENT_PATTERN`."""
+    separator = f"(?:/|{_CODED_SEPARATOR})"
+    return f"[^?]*{separator}(?:[.]|{_encoded_repeatedly('.')}){{1,2}}(?:{separator}[^?]*)?{_QUERY}"
 
 
 def build_task_hub_pattern(task_hub: str | None = None) -> str:
@@ -44,6 +76,14 @@ def _hex_pattern(character: str) -> str:
 def _digit_class(*digits: str) -> str:
     """The character class of a regular expression that matches these hexadecimal digits in either case."""
     return f"[{''.join(sorted({case for digit in digits for case in (digit.lower(), digit.upper())}))}]"
+
+
+def _encoded_repeatedly(character: str) -> str:
+    """Matches a character that is percent-encoded once or more often."""
+    return f"{encoded('%')}(?:{encoded('25')})*{encoded(f'{ord(character):02x}')}"
+
+
+_CODED_SEPARATOR = f"(?:[\\\\]|{_encoded_repeatedly('/')}|{_encoded_repeatedly(chr(92))})"
 
 
 def _build_other_parameter() -> str:

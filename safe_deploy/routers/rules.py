@@ -13,10 +13,30 @@ MANAGEMENT_PATH = "/runtime/webhooks/durabletask/"
 STARTS_PATH = f"{MANAGEMENT_PATH}orchestrators/"
 """Requests below start orchestrations, which is new work."""
 TASK_HUB_PARAMETER = "taskHub"
+READING_METHODS = ("GET", "OPTIONS")
+PURGE_PATTERN = f"{MANAGEMENT_PATH}instances(/[^/]*)?"
+"""Matches a path in lower case. DELETE removes the history of instances that have ended there. Below `entities/` it
+calls an entity, as POST does."""
+# The calls for an instance that start no work: CONTROLS, and an event (EVENT_CONTROL). `restart` and `rewind` start it
+# again.
+CONTROLS = ("terminate", "suspend", "resume")
+EVENT_CONTROL = "raiseevent/"
+CONTROL_PATTERN = f"{MANAGEMENT_PATH}instances/(?!@)[^/]+/({'|'.join(CONTROLS)}|{EVENT_CONTROL}[^/]+)"
+"""Matches the path of these calls in lower case. An id that begins with `@` is that of an entity, whose code can start
+orchestrations."""
+
+# An app, and what is before it, can take a backslash for a slash, and decode a path more than once. `%25` is `%`.
+CODED_SEPARATOR = r"(?:\\|%(?:25)*(?:2f|5c))"
+"""Matches a backslash, or a separator that is still encoded, in a path in lower case."""
+_SEPARATOR = f"(?:/|{CODED_SEPARATOR})"
+DOT_SEGMENT_PATTERN = rf"{_SEPARATOR}(?:\.|%(?:25)*2e){{1,2}}(?:{_SEPARATOR}|$)"
+"""Is found in a decoded path in lower case if it has a segment `.` or `..`. Such a path leads elsewhere in the app than
+it reads: `instances/../orchestrators/` starts orchestrations."""
 BUCKETS = 100
 
 GONE = 410
-"""The status of a management call for an unknown task hub. An app that got the call would create that task hub."""
+"""The status of a management call for an unknown task hub, because an app that got the call would create that task hub.
+Also that of a call that can start work in a release that takes no new work, or may lead to another path in the app."""
 UNAVAILABLE = 503
 """The status while no release is active."""
 
@@ -27,6 +47,7 @@ class RoutedRequest:
 
     target: str
     headers: Sequence[tuple[str, str]] = ()
+    method: str = "GET"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +65,15 @@ def route(document: RoutingDocument, request: RoutedRequest, draw: Callable[[], 
 
     `document` must be current: see `documents.end_sticky_visits`. `draw` returns a random bucket, 0 to 99.
     """
+    if has_dot_segment(request.target) and _read_task_hub(request.target) is not None:
+        return Routed(None, GONE)
     task_hub = find_task_hub(request.target)
     if task_hub is not None:
         owner = _find_owner(document, task_hub)
-        return Routed(None, GONE) if owner is None else Routed(owner.version)
+        if owner is None or not (owner.takes_new_work or starts_nothing(request)):
+            return Routed(None, GONE)
+        if not (owner.takes_new_work and starts_orchestration(request.target)):
+            return Routed(owner.version)
     overriding = _find_override(document, request)
     if overriding is not None:
         return Routed(overriding.version)
@@ -84,17 +110,51 @@ def format_visit(release: RoutedRelease, bucket: int) -> str:
 
 
 def find_task_hub(target: str) -> str | None:
-    """The task hub of a call to the management API; None for other requests, and for those that start orchestrations.
-    It is the first parameter of that name, without regard to the case of the name."""
-    path, _, query = target.partition("?")
-    path = unquote(path).lower()
-    if not path.startswith(MANAGEMENT_PATH) or path.startswith(STARTS_PATH):
-        return None
-    for parameter in query.split("&"):
+    """The task hub of a call to the management API; None for other requests."""
+    return _read_task_hub(target) if _decode_path(target).startswith(MANAGEMENT_PATH) else None
+
+
+def _read_task_hub(target: str) -> str | None:
+    """The first parameter that names a task hub, without regard to the case of its name."""
+    for parameter in target.partition("?")[2].split("&"):
         name, has_value, value = parameter.partition("=")
         if has_value and unquote(name).lower() == TASK_HUB_PARAMETER.lower():
             return unquote(value)
     return None
+
+
+def starts_orchestration(target: str) -> bool:
+    """Whether the request starts an orchestration by the management API."""
+    return _decode_path(target).startswith(STARTS_PATH)
+
+
+def has_dot_segment(target: str) -> bool:
+    """Whether the path of a request can lead to another path in the app."""
+    return re.search(DOT_SEGMENT_PATTERN, _decode_path(target)) is not None
+
+
+def _decode_path(target: str) -> str:
+    """The path of a request in lower case, without percent-encoding."""
+    return unquote(_read_path(target)).lower()
+
+
+def _read_path(target: str) -> str:
+    """The path of a request as sent."""
+    return target.partition("?")[0]
+
+
+def starts_nothing(request: RoutedRequest) -> bool:
+    """Whether a call to the management API reads, removes what has ended, or changes an instance that has not ended.
+    Every other call can start work, also one that is not known here.
+
+    Whether an encoded slash separates segments depends on the app. Reading with one is safe, and ids can have it."""
+    if request.method in READING_METHODS:
+        return True
+    path = _decode_path(request.target)
+    if any(re.search(CODED_SEPARATOR, text) for text in (_read_path(request.target).lower(), path)):
+        return False
+    is_purge = request.method == "DELETE" and re.fullmatch(PURGE_PATTERN, path) is not None
+    return is_purge or re.fullmatch(CONTROL_PATTERN, path) is not None
 
 
 def read_cookie(request: RoutedRequest, name: str) -> str | None:

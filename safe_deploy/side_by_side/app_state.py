@@ -20,9 +20,27 @@ class ReleaseState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PendingRemoval:
+    """A removal that is on record without an outcome. No two removals of a release are equal."""
+
+    started_at: str
+    by: str
+    run_url: str | None
+
+    @property
+    def owner(self) -> str:
+        """Who removes the release, for messages."""
+        return f"{self.by} (run {self.run_url})" if self.run_url else self.by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A release that is not removed. `first_traffic_at`: when the routing gave it traffic first, None if it never did.
-    Times sort as text."""
+    """A release that is not removed. Times sort as text.
+
+    - `first_traffic_at`: when the routing gave it traffic first; None if it never did.
+    - `last_traffic_at`: when it lost its traffic; None while it has some, and if it never had any.
+    - `removal`: None unless one has begun.
+    """
 
     version: str
     task_hub: str
@@ -30,6 +48,8 @@ class Release:
     state: str
     registered_at: str
     first_traffic_at: str | None
+    last_traffic_at: str | None
+    removal: PendingRemoval | None = None
 
     @property
     def had_traffic(self) -> bool:
@@ -107,6 +127,29 @@ class SideBySideApp:
         return release
 
     @property
+    def releases_with_unrouted_traffic(self) -> frozenset[str]:
+        """The versions of adopted releases whose visitors may not come through a router: Serving, without a share in
+        the routing."""
+        routed = (self.routing.active, *(self.routing.split or {}))
+        return frozenset(
+            release.version
+            for release in self.releases.values()
+            if release.state == ReleaseState.SERVING and release.version not in routed
+        )
+
+    def has_kept_traffic_since(self, earlier: "SideBySideApp") -> bool:
+        """Whether the routing has divided the requests in the same way since the app was read earlier. A change that
+        was taken back shows in the times of a release that got traffic meanwhile."""
+        return self.routing.divides_as(earlier.routing) and all(
+            earlier.traffic_times_of(version) == self.traffic_times_of(version) for version in self.releases
+        )
+
+    def traffic_times_of(self, version: str) -> tuple[str | None, str | None]:
+        """When the release got traffic first, and when it lost it."""
+        release = self.releases.get(version)
+        return (None, None) if release is None else (release.first_traffic_at, release.last_traffic_at)
+
+    @property
     def rollback_candidates(self) -> list[str]:
         """The versions that can be routed to again, the newest first."""
         candidates = [
@@ -126,9 +169,11 @@ def explain_unknown_app(error: CommandError) -> CommandError:
     """The error with its next step, if the server does not know the app: releases need an app of their model."""
     if error.problem_code != "AppNotFound":
         return error
+    # The server's message goes on with the operation that creates an app with slots.
+    unknown = error.message.partition(". ")[0]
     return CommandError(
-        f"{error.message}. An administrator sets it up for releases side by side: PutApp with the model sideBySide, as "
-        'docs/side-by-side.md shows in "Set up the app"'
+        f"{unknown}. Correct --app. If the app is new, an administrator creates it: safe-deploy register "
+        '--create --model sideBySide, as docs/side-by-side.md shows in "Set up the app"'
     )
 
 
@@ -146,7 +191,16 @@ def _parse_release(version: str, release: Mapping[str, Any]) -> Release:
         state=release["state"],
         registered_at=release["registeredAt"],
         first_traffic_at=release["firstTrafficAt"],
+        last_traffic_at=release["lastTrafficAt"],
+        removal=_parse_removal(release["removal"]),
     )
+
+
+def _parse_removal(removal: Mapping[str, Any] | None) -> PendingRemoval | None:
+    """The removal of a release in the response of GetApp."""
+    if removal is None:
+        return None
+    return PendingRemoval(started_at=removal["startedAt"], by=removal["by"], run_url=removal["runUrl"])
 
 
 def _first_traffic_of(release: Release) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from safe_deploy.app_settings import TaskHubNameUnknown
 from safe_deploy.azure_function_apps import FunctionAppNotFound, FunctionApps
 from safe_deploy.errors import ConflictError
 from safe_deploy.quiescing import ReleaseFunctions
@@ -13,6 +14,15 @@ DELETION_SECONDS = 60
 """How long Azure may show a Function App after the command that deleted it has succeeded."""
 
 _POLL_SECONDS = 5
+
+_REMOVE_RECORD_ONLY = (
+    "To remove this release without its Function App, send DeleteRelease with the outcome Pending, and then Done"
+)
+
+
+class FunctionAppNotOwned(ConflictError):
+    """The Function App must not be deleted with the release: it is also another release's, or it runs on another task
+    hub."""
 
 
 class ReleaseFunctionApps:
@@ -31,19 +41,43 @@ class ReleaseFunctionApps:
         except FunctionAppNotFound:
             return None
 
-    def describe_sharing(self, app: SideBySideApp, release: Release, function_app: str) -> str | None:
-        """Why the Function App must not be deleted with the release: it is also that of another one. None if it is
-        not."""
+    def require_own(self, app: SideBySideApp, release: Release) -> str:
+        """The name of the Function App that may be deleted with the release. Raises FunctionAppNotFound if it does not
+        exist, and FunctionAppNotOwned if it is also another release's or runs on another task hub."""
+        function_app = self.require(release)
+        self._check_sharing(app, release, function_app)
+        self._check_task_hub_setting(app, release, function_app)
+        return function_app
+
+    def _check_sharing(self, app: SideBySideApp, release: Release, function_app: str) -> None:
+        """Raises FunctionAppNotOwned if the address of another release leads to the Function App."""
         others = {other.address: other for other in app.releases.values() if other.version != release.version}
         shared = self._function_apps.list_own_addresses(function_app, others)
-        if not shared:
-            return None
-        versions = " and ".join(others[address].version for address in shared)
-        return (
-            f"its Function App {function_app} also has the address of release {versions} ({', '.join(shared)}), so it "
-            "must not be deleted. Deploy each release as a Function App of its own. To remove this release without its "
-            "Function App, send DeleteRelease with the outcome Pending, and then Done"
-        )
+        if shared:
+            versions = " and ".join(others[address].version for address in shared)
+            raise FunctionAppNotOwned(
+                f"its Function App {function_app} also has the address of release {versions} ({', '.join(shared)}), so "
+                f"it must not be deleted. Deploy each release as a Function App of its own. {_REMOVE_RECORD_ONLY}"
+            )
+
+    def _check_task_hub_setting(self, app: SideBySideApp, release: Release, function_app: str) -> None:
+        """Raises FunctionAppNotOwned if the Function App runs on another task hub, about which the release's verdict
+        says nothing, or may run on another one. An app without the setting has the name in its host.json."""
+        setting = self._task_hub_setting
+        try:
+            task_hub = self._function_apps.read_task_hub(function_app, setting)
+        except TaskHubNameUnknown as error:
+            raise FunctionAppNotOwned(
+                f"its Function App {function_app} may run on another task hub than {release.task_hub}, so it must not "
+                f"be deleted: {error.message} If it does run on that task hub, and the setting must stay as it is, "
+                f"{_name_unchecked_removal(app, release)}"
+            ) from error
+        if task_hub is not None and not is_same_task_hub(task_hub, release.task_hub):
+            raise FunctionAppNotOwned(
+                f"its Function App {function_app} has {task_hub} in its app setting {setting} instead of "
+                f"{release.task_hub}, so it must not be deleted: orchestrations on task hub {task_hub} may be running "
+                f"in it. Check --task-hub-setting, and what was deployed there. {_REMOVE_RECORD_ONLY}"
+            )
 
     def require(self, release: Release) -> str:
         """The name of the release's Function App. Raises FunctionAppNotFound if it does not exist."""
@@ -93,3 +127,17 @@ class ReleaseFunctionApps:
     def _functions_of(self, app: SideBySideApp) -> ReleaseFunctions:
         """The functions of the app that must run in one release only, by its policy."""
         return ReleaseFunctions(self._function_apps, app.quiesce_functions, report=self._report)
+
+
+def _name_unchecked_removal(app: SideBySideApp, release: Release) -> str:
+    """How to remove a release without a look at the settings of its Function App."""
+    if app.quiesce_functions:
+        # Without a resource group, no function could be disabled.
+        return (
+            "send DeleteRelease with the outcome Pending, delete the Function App once GetReleaseStatus says Ready, "
+            "and send DeleteRelease with the outcome Done"
+        )
+    return (
+        f"run safe-deploy retire --version {release.version} without --resource-group, with a command that names the "
+        "Function App"
+    )

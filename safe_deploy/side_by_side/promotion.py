@@ -2,7 +2,9 @@
 routing in one conditional write.
 
 However it is interrupted, the same command continues: every step can be repeated, and the write is made only if the
-requests are still divided as they were read.
+requests are still divided as they were read. Another promotion can run at the same time. So after the write, the
+routing is read before each change of functions, and again after the last one. Each promotion also sets all functions
+after its own write. Then the later one of two promotions sees what the earlier one has done.
 """
 
 from collections.abc import Callable
@@ -17,17 +19,19 @@ from safe_deploy.side_by_side.function_apps import ReleaseFunctionApps
 from safe_deploy.side_by_side.promotion_planner import (
     PromotionStep,
     is_promoted,
+    plan_correction,
     plan_promotion,
-    plan_undo,
 )
 from safe_deploy.side_by_side.routers import RouterProgress, wait_for_routers
+from safe_deploy.wait_progress import BeginWait
 
 _ROLLBACK_REASON = "safe-deploy rollback"
 """What the audit log shows."""
 
 _MAX_ATTEMPTS = 5
 """How often the routing is written again because its document has changed, but not how it divides the requests: when
-another release was registered, for example."""
+another release was registered, for example. Also how often functions are corrected while other callers change the
+active release."""
 
 
 def read_app(server: StateServerClient) -> SideBySideApp:
@@ -48,30 +52,39 @@ class Promotion:
     function_apps: ReleaseFunctionApps | None
     rollback: bool
     router_timeout_seconds: float
+    begin_wait: BeginWait
     report: Callable[[str], None]
     warn: Callable[[str], None]
 
     def make_active(self, app: SideBySideApp, version: str) -> RouterProgress:
         """Give all requests to this release, and wait for the routers. Returns which of them are behind.
 
-        `app` is what the caller has decided on. Raises ConflictError if the requests are divided otherwise by now.
+        `app` is what the caller has decided on. Raises ConflictError if the requests are divided otherwise by now, or
+        if another release becomes active before the functions are changed.
         """
         is_routed = is_promoted(app, version)
-        if is_routed:
-            self.report(f"release {version} is active already; the routing was not changed")
         revision = app.routing.revision
         quiesces = self.function_apps is not None and bool(app.quiesce_functions)
+        steps = plan_promotion(app, version, quiesces=quiesces, rollback=self.rollback)
+        if is_routed:
+            routes_again = any(step.action is PromotionAction.ROUTE for step in steps)
+            consequence = "and keeps all requests" if routes_again else "so the routing was not changed"
+            self.report(f"release {version} is active already, {consequence}")
         progress: RouterProgress | None = None
         done: list[PromotionStep] = []
-        for step in plan_promotion(app, version, quiesces=quiesces, rollback=self.rollback):
+        for step in steps:
             if step.action is PromotionAction.ROUTE:
                 revision = self._route(app, version, done)
                 is_routed = True
             else:
                 if is_routed and progress is None and self._restarts_without_traffic(app, step):
                     progress = self._wait_for_routers(revision, self.router_timeout_seconds)
-                self._quiesce_or_undo(app, step, done, is_routed=is_routed)
+                if is_routed:
+                    self._check_active(version, done)
+                self._change_functions(app, step, done)
             done.append(step)
+        if quiesces:
+            self._check_active(version, done)
         if progress is None:
             return self._wait_for_routers(revision, self.router_timeout_seconds)
         return self._wait_for_routers(revision, 0) if progress.behind else progress
@@ -87,18 +100,30 @@ class Promotion:
 
     def _wait_for_routers(self, revision: int, timeout_seconds: float) -> RouterProgress:
         """Wait until all routers that ask under a name have confirmed the routing."""
-        return wait_for_routers(self.server, revision, timeout_seconds=timeout_seconds, report=self.report)
+        return wait_for_routers(
+            self.server, revision, timeout_seconds=timeout_seconds, begin_wait=self.begin_wait, report=self.report
+        )
 
-    def _quiesce_or_undo(
-        self, app: SideBySideApp, step: PromotionStep, done: list[PromotionStep], *, is_routed: bool
-    ) -> None:
-        """Disable or enable the functions in a release. If that fails before the routing has changed, the active
-        release gets its functions back, because the next attempt may fail in the same way."""
+    def _check_active(self, version: str, done: list[PromotionStep]) -> None:
+        """Raises ConflictError if another release has become active. What this promotion has changed is corrected
+        first."""
+        current = read_app(self.server)
+        if current.routing.active == version:
+            return
+        self._correct_functions(done)
+        raise ConflictError(
+            f"another caller has made release {current.routing.active} of app {current.name} active meanwhile, so the "
+            f"functions run there and not in release {version}. If release {version} is still to get all requests, run "
+            "the same command again"
+        )
+
+    def _change_functions(self, app: SideBySideApp, step: PromotionStep, done: list[PromotionStep]) -> None:
+        """Disable or enable the functions in a release. If that fails, the active release keeps its functions or gets
+        them back, because the next attempt may fail in the same way."""
         try:
             self._quiesce(app, step)
         except CommandError:
-            if not is_routed:
-                self._undo([*done, step])
+            self._correct_functions([*done, step])
             raise
 
     def _quiesce(self, app: SideBySideApp, step: PromotionStep) -> None:
@@ -120,21 +145,28 @@ class Promotion:
         """Change the routing. Returns its revision. If the server refuses the change, the active release gets its
         functions back."""
         try:
-            return self._write_routing(app, version)
+            revision = self._write_routing(app, version)
         except ServerUnavailable as error:
             if error.problem_code != "TaskHubUnavailable":
                 raise ServerUnavailable(
                     f"{error.message}. Whether the routing was changed is unknown. Run the same command again"
                 ) from error
-            self._undo(done)
+            self._correct_functions(done)
             raise
         except CommandError:
-            self._undo(done)
+            self._correct_functions(done)
             raise
+        for adopted in sorted(app.releases_with_unrouted_traffic - {version}):
+            self.report(
+                f"release {adopted}, which was adopted, counts as without traffic from now on. The server does not see "
+                "visitors who still use its own address"
+            )
+        return revision
 
     def _write_routing(self, app: SideBySideApp, version: str) -> int:
-        """Make the release active, and return the routing revision. Raises ConflictError if another caller has divided
-        the requests differently since the app was read."""
+        """Make the release active, and return the routing revision. This also ends the use of the adopted releases that
+        the caller has seen. Raises ConflictError if another caller has divided the requests differently since the app
+        was read."""
         reason = _ROLLBACK_REASON if self.rollback else None
         current = app
         for _ in range(_MAX_ATTEMPTS):
@@ -145,32 +177,66 @@ class Promotion:
                 if error.problem_code != "PreconditionFailed":
                     raise
             current = read_app(self.server)
-            if is_promoted(current, version):
+            if (
+                is_promoted(current, version)
+                and not current.releases_with_unrouted_traffic & app.releases_with_unrouted_traffic
+            ):
                 # The response to an earlier attempt was lost, or another caller wanted the same.
                 return current.routing.revision
-            if not current.routing.divides_as(app.routing):
-                raise ConflictError(
-                    f"another caller has changed the routing of app {app.name} meanwhile: release "
-                    f"{current.routing.active} is active now. Nothing was changed. If release {version} is still to "
-                    "get all requests, run the same command again"
-                )
+            _check_traffic_unchanged(app, current, version)
         raise ConflictError(
             f"the routing document of app {app.name} was changed by other callers {_MAX_ATTEMPTS} times while it was "
             "to be written. Nothing was changed. Run the same command again"
         )
 
-    def _undo(self, done: list[PromotionStep]) -> None:
-        """Give the functions back to the release that is active now, which another caller may have changed. A failure
-        is a warning, so that the error of the routing is the one that is reported."""
+    def _correct_functions(self, done: list[PromotionStep]) -> None:
+        """Leave the functions that this promotion has changed to the release that is active now. A failure is a
+        warning, so that the error of the promotion is the one that is reported."""
         if not done:
             return
+        changes = list(done)
         try:
-            current = read_app(self.server)
-            for step in plan_undo(current, done):
-                self.report(f"the routing was not changed, so release {step.version} gets its functions as before")
-                self._quiesce(current, step)
+            for _ in range(_MAX_ATTEMPTS):
+                current = read_app(self.server)
+                steps = plan_correction(current, changes)
+                if not steps:
+                    return
+                for step in steps:
+                    self.report(_describe_correction(step))
+                    self._quiesce(current, step)
+                changes += steps
+            problem = f"the active release has changed {_MAX_ATTEMPTS} times meanwhile"
         except CommandError as error:
-            self.warn(f"functions may be disabled in the active release. Run safe-deploy unquiesce: {error.message}")
+            problem = error.message
+        self.warn(
+            "functions may be disabled in the active release, or enabled in another one. Run safe-deploy unquiesce or "
+            f"quiesce: {problem}"
+        )
+
+
+def _describe_correction(step: PromotionStep) -> str:
+    """Why the functions of a release are changed again."""
+    if step.action is PromotionAction.UNQUIESCE:
+        return f"release {step.version} is active, so it gets its functions as before"
+    return f"release {step.version} is not active, so its functions are disabled again"
+
+
+def _check_traffic_unchanged(app: SideBySideApp, current: SideBySideApp, version: str) -> None:
+    """Raises ConflictError if the requests were divided in another way since the caller decided. Also if a release was
+    adopted meanwhile: its visitors do not come through a router yet."""
+    retry = f"If release {version} is still to get all requests, run the same command again"
+    if not current.has_kept_traffic_since(app):
+        raise ConflictError(
+            f"another caller has changed the routing of app {app.name} meanwhile: release {current.routing.active} is "
+            f"active now, and stays so. {retry}"
+        )
+    adopted = current.releases_with_unrouted_traffic - app.releases_with_unrouted_traffic
+    if adopted:
+        raise ConflictError(
+            f"an administrator has adopted release {', '.join(sorted(adopted))} of app {app.name} meanwhile. Its "
+            "visitors may use its own address, and after a change of the routing it counts as without traffic. Let "
+            f"them come through a router first. The routing was not changed. {retry}"
+        )
 
 
 def check_quiescing(app: SideBySideApp, resource_group: str) -> None:

@@ -24,36 +24,51 @@ def is_promoted(app: SideBySideApp, version: str) -> bool:
     return app.routing.active == version and app.routing.split is None
 
 
+def only_ends_adopted_use(app: SideBySideApp, version: str) -> bool:
+    """Whether a promotion of this release moves no request. It only says that the visitors of an adopted release come
+    through a router by now, or are gone."""
+    return is_promoted(app, version) and bool(app.releases_with_unrouted_traffic)
+
+
 def plan_promotion(
     app: SideBySideApp, version: str, *, quiesces: bool, rollback: bool = False
 ) -> Sequence[PromotionStep]:
     """The steps that make this release the only one with traffic. `quiesces`: Azure can be asked to disable the
     functions that only the active release may run.
 
-    A release that does not exist or is being removed is refused by the server, so no Function App restarts for it.
+    A release that does not exist or is being removed is refused by the server, so no Function App restarts for it. A
+    rollback to the active release says nothing about the visitors of adopted ones, so it does not route again.
     """
     release = app.releases.get(version)
     quiesces = quiesces and release is not None and release.state != ReleaseState.REMOVING
     versions = {
         PromotionAction.QUIESCE: _list_others_with_traffic(app, version) if quiesces else [],
-        PromotionAction.ROUTE: [] if is_promoted(app, version) else [version],
+        PromotionAction.ROUTE: [version],
         PromotionAction.UNQUIESCE: [version] if quiesces else [],
     }
     had_traffic = release is not None and release.had_traffic
     actions = order_actions(app.quiesce_order, rollback=rollback, had_traffic=had_traffic)
+    if is_promoted(app, version):
+        routes_again = only_ends_adopted_use(app, version) and not rollback
+        actions = actions[actions.index(PromotionAction.ROUTE) + (0 if routes_again else 1) :]
     return [PromotionStep(action, named) for action in actions for named in versions[action]]
 
 
-def plan_undo(app: SideBySideApp, done: Sequence[PromotionStep]) -> Sequence[PromotionStep]:
-    """The steps that give the functions back to the active release after the server has refused the change."""
+def plan_correction(app: SideBySideApp, done: Sequence[PromotionStep]) -> Sequence[PromotionStep]:
+    """The steps that leave the functions to the release that is active now, where a promotion has changed them.
+
+    They are taken after the server has refused the change, or another caller has changed the routing. Empty if nothing
+    is left to correct."""
     active = app.routing.active
-    undo: list[PromotionStep] = []
-    for step in reversed(done):
-        if step.action is PromotionAction.QUIESCE and step.version == active:
-            undo.append(PromotionStep(PromotionAction.UNQUIESCE, step.version))
-        elif step.action is PromotionAction.UNQUIESCE and step.version != active:
-            undo.append(PromotionStep(PromotionAction.QUIESCE, step.version))
-    return undo
+    last_actions = {step.version: step.action for step in done if step.action is not PromotionAction.ROUTE}
+    correction: list[PromotionStep] = []
+    for version, action in reversed(last_actions.items()):
+        if version not in app.releases:
+            continue
+        wanted = PromotionAction.UNQUIESCE if version == active else PromotionAction.QUIESCE
+        if action is not wanted:
+            correction.append(PromotionStep(wanted, version))
+    return correction
 
 
 def _list_others_with_traffic(app: SideBySideApp, version: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.errors import CommandError, ConflictError, TimedOut
+from safe_deploy.errors import CommandError, ConflictError, Interrupted, TimedOut
 from safe_deploy.scheduler_task_hubs import SchedulerTaskHubs
 from safe_deploy.side_by_side.app_state import Release, ReleaseState, SideBySideApp, explain_unknown_app
 from safe_deploy.side_by_side.function_apps import ReleaseFunctionApps
@@ -19,6 +19,7 @@ from safe_deploy.side_by_side.release_commands import build_release_command
 from safe_deploy.side_by_side.routing_history import is_registered_by_this_run
 from safe_deploy.slot_task_hubs import is_same_task_hub
 from safe_deploy.subprocesses import SignalGuard
+from safe_deploy.wait_progress import BeginWait, WaitProgress, WaitStatus
 
 _POLL_SECONDS = 5
 """How often the server is asked whether the task hub exists. Each answer reads the provider."""
@@ -59,6 +60,7 @@ class ReleaseDeployment:
     function_apps: ReleaseFunctionApps | None
     scheduler: SchedulerTaskHubs | None
     timeout_seconds: float
+    begin_wait: BeginWait
     report: Callable[[str], None]
     warn: Callable[[str], None]
 
@@ -112,14 +114,15 @@ class ReleaseDeployment:
         if result.succeeded and not result.interrupted:
             return
         why = f"{result} after a request to stop" if result.interrupted else str(result)
-        raise CommandError(
+        error_type = Interrupted if result.interrupted else CommandError
+        raise error_type(
             f"the command {why}. Release {release.version} stays staged, without traffic, and its deployment stays "
             "open. Run the same command again to continue. To give the release up, run safe-deploy retire --version "
             f"{release.version} with the command that deletes its Function App"
         )
 
     def _wait_for_start(self, app: SideBySideApp, release: Release) -> None:
-        """Wait until the task hub exists at its provider, which shows that the app has started. Raises TimedOut."""
+        """Wait until the task hub exists, which shows that the app has started. Raises TimedOut."""
         if not app.has_provider:
             self.warn(
                 f"app {app.name} has no taskHubs, so the server cannot check whether release {release.version} has "
@@ -127,13 +130,22 @@ class ReleaseDeployment:
             )
             return
         deadline = time.monotonic() + self.timeout_seconds
-        reported = None
+        subject = f"until release {release.version} of app {app.name} has started"
+        with self.begin_wait(subject, self.timeout_seconds) as progress:
+            self._poll_start(release, deadline, progress)
+        self.report(f"task hub {release.task_hub} exists: release {release.version} has started")
+
+    def _poll_start(self, release: Release, deadline: float, progress: WaitProgress) -> None:
+        """Return when the task hub exists. Raises TimedOut.
+
+        No reason ends this wait early: the command that was just run creates the app, and may give the server its role.
+        """
         while True:
             verdict = self.server.get_release_status(release.version, verify="fresh")
             obstacle = find_start_obstacle(verdict)
             if obstacle is None:
-                self.report(f"task hub {release.task_hub} exists: release {release.version} has started")
                 return
+            progress.update(WaitStatus(obstacle, obstacle, obstacle))
             seconds_left = deadline - time.monotonic()
             if seconds_left <= 0:
                 raise TimedOut(
@@ -141,18 +153,18 @@ class ReleaseDeployment:
                     "stays staged. Check the log of its Function App, and its setting with the task hub name. Then run "
                     "the same command again"
                 )
-            if obstacle != reported:
-                self.report(f"waiting until release {release.version} has started: {obstacle}")
-                reported = obstacle
             time.sleep(min(_POLL_SECONDS, seconds_left))
 
 
 def find_start_obstacle(verdict: Mapping[str, Any]) -> str | None:
-    """Why the verdict does not show that the app has started; None if the task hub exists at its provider."""
-    probe = verdict["evidence"]["probe"]
+    """Why the verdict does not show that the app has started; None if its task hub exists."""
+    evidence = verdict["evidence"]
+    probe = evidence["probe"]
     if probe is None:
-        # While instances are active on record, the server reads nothing else of the task hub.
-        return None if verdict["hasRunning"] else "the server has not read its task hub yet"
+        # While instances are active on record, or the task hub settles, the server reads nothing else of it. The name
+        # of the task hub is new, so its events come from this app.
+        has_events = verdict["hasRunning"] or evidence["lastRecordedAt"] is not None
+        return None if has_events else "the server has not read its task hub yet"
     if probe["status"] == "Missing":
         return f"task hub {verdict['taskHub']} does not exist at its provider"
     return probe["message"] or f"the probe is {probe['status']}" if probe["status"] in _UNREADABLE else None

@@ -1,21 +1,27 @@
 """The sequence of `safe-deploy retire` for each drained release: record the removal as pending, make sure that nothing
 has started since, run the user's command, and report the outcome.
 
-The same command continues wherever it was interrupted, so the user's command must be safe to repeat.
+What is deleted rests on what was read after the removal was recorded. The same command continues wherever it was
+interrupted, so the user's command must be safe to repeat.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
+from safe_deploy import dead_ends
 from safe_deploy.azure_cli import AzureUnavailable
 from safe_deploy.azure_function_apps import FunctionAppNotFound
 from safe_deploy.client import Json, StateServerClient
-from safe_deploy.errors import CommandError
-from safe_deploy.scheduler_task_hubs import SchedulerTaskHubs
+from safe_deploy.errors import CommandError, ConflictError, Interrupted
+from safe_deploy.next_steps import format_reasons
 from safe_deploy.side_by_side.app_state import Release, ReleaseState, SideBySideApp
-from safe_deploy.side_by_side.function_apps import ReleaseFunctionApps
+from safe_deploy.side_by_side.function_apps import FunctionAppNotOwned, ReleaseFunctionApps
+from safe_deploy.side_by_side.promotion import check_quiescing
+from safe_deploy.side_by_side.recorded_task_hubs import RecordedTaskHubs
 from safe_deploy.side_by_side.release_commands import build_release_command
+from safe_deploy.side_by_side.removals import MAX_ATTEMPTS, ReleaseRemoval, RemovalLost
 from safe_deploy.side_by_side.retirement_planner import (
     Outcome,
     RemovalStep,
@@ -23,7 +29,18 @@ from safe_deploy.side_by_side.retirement_planner import (
     plan_after_command,
     plan_after_verdict,
 )
+from safe_deploy.side_by_side.retirement_results import (
+    GONE_CODES,
+    VANISHED,
+    build_kept_result,
+    build_removed_result,
+    describe_failed_deletion,
+    describe_unknown_deletion,
+    explain_refusal,
+    refuse_without_function_app,
+)
 from safe_deploy.subprocesses import CommandResult, SignalGuard
+from safe_deploy.wait_progress import BeginWait, SilentProgress, WaitProgress, WaitStatus
 
 ROUTER_WAIT_SECONDS = 180
 """How long a removal waits until routers send nothing more to a staged release: the server allows them 60 s, and then
@@ -35,39 +52,6 @@ RESTART_SECONDS = 60
 _POLL_SECONDS = 5
 _LONGEST_REQUEST_SECONDS = 30
 """How long one request waits at the server while several releases are waited for."""
-
-_NOT_DRAINED_CODES = frozenset({"ReleaseNotDrained", "ReleaseInUse", "DeploymentInProgress"})
-_GONE_CODES = frozenset({"ReleaseNotFound", "ReleaseRemoved"})
-
-
-_ENDED_BY_OTHERS = (
-    "another caller has ended its removal with the outcome Failed, so that it may get traffic again. The command was "
-    "not run"
-)
-
-
-class RecordedTaskHubs:
-    """Deletes task hubs of a scheduler, if the server has on record that they were new when they were registered."""
-
-    def __init__(self, server: StateServerClient, task_hubs: SchedulerTaskHubs, *, warn: Callable[[str], None]) -> None:
-        self._server = server
-        self._task_hubs = task_hubs
-        self._warn = warn
-
-    def delete(self, task_hub: str) -> None:
-        """Delete the task hub, unless it is gone. Without the record it stays, because others may have created it."""
-        proof = self._server.get_task_hub(task_hub)["proof"]
-        if proof is not None and proof["basis"] == "New":
-            self._task_hubs.delete(task_hub)
-            return
-        self._warn(
-            f"task hub {task_hub} stays on the scheduler: the server has no record that it was new when its release "
-            "was registered. If it belongs to the release, delete it by hand"
-        )
-
-
-class Interrupted(CommandError):
-    """A signal has come. No further release is retired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,25 +74,42 @@ class Retirement:
     function_apps: ReleaseFunctionApps | None
     task_hubs: RecordedTaskHubs | None
     report: Callable[[str], None]
+    begin_wait: BeginWait
     results: dict[str, RetirementResult] = field(default_factory=dict)
+    interrupted: bool = field(default=False, init=False)
+    """Whether a signal has come."""
+    _progress: WaitProgress = field(default_factory=SilentProgress, init=False)
+    """Where a wait until the releases have drained is shown."""
+    _streaks: dict[str, dead_ends.Streaks] = field(default_factory=dict, init=False)
+    """The reasons that go on, by the release's version."""
 
-    def run(self, app: SideBySideApp, releases: Sequence[Release]) -> None:
+    def run(self, releases: Sequence[Release]) -> None:
         """Retire these releases, the first one first. Raises Interrupted after a signal, and the errors of the server
         and of Azure. A release whose command fails does not keep the others from being retired."""
         deadline = time.monotonic() + self.options.timeout_seconds
-        with SignalGuard() as guard:
+        with SignalGuard() as guard, self._show_wait(releases) as self._progress:
             remaining = list(releases)
             while True:
                 for release in remaining:
                     self._check_signal(guard)
-                    self._record(self._retire(app, release, deadline, guard))
-                remaining = [
-                    release for release in remaining if self.results[release.version].outcome is Outcome.NOT_DRAINED
-                ]
+                    self._record(self._retire(release, deadline, guard))
+                    self.interrupted = guard.interrupted
+                remaining = [release for release in remaining if self.results[release.version].may_drain]
                 seconds_left = deadline - time.monotonic()
                 if not remaining or not self.options.waits_for_drain or seconds_left <= 0:
                     return
+                blocking = "; ".join(self.results[release.version].description for release in remaining)
+                self._progress.update(WaitStatus(blocking, blocking, None))
                 self._wait_for_change(remaining[0], seconds_left, guard)
+
+    def _show_wait(self, releases: Sequence[Release]) -> AbstractContextManager[WaitProgress]:
+        """Say what is waited for, if the releases' drain is."""
+        if not self.options.waits_for_drain or not releases:
+            return nullcontext(SilentProgress())
+        versions = ", ".join(release.version for release in releases)
+        noun = "release" if len(releases) == 1 else "releases"
+        subject = f"until {noun} {versions} of app {self.server.app} may be removed"
+        return self.begin_wait(subject, self.options.timeout_seconds)
 
     def _record(self, result: RetirementResult) -> None:
         """Keep the result, and report it if it differs from an earlier one."""
@@ -116,7 +117,13 @@ class Retirement:
         previous = self.results.get(version)
         self.results[version] = result
         if previous is None or _comparison_key(previous) != _comparison_key(result):
-            self.report(": ".join(filter(None, (f"release {version} is {result.outcome.value}", result.explanation))))
+            self.report(result.description)
+
+    def _is_dead_end(self, release: Release, verdict: Json) -> bool:
+        """Whether it is of no use to wait longer until the release has drained."""
+        streaks = dead_ends.extend_streaks(self._streaks.get(release.version, {}), verdict)
+        self._streaks[release.version] = streaks
+        return self.options.waits_for_drain and dead_ends.find_dead_end(streaks, verdict) is not None
 
     def _check_signal(self, guard: SignalGuard) -> None:
         """Stop between two releases if a signal has come. Raises Interrupted."""
@@ -131,49 +138,149 @@ class Retirement:
         try:
             self.server.get_release_status(release.version, wait_seconds=wait_seconds)
         except CommandError as error:
-            if error.problem_code not in _GONE_CODES:
+            if error.problem_code not in GONE_CODES:
                 raise
         # A release that is in use, or a server that stops, is answered at once.
         guard.sleep(min(_POLL_SECONDS, max(0.0, wait_seconds - (time.monotonic() - started)), seconds_left))
 
-    def _retire(self, app: SideBySideApp, release: Release, deadline: float, guard: SignalGuard) -> RetirementResult:
+    def _retire(self, release: Release, deadline: float, guard: SignalGuard) -> RetirementResult:
         """Retire one release, as far as it has drained."""
-        continued = release.state == ReleaseState.REMOVING
-        function_app: str | None = None
+        removal_or_result = self._begin(release)
+        if isinstance(removal_or_result, RetirementResult):
+            return removal_or_result
+        removal = removal_or_result
         try:
-            if not continued:
-                verdict = self.server.get_release_status(release.version)
-                if self.options.respects_retention and verdict["kept"]:
-                    return _keep(release, verdict["keptUntil"])
-                if not verdict["ready"]:
-                    return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
-            if self.function_apps is not None:
-                # Only an earlier attempt can have deleted it. Otherwise it may be in another resource group.
-                function_app = self.function_apps.find(release) if continued else self.function_apps.require(release)
-                shared = function_app and self.function_apps.describe_sharing(app, release, function_app)
-                if shared:
-                    return RetirementResult(release=release, outcome=Outcome.FAILED, is_conflict=True, message=shared)
-            self.server.delete_release(release.version, outcome="Pending")
-        except FunctionAppNotFound as error:
-            return _refuse_without_function_app(app, release, error)
+            return self._remove(removal, deadline, guard)
+        except RemovalLost as error:
+            outcome = Outcome.RETIRED if error.is_removed else Outcome.FAILED
+            return RetirementResult(release=removal.release, outcome=outcome, message=error.message, is_conflict=True)
+        except FunctionAppNotOwned as error:
+            return _refuse(removal.release, error)
         except CommandError as error:
-            return _explain_refusal(release, error)
-        if function_app is not None:
-            self._quiesce(app, release, guard, continued=continued)
-        return self._remove(release, function_app, deadline, guard, continued=continued)
+            if error.problem_code not in GONE_CODES:
+                raise
+            return build_removed_result(removal.release)
 
-    def _quiesce(self, app: SideBySideApp, release: Release, guard: SignalGuard, *, continued: bool) -> None:
+    def _begin(self, release: Release) -> ReleaseRemoval | RetirementResult:
+        """Record the removal as pending if the release has drained, or take over one that has begun. The app is the one
+        that was checked: if it has changed since, it is checked again."""
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                verdict = self.server.get_release_status(release.version)
+                removal_or_result = self._find_obstacle(release, verdict) or self._record_pending(release, verdict)
+            except CommandError as error:
+                if error.problem_code == "PreconditionFailed":
+                    continue
+                return explain_refusal(release, error)
+            if removal_or_result is not None:
+                return removal_or_result
+        raise ConflictError(
+            f"release {release.version} was not removed, because other callers changed app {self.server.app} "
+            f"{MAX_ATTEMPTS} times at that moment. Run the same command again"
+        )
+
+    def _find_obstacle(self, release: Release, verdict: Json) -> RetirementResult | None:
+        """The result of a release whose removal must not begin; None if it may, or if it has begun."""
+        if verdict["state"] == ReleaseState.REMOVING:
+            return None
+        if self.options.respects_retention and verdict["kept"]:
+            return build_kept_result(release, verdict["keptUntil"])
+        if verdict["ready"]:
+            return None
+        return RetirementResult(
+            release=release,
+            outcome=Outcome.NOT_DRAINED,
+            reasons=verdict["reasons"],
+            is_dead_end=self._is_dead_end(release, verdict),
+        )
+
+    def _record_pending(self, release: Release, verdict: Json) -> ReleaseRemoval | RetirementResult | None:
+        """Check the Function App, and record the removal as pending. None if another caller has begun or ended a
+        removal since the verdict. Raises ConflictError with the code PreconditionFailed if the app has changed."""
+        response, etag = self.server.get_app()
+        app = SideBySideApp.from_json(response)
+        current = app.releases.get(release.version)
+        if current is None:
+            return build_removed_result(release)
+        continued = current.state == ReleaseState.REMOVING
+        if continued != (verdict["state"] == ReleaseState.REMOVING):
+            return None
+        self._check_quiescing(app)
+        try:
+            # Only an earlier attempt can have deleted it. Otherwise it may be in another resource group.
+            function_app = self._find_own_function_app(app, current, may_be_deleted=continued)
+        except FunctionAppNotFound as error:
+            return refuse_without_function_app(app, current, error)
+        except FunctionAppNotOwned as error:
+            return _refuse(current, error)
+        return ReleaseRemoval.begin(self.server, current, function_app=function_app, continued=continued, etag=etag)
+
+    def _check_quiescing(self, app: SideBySideApp) -> None:
+        """Raises UsageError if functions are to be disabled and Azure is not asked."""
+        if self.function_apps is None:
+            check_quiescing(app, "")
+
+    def _find_own_function_app(self, app: SideBySideApp, release: Release, *, may_be_deleted: bool) -> str | None:
+        """The name of the Function App that may be deleted; None if it is deleted already, or if Azure is not asked.
+        Raises FunctionAppNotOwned, and FunctionAppNotFound unless it may be deleted already."""
+        if self.function_apps is None:
+            return None
+        try:
+            return self.function_apps.require_own(app, release)
+        except FunctionAppNotFound:
+            if not may_be_deleted:
+                raise
+            return None
+
+    def _remove(self, removal: ReleaseRemoval, deadline: float, guard: SignalGuard) -> RetirementResult:
+        """Delete the Function App of a release whose removal is pending."""
+        while True:
+            self._quiesce(removal, guard)
+            step, verdict = self._await_verdict(removal, deadline, guard)
+            if step is RemovalStep.STOP:
+                removal.require_pending("the command was not run")
+                continue
+            if step is not RemovalStep.DELETE:
+                return self._stop(removal, verdict)
+            had_function_app = removal.function_app is not None
+            with self._giving_back(removal):
+                removal.function_app = self._find_own_function_app(removal.app, removal.release, may_be_deleted=True)
+            if had_function_app and removal.function_app is None and not removal.continued:
+                return RetirementResult(release=removal.release, outcome=Outcome.FAILED, message=VANISHED)
+            if guard.interrupted:
+                return self._stop(removal, verdict)
+            # Last of all, because the verdict and the answers of Azure may have taken minutes.
+            if not removal.refresh():
+                return self._run_command(removal, guard)
+
+    def _stop(self, removal: ReleaseRemoval, verdict: Json) -> RetirementResult:
+        """End a removal whose command was not run. If an earlier attempt may have run it, the removal stays pending."""
+        if not removal.continued:
+            removal.give_back("the command was not run")
+        outcome = Outcome.REMOVING if removal.continued else Outcome.NOT_DRAINED
+        return RetirementResult(release=removal.release, outcome=outcome, reasons=verdict["reasons"])
+
+    @contextmanager
+    def _giving_back(self, removal: ReleaseRemoval) -> Iterator[None]:
+        """Record the outcome Failed if an error ends the block before anything was deleted."""
+        try:
+            yield
+        except CommandError:
+            if not removal.continued:
+                removal.give_back("the command was not run")
+            raise
+
+    def _quiesce(self, removal: ReleaseRemoval, guard: SignalGuard) -> None:
         """Disable the functions that start work by themselves, so that the next verdict holds.
 
         Called while the removal is pending: earlier, a rollback could have made the release the active one.
         """
-        assert self.function_apps is not None, "called only for a Function App in Azure"
-        try:
-            self.function_apps.quiesce(app, release)
-        except CommandError:
-            if not continued:
-                self.server.delete_release(release.version, outcome="Failed")
-            raise
+        app = removal.app
+        with self._giving_back(removal):
+            self._check_quiescing(app)
+            if self.function_apps is None or removal.function_app is None:
+                return
+            self.function_apps.quiesce(app, removal.release)
         if app.quiesce_functions:
             # Also if they were disabled already: a promotion, or an attempt that was interrupted, may just have done
             # so.
@@ -182,39 +289,29 @@ class Retirement:
             )
             guard.sleep(RESTART_SECONDS)
 
-    def _remove(
-        self, release: Release, function_app: str | None, deadline: float, guard: SignalGuard, *, continued: bool
-    ) -> RetirementResult:
-        """Delete the Function App of a release whose removal is pending."""
-        step, verdict = self._await_verdict(release, deadline, guard, continued=continued)
-        if step is not RemovalStep.DELETE:
-            return self._stop(release, step, verdict)
-        name = function_app or "" if self.function_apps is not None else None
+    def _run_command(self, removal: ReleaseRemoval, guard: SignalGuard) -> RetirementResult:
+        """Run the user's command, and record the outcome as far as it is known."""
+        release = removal.release
+        name = removal.function_app or "" if self.function_apps is not None else None
         command = build_release_command(self.options.command_line, release, name)
         self.report(f"release {release.version} is drained and gets no traffic; running {command}")
-        try:
+        with self._giving_back(removal), self._progress.pause():
             result = guard.run(command)
-        except CommandError:
-            if not continued:
-                self.server.delete_release(release.version, outcome="Failed")
-            raise
         exists = self._look_for_function_app(release, result)
-        step = plan_after_command(result, exists=exists, continued=continued)
+        step = plan_after_command(result, exists=exists, continued=removal.continued)
         if step is RemovalStep.FINISH:
-            return self._finish(release)
+            return self._finish(removal)
         if step is RemovalStep.GIVE_BACK:
-            self.server.delete_release(release.version, outcome="Failed")
-            message = f"the command {result}. {_describe_failed_deletion(exists=exists)}"
-            return RetirementResult(release=release, outcome=Outcome.FAILED, message=message)
-        return RetirementResult(
-            release=release, outcome=Outcome.FAILED, message=_describe_unknown_deletion(result, exists=exists)
-        )
+            removal.give_back(f"the command {result}")
+            message = f"the command {result}. {describe_failed_deletion(exists=exists)}"
+        else:
+            message = describe_unknown_deletion(result, exists=exists)
+        return RetirementResult(release=release, outcome=Outcome.FAILED, message=message)
 
-    def _await_verdict(
-        self, release: Release, deadline: float, guard: SignalGuard, *, continued: bool
-    ) -> tuple[RemovalStep, Json]:
+    def _await_verdict(self, removal: ReleaseRemoval, deadline: float, guard: SignalGuard) -> tuple[RemovalStep, Json]:
         """The verdict after the removal has begun, which covers what has started until then. For a staged release,
         waits until routers send it nothing more."""
+        release, continued = removal.release, removal.continued
         waits_for_drain = self.options.waits_for_drain
         router_deadline = time.monotonic() + ROUTER_WAIT_SECONDS
         end = max(deadline, router_deadline) if waits_for_drain else router_deadline
@@ -226,7 +323,7 @@ class Retirement:
             step = plan_after_verdict(
                 verdict,
                 continued=continued,
-                has_time=seconds_left > 0 and not guard.interrupted,
+                has_time=seconds_left > 0 and not guard.interrupted and not self._is_dead_end(release, verdict),
                 waits_for_drain=waits_for_drain,
             )
             if step is RemovalStep.DELETE and guard.interrupted:
@@ -236,19 +333,10 @@ class Retirement:
             codes = [reason["code"] for reason in verdict["reasons"]]
             if codes != reported:
                 reported = codes
-                details = "; ".join(reason["message"] for reason in verdict["reasons"])
+                details = format_reasons(verdict["reasons"])
                 self.report(f"release {release.version} is Removing; waiting: {details}")
             wait_seconds = int(min(_LONGEST_REQUEST_SECONDS, seconds_left))
             guard.sleep(min(1, seconds_left))
-
-    def _stop(self, release: Release, step: RemovalStep, verdict: Json) -> RetirementResult:
-        """End a removal whose command was not run."""
-        if step is RemovalStep.LEAVE_PENDING:
-            return RetirementResult(release=release, outcome=Outcome.REMOVING, reasons=verdict["reasons"])
-        if step is RemovalStep.STOP:
-            return RetirementResult(release=release, outcome=Outcome.FAILED, message=_ENDED_BY_OTHERS)
-        self.server.delete_release(release.version, outcome="Failed")
-        return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=verdict["reasons"])
 
     def _look_for_function_app(self, release: Release, result: CommandResult) -> bool | None:
         """Whether Azure still has the Function App; None if that is unknown. Raises AzureUnavailable after a command
@@ -264,12 +352,17 @@ class Retirement:
             self.report(f"whether the Function App is gone could not be checked: {error.message}")
             return None
 
-    def _finish(self, release: Release) -> RetirementResult:
+    def _finish(self, removal: ReleaseRemoval) -> RetirementResult:
         """Delete the task hub on the scheduler, and report that the Function App is deleted."""
+        release = removal.release
+        deleted = "its Function App is deleted"
         try:
             if self.task_hubs is not None:
+                removal.require_pending(deleted)
                 self.task_hubs.delete(release.task_hub)
-            self.server.delete_release(release.version, outcome="Done")
+            removal.finish(deleted)
+        except RemovalLost:
+            raise
         except CommandError as error:
             raise type(error)(
                 f"{error.message}. The Function App of release {release.version} is deleted, and the release stays "
@@ -279,60 +372,11 @@ class Retirement:
         return RetirementResult(release=release, outcome=Outcome.RETIRED)
 
 
+def _refuse(release: Release, error: FunctionAppNotOwned) -> RetirementResult:
+    """The result of a release whose Function App must not be deleted."""
+    return RetirementResult(release=release, outcome=Outcome.FAILED, is_conflict=True, message=error.message)
+
+
 def _comparison_key(result: RetirementResult) -> object:
     """What must differ for a result to be reported again."""
     return result.outcome, result.message, [reason["code"] for reason in result.reasons]
-
-
-def _explain_refusal(release: Release, error: CommandError) -> RetirementResult:
-    """The result of a release whose removal the server refuses to begin. Raises `error` if it is no such refusal."""
-    if error.problem_code in _GONE_CODES:
-        return RetirementResult(release=release, outcome=Outcome.RETIRED, message="it is removed already")
-    if error.problem_code == "RemovalPending":
-        return RetirementResult(release=release, outcome=Outcome.REMOVING, message=error.message)
-    if error.problem_code not in _NOT_DRAINED_CODES:
-        raise error
-    reasons = error.problem.get("reasons") or [{"code": error.problem_code, "message": error.message}]
-    return RetirementResult(release=release, outcome=Outcome.NOT_DRAINED, reasons=reasons)
-
-
-def _keep(release: Release, kept_until: str | None) -> RetirementResult:
-    """The result of a release that the policy keeps, which has a time only if it is not kept by `keepLast`."""
-    why = (
-        "by the policy's retention.keepLast" if kept_until is None else f"until {kept_until}, by retention.keepForHours"
-    )
-    return RetirementResult(release=release, outcome=Outcome.KEPT, message=f"it is kept for a rollback {why}")
-
-
-def _refuse_without_function_app(app: SideBySideApp, release: Release, error: FunctionAppNotFound) -> RetirementResult:
-    """The result of a release whose Function App is not found, although no attempt to delete it is on record."""
-    if app.quiesce_functions:
-        # Without a resource group, no function could be disabled.
-        way = "send DeleteRelease with the outcome Done"
-    else:
-        way = f"run safe-deploy retire --version {release.version} -- true, without --resource-group"
-    message = f"{error.message}. If the Function App is deleted already, {way}. Nothing was begun"
-    return RetirementResult(release=release, outcome=Outcome.FAILED, is_conflict=True, message=message)
-
-
-def _describe_failed_deletion(*, exists: bool | None) -> str:
-    """What the release is after a failed command, as far as it is known."""
-    if exists:
-        return "The release is as it was before, and Azure still has its Function App"
-    return (
-        "The release is as it was before. Azure was not asked whether the command has deleted its Function App: if it "
-        "has, give the release no traffic, and run the same command again"
-    )
-
-
-def _describe_unknown_deletion(result: CommandResult, *, exists: bool | None) -> str:
-    """Why the removal stays pending after the command, and what comes next."""
-    if exists:
-        why = f"the command {result}, but Azure still has the Function App"
-    elif result.interrupted:
-        why = f"the command {result} after a request to stop, and Azure may continue the deletion"
-    elif exists is None:
-        why = f"the command {result}, and an earlier attempt may have deleted the Function App"
-    else:
-        why = f"the command {result} after the Function App was deleted"
-    return f"{why}. The release stays Removing, so that it gets no traffic. Run the same command again to continue"

@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from safe_deploy.dead_ends import DEAD_END_AFTER
+from safe_deploy.durations import format_duration
 from safe_deploy.errors import CommandError, ConflictError, NotReady, TimedOut
+from safe_deploy.next_steps import RELEASE_STEPS, format_reasons, list_next_steps
 from safe_deploy.side_by_side.app_state import Release, ReleaseState, SideBySideApp
 from safe_deploy.subprocesses import CommandResult
+
+_DEAD_END_PERIOD = format_duration(DEAD_END_AFTER)
 
 _TEMPORARY_REASONS = frozenset(
     {"RoutersBehind", "Settling", "ProbePending", "ProbeIncomplete", "ProbeStale", "ProbeThrottled"}
@@ -34,7 +39,7 @@ class RemovalStep(Enum):
     FINISH = auto()
     """Report the outcome Done, after the task hub on a scheduler is deleted."""
     STOP = auto()
-    """Do nothing: another caller has ended the removal, so the release may get traffic again."""
+    """The removal is not pending any more: read the app again to see why."""
 
 
 class Outcome(Enum):
@@ -49,23 +54,39 @@ class Outcome(Enum):
     REMOVING = "Removing"
     """Its removal has begun: by another run, or by an earlier attempt and something has started since."""
     FAILED = "Failed"
-    """The command did not delete its Function App, or Azure has none in the resource group."""
+    """It was not retired: the command failed, its Function App is missing or not its own, or another caller changed its
+    removal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetirementResult:
-    """What became of one release, and why. `is_conflict`: it failed because Azure contradicts what is on record."""
+    """What became of one release, and why.
+
+    - `is_conflict`: Azure or another caller contradicts what this command has read.
+    - `is_dead_end`: it has not drained, and waiting longer is of no use.
+    """
 
     release: Release
     outcome: Outcome
     reasons: Sequence[Mapping[str, str]] = ()
     message: str = ""
     is_conflict: bool = False
+    is_dead_end: bool = False
+
+    @property
+    def may_drain(self) -> bool:
+        """Whether waiting may help."""
+        return self.outcome is Outcome.NOT_DRAINED and not self.is_dead_end
+
+    @property
+    def description(self) -> str:
+        """The release, its outcome and why, in one line."""
+        return ": ".join(filter(None, (f"release {self.release.version} is {self.outcome.value}", self.explanation)))
 
     @property
     def explanation(self) -> str:
         """The message, or the reasons in one line."""
-        return self.message or "; ".join(reason["message"] for reason in self.reasons)
+        return self.message or format_reasons(self.reasons)
 
     def to_json(self) -> dict[str, Any]:
         """The result as `retire --output json` prints it."""
@@ -110,6 +131,8 @@ def find_failure(
         left = left if named else [result for result in left if result.outcome is Outcome.NOT_DRAINED]
         within = f" within {waited_seconds:.10g} s"
         error_type: type[CommandError] = TimedOut
+        if left and all(result.is_dead_end for result in left):
+            within, error_type = f", and waiting does not help: unchanged for at least {_DEAD_END_PERIOD}", NotReady
     else:
         left = left if named else []
         within = ""
@@ -117,7 +140,9 @@ def find_failure(
     if not left:
         return None
     details = "; ".join(f"release {result.release.version}: {result.explanation}" for result in left)
-    return error_type(f"not retired{within}: {details}")
+    reasons = [reason for result in left if result.is_dead_end for reason in result.reasons]
+    steps = list_next_steps(reasons, RELEASE_STEPS)
+    return error_type(". ".join([f"not retired{within}: {details}", *steps]))
 
 
 def plan_after_verdict(

@@ -22,6 +22,12 @@ class RoutingChange:
     active_after: str | None
     versions_after: frozenset[str]
 
+    @property
+    def moves_requests(self) -> bool:
+        """Whether other releases get requests after it, or another one is active. A change that only ends the use of an
+        adopted release moves none."""
+        return (self.active_before, self.versions_before) != (self.active_after, self.versions_after)
+
     @classmethod
     def from_history(cls, entry: Mapping[str, Any]) -> "RoutingChange":
         """The change in an entry of GetHistory whose operation is PutRouting."""
@@ -53,7 +59,7 @@ def choose_rollback_version(app: SideBySideApp, requested: str | None, changes: 
         raise ConflictError(f"no release of app {app.name} is active: there is nothing to roll back to")
     if app.routing.split is not None:
         return active
-    for number, change in enumerate(changes):
+    for number, change in enumerate(change for change in changes if change.moves_requests):
         if number == 0 and _goes_back(app, change):
             return active
         if change.active_before != active:

@@ -7,6 +7,8 @@ from typing import Any
 
 from safe_deploy.client import Json, StateServerClient
 from safe_deploy.errors import TimedOut
+from safe_deploy.rendering import format_instant
+from safe_deploy.wait_progress import BeginWait, WaitProgress, WaitStatus
 
 _POLL_SECONDS = 1
 """A router has each change within five seconds, so a look every second costs a few requests."""
@@ -31,7 +33,7 @@ class RouterProgress:
         if not self.behind:
             return
         seen_at = {router["router"]: router["seenAt"] for router in self.releases["routers"]}
-        names = ", ".join(f"{name} (asked last at {seen_at[name]})" for name in self.behind)
+        names = ", ".join(f"{name} (asked last at {format_instant(seen_at[name])})" for name in self.behind)
         raise TimedOut(
             f"the routing is changed, but these routers have not confirmed revision {self.revision} within "
             f"{timeout_seconds:.10g} s, and may send requests by an older one: {names}. Run the same command again to "
@@ -40,21 +42,33 @@ class RouterProgress:
 
 
 def wait_for_routers(
-    server: StateServerClient, revision: int, *, timeout_seconds: float, report: Callable[[str], None]
+    server: StateServerClient,
+    revision: int,
+    *,
+    timeout_seconds: float,
+    begin_wait: BeginWait,
+    report: Callable[[str], None],
 ) -> RouterProgress:
     """Wait until no router is behind `revision`, for at most `timeout_seconds`."""
+    with begin_wait(f"until the routers confirm routing revision {revision}", timeout_seconds) as wait:
+        progress = _poll_routers(server, revision, timeout_seconds, wait)
+    if not progress.behind:
+        report(_describe_acknowledgements(progress.releases, revision))
+    return progress
+
+
+def _poll_routers(
+    server: StateServerClient, revision: int, timeout_seconds: float, wait: WaitProgress
+) -> RouterProgress:
+    """Ask the server which routers have an older revision, until none has or `timeout_seconds` are over."""
     deadline = time.monotonic() + timeout_seconds
-    reported: tuple[str, ...] | None = None
     while True:
         progress = RouterProgress.of(server.list_releases(), revision)
         seconds_left = deadline - time.monotonic()
-        if not progress.behind:
-            report(_describe_acknowledgements(progress.releases, revision))
         if not progress.behind or seconds_left <= 0:
             return progress
-        if progress.behind != reported:
-            reported = progress.behind
-            report(f"waiting for these routers to confirm routing revision {revision}: {', '.join(reported)}")
+        behind = f"{len(progress.behind)} behind: {', '.join(progress.behind)}"
+        wait.update(WaitStatus(behind, behind, progress.behind))
         time.sleep(min(_POLL_SECONDS, seconds_left))
 
 

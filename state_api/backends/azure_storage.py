@@ -47,7 +47,7 @@ _CLOCK_SKEW_MARGIN = seconds(5)
 """How far a scan looks back, so that the stamp of every later change is later than the time from which it looks.
 
 The stamps of rows are up to two seconds behind the Date of responses (docs/correctness.md, A2). The estimate of the
-storage's clock is ahead of that Date by what this machine's clock gains in twelve minutes: 0.7 s at 0.1 %, a hundred
+storage's clock is ahead of that Date by what this machine's clock gains in fifteen minutes: 0.9 s at 0.1 %, a hundred
 times what a working clock gains. A larger margin is safe: it costs one more pass over a task hub that has just
 changed."""
 

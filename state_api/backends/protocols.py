@@ -1,7 +1,7 @@
 """What the server needs of a provider, as Protocols, and the values that a backend returns or raises. Hides which
 provider keeps a task hub."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -37,6 +37,10 @@ class BackendError(Exception):
         self.failure = failure
         self.message = message
         self.retry_after = None if retry_after is None else min(retry_after, MAX_RETRY_AFTER_SECONDS)
+
+
+ReadStorageTime = Callable[[], Instant]
+"""Returns a time that the state storage's clock has reached (docs/correctness.md, Two bounds of one clock)."""
 
 
 @dataclass(frozen=True, slots=True)

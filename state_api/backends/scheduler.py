@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from state_api.backends.protocols import BackendError, ObservedPage, ReadFailure, ScanStart
+from state_api.backends.protocols import BackendError, ObservedPage, ReadFailure, ReadStorageTime, ScanStart
 from state_api.backends.scheduler_client import SchedulerClient
 from state_api.backends.scheduler_cursor import SchedulerCursor
 from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, seconds
@@ -30,8 +30,8 @@ _EXISTENCE_PAGE_SIZE = 10
 """Instances to ask for when one would be enough: a page can contain fewer than were asked for."""
 _MAX_CONCURRENT_READS = 16
 _CLOCK_SKEW_MARGIN = seconds(60)
-"""How far the scheduler's clock may be behind this server's. Created times are by the scheduler's clock, which the
-protocol does not show. A minute is far more than two clocks differ that are kept by NTP."""
+"""How far the scheduler's clock may be behind the earlier of two others. Created times are by the scheduler's clock,
+which the protocol does not show. A minute is far more than two clocks of Azure differ."""
 
 _STATUSES_BY_NUMBER = (
     RuntimeStatus.RUNNING,
@@ -65,7 +65,16 @@ class SchedulerBackend:
     shows_messages = True
     artifacts = None
 
-    def __init__(self, connection_string: str, setting_name: str, page_size: int = PAGE_SIZE) -> None:
+    def __init__(
+        self,
+        connection_string: str,
+        setting_name: str,
+        page_size: int = PAGE_SIZE,
+        *,
+        storage_time: ReadStorageTime,
+    ) -> None:
+        """Prepare a client of the scheduler."""
+        self._storage_time = storage_time
         self._client = SchedulerClient(connection_string, setting_name)
         self._page_size = page_size
         self._concurrency_limit = asyncio.Semaphore(_MAX_CONCURRENT_READS)
@@ -94,8 +103,11 @@ class SchedulerBackend:
             token = next_token
 
     async def begin_scan(self, task_hub: str) -> ScanStart:
-        """Begin a scan without a call: `changed_since` is by this server's clock, with a margin."""
-        changed_since = Instant(instant_from(datetime.now(UTC)) - _CLOCK_SKEW_MARGIN)
+        """Begin a scan without a call: `changed_since` is by the state storage's clock or by this machine's, the
+        earlier, with a margin. The clock of one machine may be wrong. Too early a time makes the scan read a little
+        more, and with too late a time its second pass could miss a change."""
+        earlier = min(self._storage_time(), instant_from(datetime.now(UTC)))
+        changed_since = Instant(earlier - _CLOCK_SKEW_MARGIN)
         return ScanStart(changed_since, (SchedulerCursor().encode(),), (SchedulerCursor(is_recent_pass=True).encode(),))
 
     async def read_page(self, task_hub: str, changed_since: Instant, cursor: str) -> ObservedPage:

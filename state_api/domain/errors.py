@@ -9,6 +9,7 @@
     - WaiverNotFound            the app has no such waiver
     - ReleaseNotFound           the app has no such release
     - RouterNotFound            no router has asked under this name
+    - RolloutNotFound           the app has never had a rollout
   - Refused                     the operation would break running work or another pipeline
     - StagingNotReady           the slot's task hub has not drained; carries the reasons
     - DeploymentInProgress      another run deploys into this app; carries its caller, start and run
@@ -29,6 +30,9 @@
     - ReleaseRemoved            the release is removed, or its removal has begun
     - ReleaseNotDeployed        the release's task hub does not exist, so its app has not started
     - RemovalPending            another run removes the release; carries its caller, start and run
+    - RolloutInProgress         a rollout needs what the operation would change; carries its caller, start and state
+    - RolloutEnded              the rollout has ended, or is about to
+    - WeightChanged             the rollout needs another share than the confirmed one
     - ProbeNotConfigured        the app has no provider, so its task hubs cannot be read
     - Conflict                  other callers changed the app at the same time, repeatedly
   - PreconditionFailed          If-Match names another revision of the app
@@ -86,6 +90,10 @@ class ReleaseNotFound(NotFound):
 
 
 class RouterNotFound(NotFound):
+    pass
+
+
+class RolloutNotFound(NotFound):
     pass
 
 
@@ -166,6 +174,18 @@ class ReleaseNotDeployed(Refused):
 
 
 class RemovalPending(Refused):
+    pass
+
+
+class RolloutInProgress(Refused):
+    pass
+
+
+class RolloutEnded(Refused):
+    pass
+
+
+class WeightChanged(Refused):
     pass
 
 

@@ -2,6 +2,8 @@
 are the same if their keys are equal."""
 
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import NewType
 
 TASK_HUB_PATTERN = r"^[A-Za-z][A-Za-z0-9]{2,44}$"
@@ -83,6 +85,11 @@ def matches_address_pattern(address: str, patterns: str) -> bool:
         return re.fullmatch("[a-z0-9-]*".join(pieces), address.lower()) is not None
 
     return any(map(matches, patterns.lower().split(" ")))
+
+
+def matches_function_pattern(function_name: str, patterns: Iterable[str]) -> bool:
+    """Whether a function matches one of the policy's `ignoreFunctions`, in which `*` stands for any characters."""
+    return any(fnmatchcase(function_name, pattern) for pattern in patterns)
 
 
 def app_key(app: str) -> AppKey:

@@ -11,6 +11,8 @@ from state_api.domain.releases.commands import AbandonCommand, DeleteAppCommand
 from state_api.http.auth import ADMINISTER, DEPLOY, READ, READ_ACROSS_APPS, CallerDependency, VisibleApps
 from state_api.http.dependencies import (
     ContinuationToken,
+    CreationPreconditionDependency,
+    IsConditionalDependency,
     PageSize,
     PreconditionDependency,
     ServicesDependency,
@@ -76,7 +78,7 @@ async def put_app(
     body: AppRequest,
     services: ServicesDependency,
     caller: CallerDependency,
-    precondition: PreconditionDependency,
+    precondition: CreationPreconditionDependency,
     response: Response,
 ) -> AppResponse:
     """Register or correct an app: its slots, its policy, and where its task hubs live."""
@@ -193,12 +195,14 @@ async def post_swap(
     services: ServicesDependency,
     caller: CallerDependency,
     precondition: PreconditionDependency,
+    is_conditional: IsConditionalDependency,
     response: Response,
 ) -> AppResponse:
     """Record a swap of production and the slot, provided the slot holds this task hub. A rollback is a swap back.
 
     Send `Pending` before the swap in Azure, and `Done` or `Failed` after it. Nothing can be staged in between."""
-    changed = await services.releases.swap_slots(app, body.to_command(caller), precondition)
+    command = body.to_command(caller, is_conditional=is_conditional)
+    changed = await services.releases.swap_slots(app, command, precondition)
     return app_response(changed, services, response)
 
 

@@ -17,8 +17,9 @@ from state_api.settings import STATE_KEYS, AccessKey, Role, Settings
 
 KEY_HEADERS = ("x-functions-key", "aeg-sas-key")
 KEY_PARAMETER = "code"
+HOME_PATH = "/"
 HEALTH_PATH = "/api/health"
-ANONYMOUS_PATHS = (HEALTH_PATH, "/api/health/ready", "/api/openapi.json")
+ANONYMOUS_PATHS = (HOME_PATH, HEALTH_PATH, "/api/health/ready", "/api/openapi.json")
 
 _MAX_ACTOR_CHARACTERS = 200
 
@@ -40,7 +41,7 @@ def check_key(settings: Settings, path: str, headers: Headers, query: QueryParam
     """The access key of this request; None if the path or the server needs none. Raises Unauthorized,
     KeysNotConfigured."""
     if not settings.keys:
-        if settings.keys_required and path != HEALTH_PATH:
+        if settings.keys_required and path not in (HOME_PATH, HEALTH_PATH):
             raise KeysNotConfigured(
                 f"this server has no keys: set the app setting {STATE_KEYS}. `safe-deploy keys new` creates a key "
                 "and its entry"
@@ -84,7 +85,9 @@ def require_role(*roles: Role, across_apps: bool = False) -> Callable[[Request],
         if app is None:
             raise Forbidden(f"key {key.name} is bound to apps; this operation needs a key for all apps")
         if not key.may_access(app):
-            raise Forbidden(f"key {key.name} is bound to other apps; use a key for app {app[:60]}")
+            raise Forbidden(
+                f"key {key.name} is bound to other apps; use a key for app {app[:60]}", requestedApp=app[:60]
+            )
 
     return check
 
@@ -93,7 +96,8 @@ READ = Depends(require_role(Role.READER, Role.DEPLOYER))
 READ_ACROSS_APPS = Depends(require_role(Role.READER, Role.DEPLOYER, across_apps=True))
 READ_ROUTING = Depends(require_role(Role.ROUTER, Role.DEPLOYER))
 DEPLOY = Depends(require_role(Role.DEPLOYER))
-PUBLISH = Depends(require_role(Role.PUBLISHER))
+check_may_publish = require_role(Role.PUBLISHER)
+PUBLISH = Depends(check_may_publish)
 ADMINISTER = Depends(require_role())
 
 

@@ -1,8 +1,8 @@
-"""What the routers share: access to the services, paging parameters, and the ETag and If-Match headers of apps."""
+"""What the routers share: access to the services, paging parameters, and the headers that make a change conditional."""
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Request, Response
 
@@ -17,10 +17,13 @@ from state_api.services.readiness import Readiness
 from state_api.services.recording import Recorder
 from state_api.services.release_status import ReleaseStatuses
 from state_api.services.releases import Precondition, Releases
+from state_api.services.rollout_health import RolloutHealth
+from state_api.services.rollouts import Rollouts
 from state_api.services.routing import RoutingReader
 from state_api.services.side_by_side import SideBySideReleases
 from state_api.services.task_hub_deletion import TaskHubDeletion
 from state_api.services.task_hub_queries import TaskHubQueries
+from state_api.services.timelines import TimelineReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,12 @@ class Services:
     side_by_side: SideBySideReleases
     release_statuses: ReleaseStatuses
     routing: RoutingReader
+    rollouts: Rollouts
+    rollout_health: RolloutHealth
     cleanup: Cleanup
     task_hub_deletion: TaskHubDeletion
     task_hub_queries: TaskHubQueries
+    timelines: TimelineReader
     quarantine: QuarantineAdministration
     clock: Clock
 
@@ -93,6 +99,40 @@ async def _precondition(
 
 
 PreconditionDependency = Annotated[Precondition, Depends(_precondition)]
+
+
+async def _is_conditional(
+    if_match: Annotated[str, Header(alias="If-Match", include_in_schema=False)] = "",
+) -> bool:
+    """Whether the header If-Match has an ETag, which `*` is not."""
+    return re.search(ETAG_PATTERN, if_match) is not None
+
+
+IsConditionalDependency = Annotated[bool, Depends(_is_conditional)]
+
+
+async def _creation_precondition(
+    precondition: PreconditionDependency,
+    if_none_match: Annotated[
+        Literal["", "*"],
+        Header(alias="If-None-Match", description="`*`: create the app, and change none that exists."),
+    ] = "",
+) -> Precondition:
+    """The conditions of the headers If-Match and If-None-Match; without them, one that any app meets."""
+    if not if_none_match:
+        return precondition
+
+    def check(app: App | None) -> None:
+        precondition(app)
+        if app is not None:
+            raise PreconditionFailed(
+                f"If-None-Match is *, but app {app.name} exists: leave out the header to change this app"
+            )
+
+    return check
+
+
+CreationPreconditionDependency = Annotated[Precondition, Depends(_creation_precondition)]
 
 
 _ETAG_RESPONSE: dict[str, Any] = {

@@ -4,13 +4,15 @@ batched, binary), with the validation handshakes of both."""
 from typing import Any
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from state_api.domain.errors import InvalidRequest
-from state_api.http.auth import PUBLISH
+from state_api.http.auth import PUBLISH, check_may_publish
 from state_api.http.dependencies import services_of
+from state_api.http.middleware import is_delivery
 from state_api.http.problems import PayloadTooLarge, UnsupportedMediaType, problem_responses
 from state_api.http.responses.events import DeliveryResponse
 from state_api.services.event_parser import parse_json
@@ -56,7 +58,6 @@ _REQUEST_BODY = {
 async def post_events(request: Request) -> Response:
     """Record a delivery of lifecycle events. Returns 200 once every event is stored durably: recorded, or in quarantine
     if it cannot be parsed."""
-    # Services are not injected as elsewhere: for a delivery of one event, FastAPI's own work takes most of the time.
     events = _parse_delivery(request.headers, await request.body())
     if len(events) > MAX_EVENTS:
         raise PayloadTooLarge(f"a delivery holds at most {MAX_EVENTS} events, not {len(events)}", limit=MAX_EVENTS)
@@ -65,9 +66,33 @@ async def post_events(request: Request) -> Response:
     return _json_response(DeliveryResponse.of(await services_of(request).recorder.record(events, "webhook")))
 
 
+class DirectDeliveries:
+    """Serves PostEvents, and passes all other requests to the API.
+
+    For a delivery of one event, FastAPI's own work takes longer than the server's (docs/performance.md). The route of
+    PostEvents in the API documents the operation."""
+
+    def __init__(self, api: FastAPI) -> None:
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request. Raises the errors of PostEvents, which RequestMiddleware turns into problem documents."""
+        if scope["type"] != "http" or not is_delivery(scope):
+            await self._api(scope, receive, send)
+            return
+        scope["app"], scope["route"] = self._api, _POST_EVENTS_ROUTE
+        request = Request(scope, receive)
+        await check_may_publish(request)
+        response = await post_events(request)
+        await response(scope, receive, send)
+
+
 def _json_response(model: BaseModel) -> Response:
     """The response without FastAPI's validation, which would only repeat that of the model."""
     return Response(model.model_dump_json(by_alias=True), media_type=_JSON)
+
+
+_POST_EVENTS_ROUTE = router.routes[-1]
 
 
 @router.options("", dependencies=[PUBLISH], include_in_schema=False)
@@ -117,6 +142,6 @@ def _validation_code(events: list[Any]) -> str | None:
         return None
     data = events[0].get("data")
     code = data.get("validationCode") if isinstance(data, dict) else None
-    if not isinstance(code, str) or not code:
-        raise InvalidRequest("the validation event has no data.validationCode")
+    if not isinstance(code, str) or not code or not code.isprintable():
+        raise InvalidRequest("the validation event has no data.validationCode that could be sent back")
     return code

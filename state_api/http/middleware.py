@@ -89,7 +89,7 @@ class RequestMiddleware:
             try:
                 key = check_key(self._settings, scope["path"], Headers(scope=scope), QueryParams(scope["query_string"]))
                 scope["state"] = {**(scope.get("state") or {}), "key": key}
-                with self._admission.reserve_arriving() if _is_delivery(scope) else nullcontext() as reservation:
+                with self._admission.reserve_arriving() if is_delivery(scope) else nullcontext() as reservation:
                     body = await _read_body(scope, receive, reservation)
                     if body is None:
                         return
@@ -181,8 +181,8 @@ def _is_loopback_address(address: str) -> bool:
         return False
 
 
-def _is_delivery(scope: Scope) -> bool:
-    """Whether the request delivers events, whose bytes count towards the limit of deliveries in progress."""
+def is_delivery(scope: Scope) -> bool:
+    """Whether an HTTP request delivers events, whose bytes count towards the limit of deliveries in progress."""
     return bool(scope["path"] == EVENTS_PATH and scope["method"] == "POST")
 
 

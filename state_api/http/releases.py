@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from state_api.domain.errors import PreconditionFailed
+from state_api.domain.instants import format_instant
 from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases.apps import App
 from state_api.domain.releases.side_by_side.commands import (
@@ -95,8 +96,21 @@ async def _known_revision(
 
 _KnownRevision = Annotated[int | None, Depends(_known_revision)]
 
-_ROUTING_ETAG: dict[str, Any] = {
-    "headers": {"ETag": {"description": "The revision of the routing document.", "schema": {"type": "string"}}}
+_ETAG_HEADER = {"ETag": {"description": "The revision of the routing document.", "schema": {"type": "string"}}}
+_ROUTING_ETAG: dict[str, Any] = {"headers": _ETAG_HEADER}
+
+SERVER_TIME_HEADER = "X-Server-Time"
+"""The time by which the server decides when visitors have left a release. The header Date is another one: it is the
+time of the machine that sends the response."""
+
+_ROUTING_HEADERS: dict[str, Any] = {
+    "headers": {
+        **_ETAG_HEADER,
+        SERVER_TIME_HEADER: {
+            "description": "The time of the server, by which the visitors of a release leave it.",
+            "schema": {"type": "string", "format": "date-time"},
+        },
+    }
 }
 
 
@@ -189,8 +203,8 @@ async def get_release_status(
     dependencies=[READ_ROUTING],
     response_model=RoutingDocumentResponse,
     responses={
-        200: _ROUTING_ETAG,
-        304: {"description": "The document has still the ETag in If-None-Match.", **_ROUTING_ETAG},
+        200: _ROUTING_HEADERS,
+        304: {"description": "The document has still the ETag in If-None-Match.", **_ROUTING_HEADERS},
         **problem_responses(400, 401, 403, 404, 409, 503),
     },
 )
@@ -220,9 +234,12 @@ async def get_routing(
         wait_seconds=wait,
         is_disconnected=request.is_disconnected,
     )
+    server_time = format_instant(services.clock.now())
     if routed is None:
-        return Response(status_code=304, headers={"ETag": f'"{known_revision}"'})
+        headers = {"ETag": f'"{known_revision}"', SERVER_TIME_HEADER: server_time}
+        return Response(status_code=304, headers=headers)
     response.headers["ETag"] = routing_etag(routed)
+    response.headers[SERVER_TIME_HEADER] = server_time
     return RoutingDocumentResponse.of_app(routed)
 
 

@@ -95,12 +95,17 @@ class SwapRequest(RequestModel):
         default=False, description="Refuse the swap unless the task hub has been in production before."
     )
 
-    def to_command(self, caller: Caller) -> SwapCommand:
+    def to_command(self, caller: Caller, *, is_conditional: bool) -> SwapCommand:
         """The command of PostSwap. Without `outcome` in the request, its outcome is None: the swap is recorded in one
         step."""
         outcome = SwapOutcome(self.outcome) if "outcome" in self.model_fields_set else None
         return SwapCommand(
-            caller=caller, task_hub=self.task_hub, slot=self.slot, outcome=outcome, rollback=self.rollback
+            caller=caller,
+            task_hub=self.task_hub,
+            slot=self.slot,
+            outcome=outcome,
+            rollback=self.rollback,
+            is_conditional=is_conditional,
         )
 
 
@@ -176,14 +181,11 @@ class RetentionRequest(RequestModel):
 
     def apply_to(self, retention: RetentionPolicy) -> RetentionPolicy:
         """The retention with the members of the request replaced."""
-        return RetentionPolicy(
-            keep_last=retention.keep_last if self.keep_last is None else self.keep_last,
-            keep_for_hours=retention.keep_for_hours if self.keep_for_hours is None else self.keep_for_hours,
-        )
+        return RetentionPolicy(**_replace_members(self, retention, RetentionPolicy()))
 
 
 class PolicyRequest(RequestModel):
-    """A change of the policy. Omitted members stay as they are."""
+    """A change of the policy. Omitted members stay as they are, and null restores the default."""
 
     settle_seconds: Annotated[int, Field(ge=0, le=3600)] | None = None
     freshness_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
@@ -210,32 +212,24 @@ class PolicyRequest(RequestModel):
 
     def apply_to(self, policy: Policy) -> Policy:
         """The policy with the members of the request replaced."""
+        members = _replace_members(self, policy, Policy())
+        members["retention"] = self.retention.apply_to(policy.retention) if self.retention else members["retention"]
+        for name in ("ignore_functions", "quiesce_functions"):
+            members[name] = tuple(members[name])
+        return Policy(**members | {"quiesce_order": QuiesceOrder(members["quiesce_order"])})
 
-        def requested_or_current(name: str) -> Any:
-            """The member of the request. If it is omitted or null, that of the present policy."""
-            requested = getattr(self, name)
-            return getattr(policy, name) if requested is None else requested
 
-        def requested_or_none(name: str) -> Any:
-            """The member of the request, where null is a value."""
-            return getattr(self if name in self.model_fields_set else policy, name)
+def _replace_members(request: BaseModel, current: Any, defaults: Any) -> dict[str, Any]:
+    """The members of a policy after a request: those that it sets, the default for a null, and the present ones
+    otherwise."""
 
-        return Policy(
-            settle_seconds=requested_or_current("settle_seconds"),
-            freshness_seconds=requested_or_current("freshness_seconds"),
-            require_verification=requested_or_current("require_verification"),
-            deployment_timeout_minutes=requested_or_current("deployment_timeout_minutes"),
-            ignore_functions=tuple(requested_or_current("ignore_functions")),
-            retention=self.retention.apply_to(policy.retention) if self.retention else policy.retention,
-            missing_task_hub_is_drained=requested_or_current("missing_task_hub_is_drained"),
-            message_visibility_seconds=requested_or_current("message_visibility_seconds"),
-            ignore_messages=requested_or_current("ignore_messages"),
-            max_releases=requested_or_none("max_releases"),
-            address_pattern=requested_or_none("address_pattern"),
-            sticky_after_promotion=requested_or_current("sticky_after_promotion"),
-            quiesce_functions=tuple(requested_or_current("quiesce_functions")),
-            quiesce_order=QuiesceOrder(requested_or_current("quiesce_order")),
-        )
+    def choose(name: str) -> Any:
+        if name not in request.model_fields_set:
+            return getattr(current, name)
+        requested = getattr(request, name)
+        return getattr(defaults, name) if requested is None else requested
+
+    return {name: choose(name) for name in type(request).model_fields}
 
 
 SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_:.-]{0,126}$")]
@@ -296,6 +290,7 @@ class AppRequest(RequestModel):
     pending_swap: Any = None
     removed_releases: Any = None
     routing: Any = None
+    rollout: Any = None
     retired: Any = None
     waivers: Any = None
     updated_at: Any = None

@@ -19,6 +19,8 @@ from state_api.http.problems import problem_responses
 from state_api.http.requests import TaskHubName, parse_time_or_day
 from state_api.http.responses.events import PurgeResponse, QuarantinedEventResponse, QuarantineResponse
 from state_api.http.responses.task_hubs import InstanceResponse, InstancesResponse, TaskHubResponse, VersionsResponse
+from state_api.http.responses.timeline import TimelineResponse
+from state_api.services.timelines import TimelineQuery
 
 router = APIRouter(prefix="/api", tags=["task hubs"])
 
@@ -88,6 +90,39 @@ async def list_instances(
         instances=[InstanceResponse.of(instance, with_reason=may_see_reasons(request)) for instance in page.items],
         continuation_token=page.continuation_token,
     )
+
+
+@router.get(
+    "/taskhubs/{hub}/timeline",
+    operation_id="GetTimeline",
+    dependencies=[READ_ACROSS_APPS],
+    responses=problem_responses(400, 401, 403, 404, 503),
+)
+async def get_timeline(
+    *,
+    hub: VisibleTaskHub,
+    services: ServicesDependency,
+    begins: Annotated[
+        str | None,
+        Query(alias="from", max_length=64, description="An RFC 3339 time or a day; by default, an hour before `to`."),
+    ] = None,
+    ends: Annotated[
+        str | None, Query(alias="to", max_length=64, description="An RFC 3339 time or a day; by default, now.")
+    ] = None,
+    step: Annotated[int, Query(ge=1, le=1440, description="The minutes of each period.")] = 1,
+    function_name: Annotated[
+        str | None, Query(alias="functionName", max_length=256, description="Return only this function.")
+    ] = None,
+) -> TimelineResponse:
+    """Get how many instances started and ended in the last 48 hours, by time and function, and what has become of those
+    that started in each period."""
+    query = TimelineQuery(
+        begins_at=parse_time_or_day("from", begins) if begins is not None else None,
+        ends_at=parse_time_or_day("to", ends) if ends is not None else None,
+        step_minutes=step,
+        function_name=function_name,
+    )
+    return TimelineResponse.of(await services.timelines.read(hub, query))
 
 
 @router.get(

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 
-from state_api.domain.instants import TICKS_PER_SECOND
+from state_api.domain.instants import TICKS_PER_SECOND, Instant
 from state_api.domain.names import hub_key
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.waiting import VerificationIntervals
@@ -126,7 +126,9 @@ class AppWatch:
         """Count a question of this group as under way while the block runs. The block asks the question, and sets the
         status. A question without a status has failed."""
         try:
-            with group.track_question(self._changes, self._clock.now()) as asked:
+            # Before the first response of the storage, the time of this machine says nothing.
+            now = self._clock.now() if self._clock.synchronized else Instant(0)
+            with group.track_question(self._changes, now) as asked:
                 yield asked
             if asked.status is not None:
                 self._note_revision(asked.status.app.revision)

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 
 from state_api.domain.errors import Unavailable
 from state_api.domain.instants import seconds
-from state_api.domain.names import PRODUCTION
+from state_api.domain.names import PRODUCTION, same_hub
 from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases.apps import App
 from state_api.services.ports import Apps, Clock, Probes
 from state_api.services.readiness import Readiness
+from state_api.services.rounds import repeat_until_stopped
 from state_api.services.verification import PROBE_TIMEOUT_SECONDS
 
 log = logging.getLogger(__name__)
@@ -77,17 +78,9 @@ class BackgroundProber:
 
     async def run_until_stopped(self, stopping: asyncio.Event) -> None:
         """Probe round after round until `stopping` is set. Azure Functions has a timer trigger instead."""
-        while not stopping.is_set():
-            try:
-                await self.probe_due_hubs()
-            except Unavailable as error:
-                log.warning("the background probe could not list the apps: %s", error.message)
-            except Exception:  # the next round tries again
-                log.exception("the background probe failed")
-            try:
-                await asyncio.wait_for(stopping.wait(), INTERVAL_SECONDS)
-            except TimeoutError:
-                continue
+        await repeat_until_stopped(
+            self.probe_due_hubs, stopping, interval_seconds=INTERVAL_SECONDS, name="the background probe"
+        )
 
     async def _iterate_hubs(self) -> AsyncIterator[tuple[App, str]]:
         """The task hubs in slots, those of releases, prior task hubs that slots may still carry, and retired ones whose
@@ -131,6 +124,9 @@ class BackgroundProber:
 
 def _is_serving(app: App, task_hub: str) -> bool:
     """Whether customers start work in this task hub: so it is not drained."""
+    rollout = app.rollout
+    if rollout is not None and rollout.is_live and same_hub(rollout.candidate_hub, task_hub):
+        return True
     release = app.release_holding(task_hub)
     if release is not None:
         return app.routing.share_of(release.version) > 0

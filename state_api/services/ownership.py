@@ -6,9 +6,9 @@ from state_api.backends.protocols import BackendError, BackendRegistry, ReadFail
 from state_api.domain.errors import InvalidRequest
 from state_api.domain.instants import Instant
 from state_api.domain.names import app_key
-from state_api.domain.releases.apps import App, Caller, ProviderConfig
+from state_api.domain.releases.apps import App, ProviderConfig
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, OwnershipProof, ProofBasis, ProviderUnavailable
-from state_api.services.ports import TaskHubRecord, TaskHubs
+from state_api.services.ports import TaskHubs
 
 _UNUSED_INSTANCE_ID = "safe-deploy-existence-check"
 """An instance id that is looked up only to learn whether its task hub exists."""
@@ -25,26 +25,17 @@ class Ownership:
         self._backends = backends
 
     async def find_existing(
-        self, app: App, task_hub: str, caller: Caller, deadline: float
+        self, app: App, task_hub: str, deadline: float
     ) -> ExistingArtifacts | ProviderUnavailable | None:
         """What exists under this name where the app's task hubs live, or why the provider did not answer before
         `deadline` (a time of the event loop's clock).
 
-        None if the app has no provider, if asking would create the task hub, or if this run has claimed the name there
-        already: its app may have started since.
+        None if the app has no provider, or if asking would create the task hub.
         """
         if app.provider_config is None:
             return None
         try:
             backend = self._backends.backend_for(app.provider_config)
-            record = await self._task_hubs.get(task_hub)
-            if (
-                record is not None
-                and is_claimed_by(record, app, caller)
-                and record.proof is not None
-                and record.proof.covers(backend.addresses)
-            ):
-                return None
             async with asyncio.timeout_at(deadline):
                 return await backend.find_existing(task_hub)
         except BackendError as error:
@@ -123,19 +114,8 @@ class Ownership:
         record = await self._task_hubs.get(task_hub)
         return (
             record is not None
-            and _is_claimed_by_app(record, app)
+            and record.app is not None
+            and app_key(record.app) == app_key(app.name)
             and record.proof is not None
             and record.proof.covers(proof.addresses)
         )
-
-
-def is_claimed_by(record: TaskHubRecord, app: App, caller: Caller) -> bool:
-    """Whether this run has claimed the task hub. Callers without a run URL are not known to be the same run."""
-    return (
-        _is_claimed_by_app(record, app) and caller.run_url is not None and record.run_id == caller.run_id(record.name)
-    )
-
-
-def _is_claimed_by_app(record: TaskHubRecord, app: App) -> bool:
-    """Whether this app has claimed the task hub. Case of app names does not count."""
-    return record.app is not None and app_key(record.app) == app_key(app.name)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from state_api.domain.instants import Instant
+from state_api.domain.names import AppKey
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.messages import MessageState
@@ -17,8 +18,10 @@ from state_api.domain.readiness.plan import RecordedState
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.releases.apps import App
 from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
+from state_api.domain.task_hubs.delivery_checks import DeliveryCheck
 from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus
 from state_api.domain.task_hubs.ownership import OwnershipProof, TaskHubClaim
+from state_api.domain.task_hubs.timeline import Minute, Timeline
 
 Item = TypeVar("Item")
 
@@ -42,7 +45,6 @@ class TaskHubRecord:
     - `deletion_id`: DeleteTaskHub has closed the task hub and has not decided yet, so it may be reopened. Its events
       wait in quarantine until then. Empty otherwise.
     - `deleting_from`: the backend that Cleanup began to delete its artifacts from.
-    - `run_id`: the pipeline run that claimed the task hub.
     - `proof`: shows that the task hub at its provider belongs to the app.
     """
 
@@ -53,7 +55,6 @@ class TaskHubRecord:
     closed: bool
     deletion_id: str = ""
     deleting_from: str | None = None
-    run_id: str | None = None
     proof: OwnershipProof | None = None
 
     @property
@@ -199,12 +200,21 @@ class TaskHubReopened(Exception):
 
 
 class Clock(Protocol):
+    """The storage's clock, between two bounds. docs/correctness.md (Two bounds of one clock) says how far they can be
+    wrong, and which comparison uses which."""
+
     @property
     def synchronized(self) -> bool:
-        """Whether the storage has responded yet. Until then, `now` is the time of this machine."""
+        """Whether the storage has responded yet. Until then, both bounds are the time of this machine."""
 
     def now(self) -> Instant:
-        """The time by the storage's clock, so that servers whose own clocks differ agree."""
+        """A time that the storage's clock has reached: behind it by up to a second and a round trip, so that servers
+        whose own clocks differ agree. It goes back only with a response: one that shows that the clock was set back or
+        has not come as far, or the first one after a minute."""
+
+    def upper_bound(self) -> Instant:
+        """A time that the storage's clock had not passed when it responded last, and has not passed since: later than
+        `now` by up to a second and a round trip. Call this after a read of the storage."""
 
 
 class Instances(Protocol):
@@ -220,6 +230,10 @@ class Instances(Protocol):
         hub is unknown or was cleaned up. Raises StorageUnavailable if its records are lost."""
 
     async def get(self, hub: TaskHubRecord, instance_id: str) -> Instance | None: ...
+
+    async def read_timeline(self, hub: TaskHubRecord, first_minute: Minute, end_minute: Minute) -> Timeline:
+        """What all servers have counted of these minutes, `end_minute` excluded; nothing of minutes that are older than
+        48 hours. Raises StorageUnavailable."""
 
     async def list_page(
         self,
@@ -326,6 +340,10 @@ class Apps(Protocol):
     async def list_page(self, top: int, token: str | None) -> Page[App]:
         """Up to `top` apps by name. Raises InvalidRequest for a `token` of another list."""
 
+    async def list_keys_page(self, top: int, token: str | None) -> Page[AppKey]:
+        """Up to `top` keys of apps, in order, also of deleted ones. It needs to read no app, so one that cannot be read
+        hides no other. Raises InvalidRequest for a `token` of another list."""
+
     async def list_history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]:
         """Up to `top` audit records, newest first. Raises InvalidRequest for a `token` of another list."""
 
@@ -334,10 +352,16 @@ class Routers(Protocol):
     async def list_acknowledgements(self, app_name: str) -> tuple[RouterAcknowledgement, ...]:
         """What every router of the app that asks under a name has acknowledged last."""
 
-    async def acknowledge(
-        self, app_name: str, router: str, revision: int, now: Instant, *, again_after: Instant | None
-    ) -> None:
-        """Record that a router routes by this revision. The last request counts."""
+    async def acknowledge(self, app: App, router: str, revision: int, now: Instant) -> None:
+        """Record that a router routes by this revision of the app's routing. The last request counts."""
+
+
+class DeliveryChecks(Protocol):
+    async def list_checks(self, task_hub: str) -> tuple[DeliveryCheck, ...]:
+        """The delivery checks that are stored, also those whose lifetime has ended."""
+
+    async def record(self, task_hub: str, arrived: Sequence[DeliveryCheck]) -> int:
+        """Remember delivery checks, durably. Returns how many are new: none if the task hub has no table any more."""
 
 
 class Quarantine(Protocol):

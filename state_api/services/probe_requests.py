@@ -15,8 +15,9 @@ class ProbeRequest:
     """What to verify, and until when.
 
     - `backend_id`: the backend that the provider's settings lead to now. Empty if a setting is missing or wrong.
-    - `requested_at`: a time by the state storage's clock.
+    - `requested_at`: a time after the request, by the state storage's clock.
     - `deadline`: a time by the clock of the event loop, in seconds.
+    - `must_begin_after`: a time by the state storage's clock. A probe that began earlier does not count.
     """
 
     task_hub: str
@@ -27,6 +28,7 @@ class ProbeRequest:
     mode: VerificationMode
     requested_at: Instant
     deadline: float
+    must_begin_after: Instant = Instant(0)
 
     @property
     def key(self) -> str:
@@ -45,4 +47,5 @@ class ProbeRequest:
             mode=self.mode,
             requested_at=self.requested_at,
             for_verdict=for_verdict,
+            must_begin_after=self.must_begin_after,
         )

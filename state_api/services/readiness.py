@@ -5,7 +5,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from state_api.domain.instants import Instant
-from state_api.domain.readiness.evidence import Evidence, InstanceActivity, OpenDeployment, OpenSwap, ProbeResult
+from state_api.domain.readiness.evidence import (
+    Evidence,
+    InstanceActivity,
+    OpenDeployment,
+    OpenRollout,
+    OpenSwap,
+    ProbeResult,
+)
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.plan import ProbeOutcome, RecordedState
 from state_api.domain.readiness.policy import Policy
@@ -14,8 +21,10 @@ from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import App, PriorHub, ProviderConfig, Slot
+from state_api.domain.releases.rollout_checks import find_open_rollout
 from state_api.domain.releases.side_by_side.releases import Model
 from state_api.domain.releases.transition_checks import check_model, check_slot_exists, find_blocking_deployment
+from state_api.services.lost_ends import LongActive, StartPeriod
 from state_api.services.parallel_reads import ParallelReads
 from state_api.services.ports import Clock
 from state_api.services.probe_requests import ProbeRequest
@@ -29,8 +38,9 @@ from state_api.services.waiting import WaitingRequests
 class Verification:
     """How to verify a verdict.
 
-    - `requested_at`: a time by the state storage's clock.
+    - `requested_at`: a time after the request, by the state storage's clock.
     - `deadline`: a time by the clock of the event loop, in seconds.
+    - `must_begin_after`: a time by the state storage's clock. A probe that began earlier does not count.
     - `reads`: how to read. Requests that wait share their reads.
     - `probe_outcomes`: the outcomes of a moment ago, by task hub. They are used instead of reading again.
     """
@@ -40,14 +50,16 @@ class Verification:
     deadline: float
     reads: VerdictReads
     probe_outcomes: Mapping[str, ProbeOutcome] = field(default_factory=dict)
+    must_begin_after: Instant = Instant(0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Blockers:
-    """What other runs are doing to the app."""
+    """What other runs are doing to the app, and the rollout of the slot."""
 
     deployment: OpenDeployment | None = None
     pending_swap: OpenSwap | None = None
+    rollout: OpenRollout | None = None
 
 
 _NO_BLOCKERS = _Blockers()
@@ -80,11 +92,11 @@ class Readiness:
         """A verification that begins now and may read task hubs for `timeout_seconds`.
 
         Call this after a read of the state storage that began after the request, such as that of the app. Its response
-        has set the clock, also of a machine that has just started or was suspended. The time is later than that of the
-        request, so a probe that is fresh by it is fresh for the request.
+        has set the clock, also of a machine that has just started or was suspended. The time is certainly later than
+        that of the request, so a probe that began after it by any server's clock is fresh for the request.
         """
         deadline = asyncio.get_running_loop().time() + timeout_seconds
-        return Verification(mode, self._clock.now(), deadline, reads or self._reads)
+        return Verification(mode, self._clock.upper_bound(), deadline, reads or self._reads)
 
     async def wait_for_status(
         self,
@@ -125,26 +137,31 @@ class Readiness:
         blockers = _Blockers(
             deployment.to_open_deployment() if deployment else None,
             app.pending_swap.to_open_swap() if app.pending_swap else None,
+            find_open_rollout(app, app.registered_slot_name(question.slot_name), self._clock.now()),
         )
         possible_hubs = slot.possible_hubs() if slot else ()
         verdict = await self._assess_task_hubs(app, possible_hubs, verification, blockers)
         status = SlotStatus(app, app.registered_slot_name(question.slot_name), slot, verdict)
         return status, verification.requested_at
 
-    async def assess_slot(self, app: App, slot: Slot | None, verification: Verification) -> Verdict:
-        """The verdict on all task hubs that the slot may carry."""
-        return await self._assess_task_hubs(app, slot.possible_hubs() if slot else (), verification)
+    async def assess_slot(self, app: App, name: str, verification: Verification) -> Verdict:
+        """The verdict on all task hubs that the slot may carry, and on the visitors whom a rollout brings there."""
+        slot = app.slot(name)
+        blockers = _Blockers(rollout=find_open_rollout(app, app.registered_slot_name(name), self._clock.now()))
+        return await self._assess_task_hubs(app, slot.possible_hubs() if slot else (), verification, blockers)
 
-    async def assess_prior_hubs(self, app: App, slot: Slot, verification: Verification) -> Verdict | None:
-        """The verdict on the prior task hubs that the slot may still carry instead of the staged one; None without
-        prior task hubs."""
-        return await self._assess_task_hubs(app, slot.prior_hubs, verification) if slot.prior_hubs else None
+    async def assess_repeated_stage(self, app: App, slot: Slot, verification: Verification) -> Verdict | None:
+        """The verdict for the run that has staged the slot's task hub and deploys it again: on all task hubs with work
+        that it may break. None without such task hubs."""
+        task_hubs = slot.hubs_to_drain_before_redeployment()
+        return await self._assess_task_hubs(app, task_hubs, verification) if task_hubs else None
 
     async def assess_task_hub(
-        self, app: App, task_hub: str, verification: Verification, *, promoted: bool = False
+        self, app: App, task_hub: str, verification: Verification, *, had_traffic: bool = False
     ) -> Verdict:
-        """The verdict on one task hub, whether a slot holds it or not. `promoted`: it was started."""
-        hub = PriorHub(task_hub, promoted)
+        """The verdict on one task hub, whether a slot holds it or not. `had_traffic`: it got requests, so it was
+        started."""
+        hub = PriorHub(task_hub, promoted=False, had_traffic=had_traffic)
         return (await self._assess_task_hub(app, hub, verification, self._clock.now(), _NO_BLOCKERS))[0]
 
     async def _assess_task_hubs(
@@ -158,7 +175,12 @@ class Readiness:
         # The same time for all: a waiver that expires in between must not cause one of them to be read again.
         now = self._clock.now()
         if not task_hubs:
-            evidence = Evidence(None, deployment=blockers.deployment, pending_swap=blockers.pending_swap)
+            evidence = Evidence(
+                None,
+                deployment=blockers.deployment,
+                pending_swap=blockers.pending_swap,
+                rollout=blockers.rollout,
+            )
             return assess_readiness(evidence, app.policy, now)
 
         async def assess_each(verification: Verification) -> list[tuple[Verdict, ProbeOutcome | None]]:
@@ -182,7 +204,7 @@ class Readiness:
     ) -> tuple[Verdict, ProbeOutcome | None]:
         """The verdict under the waivers that are in force at `now`, and the outcome of the verification.
 
-        A promoted task hub was started. If it does not exist now, it has been deleted.
+        A task hub that was started counts as seen, although its events may be lost.
         """
         exemptions = Exemptions.for_task_hub(app.policy.ignore_functions, app.waivers, hub.task_hub, now)
         outcome = verification.probe_outcomes.get(hub.task_hub)
@@ -201,10 +223,11 @@ class Readiness:
             probe=outcome.result if outcome else None,
             deployment=blockers.deployment,
             pending_swap=blockers.pending_swap,
+            rollout=blockers.rollout,
             waivers=exemptions.waivers,
             active_instance_seen=outcome is not None and outcome.active_instance_seen,
             looked_up_instances=outcome.looked_up_instances if outcome else (),
-            seen_before=records.seen_before or hub.promoted,
+            seen_before=records.seen_before or hub.was_started,
         )
         return assess_readiness(evidence, app.policy, self._clock.now()), outcome
 
@@ -215,6 +238,21 @@ class Readiness:
     async def read_activity(self, task_hub: str, policy: Policy) -> InstanceActivity:
         """What is recorded of a task hub, regardless of waivers."""
         return (await self._verifier.get_recorded_state(task_hub, Exemptions(policy.ignore_functions))).activity
+
+    async def find_long_active(
+        self, app: App, task_hub: str, period: StartPeriod, *, timeout_seconds: float
+    ) -> LongActive:
+        """The oldest active instance that started in this period, after a look at the provider that records the ends
+        which no event has reported. An app without a provider is known by its events alone."""
+        verification = self.start_verification(VerificationMode.CACHED, timeout_seconds)
+        exemptions = Exemptions.for_task_hub(
+            app.policy.ignore_functions, app.waivers, task_hub, verification.requested_at
+        )
+        if app.provider_config is None:
+            recorded = await self._verifier.get_recorded_state(task_hub, exemptions)
+            return LongActive(next(iter(period.select(recorded.activity.active)), None))
+        request = self._build_probe_request(app, app.provider_config, task_hub, exemptions, verification)
+        return await self._verifier.record_lost_ends(request, period)
 
     async def was_seen_before(self, task_hub: str) -> bool:
         """Whether events or a probe have shown the task hub."""
@@ -251,4 +289,5 @@ class Readiness:
             verification.mode,
             verification.requested_at,
             verification.deadline,
+            verification.must_begin_after,
         )

@@ -1,6 +1,6 @@
 """Records lifecycle events: valid events in their instances, all others in quarantine. Events of a task hub above the
 limit on unclaimed task hubs wait in quarantine until an app claims it. Events of a task hub that DeleteTaskHub decides
-about wait until it is open again."""
+about wait until it is open again. Delivery checks are remembered apart from instances."""
 
 import asyncio
 import json
@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from state_api.domain.errors import StorageUnavailable
+from state_api.domain.errors import StorageUnavailable, UnsupportedSchema
 from state_api.domain.instants import format_instant
 from state_api.domain.names import HubKey, hub_key
+from state_api.domain.task_hubs.delivery_checks import DeliveryCheck, find_check_id
 from state_api.domain.task_hubs.lifecycle import LifecycleEvent
 from state_api.services.event_parser import InvalidEvent, parse_event, parse_json, to_event_grid_event
 from state_api.services.ports import (
     Clock,
+    DeliveryChecks,
     Instances,
     Quarantine,
     QuarantinedEvent,
@@ -80,8 +82,16 @@ class _DeliveryOutcome:
 
 
 class Recorder:
-    def __init__(self, task_hubs: TaskHubs, instances: Instances, quarantine: Quarantine, clock: Clock) -> None:
+    def __init__(
+        self,
+        task_hubs: TaskHubs,
+        instances: Instances,
+        quarantine: Quarantine,
+        delivery_checks: DeliveryChecks,
+        clock: Clock,
+    ) -> None:
         self._task_hubs = task_hubs
+        self._delivery_checks = delivery_checks
         self._instances = instances
         self._quarantine = quarantine
         self._clock = clock
@@ -101,6 +111,7 @@ class Recorder:
         """Record the events of a delivery, each task hub on its own. Those that cannot be recorded go to quarantine."""
         by_hub, rejected = await self._parse_by_storage_time(events, endpoint_type)
         outcome = _DeliveryOutcome(rejected=rejected)
+        checks = _extract_delivery_checks(by_hub)
         hub_results = await asyncio.gather(
             *(self._record_task_hub_events([event.parsed for event in hub_events]) for hub_events in by_hub.values()),
             return_exceptions=True,
@@ -116,7 +127,49 @@ class Recorder:
                 outcome.rejected[0].message,
             )
         await self._replay_open_hubs(outcome.waiting_task_hubs)
-        return RecordingResult(outcome.recorded, outcome.unchanged, len(outcome.rejected))
+        # All other events are durable by now, so that no delivery check holds them up.
+        new_checks = await self._record_delivery_checks(checks)
+        return RecordingResult(
+            outcome.recorded + new_checks,
+            outcome.unchanged + sum(map(len, checks)) - new_checks,
+            len(outcome.rejected),
+        )
+
+    async def _record_delivery_checks(self, checks: Sequence[Sequence[LifecycleEvent]]) -> int:
+        """Remember delivery checks, which are grouped by task hub. Returns how many are new. Raises
+        StorageUnavailable."""
+        lookup_slots = asyncio.Semaphore(_LOOKUP_CONCURRENCY)
+
+        async def record(events: Sequence[LifecycleEvent]) -> int:
+            """Remember the delivery checks of one task hub."""
+            async with lookup_slots:
+                return await self._record_checks_of_hub(events)
+
+        results = await asyncio.gather(*(record(events) for events in checks), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return sum(result for result in results if isinstance(result, int))
+
+    async def _record_checks_of_hub(self, events: Sequence[LifecycleEvent]) -> int:
+        """Remember the delivery checks of one task hub, in one write. Returns how many are new: none if no app has
+        claimed the task hub, because a publisher must not create a task hub by a delivery check."""
+        hub = await self._task_hubs.get(events[0].task_hub)
+        if hub is None or hub.app is None or hub.closed:
+            log.warning("a delivery check for task hub %s is ignored: no app has it", events[0].task_hub)
+            return 0
+        now = self._clock.now()
+        arrived: dict[str, DeliveryCheck] = {}
+        for event in events:
+            check_id = find_check_id(event.instance_id)
+            assert check_id is not None, "_extract_delivery_checks has found it"
+            arrived[check_id] = DeliveryCheck(check_id, event.occurred_at, now)
+        try:
+            return await self._delivery_checks.record(hub.name, list(arrived.values()))
+        except UnsupportedSchema as error:
+            # Event Grid would send the delivery for 24 hours, in vain.
+            log.warning("a delivery check for task hub %s is ignored: %s", hub.name, error.message)
+            return 0
 
     async def _parse_by_storage_time(
         self, events: Sequence[Any], endpoint_type: str
@@ -306,6 +359,21 @@ class Recorder:
             "Send the events again. If the table was deleted, create it again, empty, only if you know that nothing "
             "runs on the task hub"
         )
+
+
+def _extract_delivery_checks(by_hub: dict[HubKey, list[_DeliveredEvent]]) -> list[list[LifecycleEvent]]:
+    """Remove the delivery checks among the events, and return them by task hub. A delivery check
+    never becomes an instance."""
+    checks: list[list[LifecycleEvent]] = []
+    for key, events in list(by_hub.items()):
+        check_flags = [find_check_id(event.parsed.instance_id) is not None for event in events]
+        if not any(check_flags):
+            continue
+        checks.append([event.parsed for event, is_check in zip(events, check_flags, strict=True) if is_check])
+        by_hub[key] = [event for event, is_check in zip(events, check_flags, strict=True) if not is_check]
+        if not by_hub[key]:
+            del by_hub[key]
+    return checks
 
 
 def _to_json_text(event: Any) -> str:

@@ -12,6 +12,7 @@ from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller
 from state_api.domain.releases.refusals import app_not_found
 from state_api.domain.releases.side_by_side import refusals
+from state_api.domain.releases.side_by_side.acknowledgements import find_closing_change
 from state_api.domain.releases.side_by_side.releases import (
     Model,
     Release,
@@ -25,7 +26,6 @@ from state_api.domain.releases.side_by_side.verdicts import (
     find_assessed_state,
     find_blocked_until,
     find_blocking_release_deployment,
-    find_closing_change,
     find_quiet_since,
     needs_missing_backend,
 )
@@ -178,11 +178,9 @@ class ReleaseStatuses:
         quiet_since = find_quiet_since(release, acknowledgements)
         if verification.mode is not VerificationMode.NONE and quiet_since is not None and quiet_since <= now:
             # A probe that began before `quiet_since` may have missed work that a router sent afterwards.
-            is_fresh = verification.mode is VerificationMode.FRESH
-            requested_at = max(quiet_since, verification.requested_at) if is_fresh else quiet_since
-            verification = replace(verification, mode=VerificationMode.FRESH, requested_at=requested_at)
+            verification = replace(verification, must_begin_after=quiet_since)
         task_hub_verdict = await self._readiness.assess_task_hub(
-            app, release.task_hub, verification, promoted=release.had_traffic
+            app, release.task_hub, verification, had_traffic=release.had_traffic
         )
         missing_at = None
         if verification.mode is not VerificationMode.NONE and needs_missing_backend(release, task_hub_verdict):

@@ -14,7 +14,7 @@ from state_api.domain.instants import Instant
 from state_api.domain.names import AppKey, HubKey, app_key, hub_key
 from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.releases import refusals
-from state_api.domain.releases.apps import App, Caller, Transition
+from state_api.domain.releases.apps import App, Transition
 from state_api.domain.releases.commands import (
     AbandonCommand,
     Command,
@@ -46,7 +46,7 @@ from state_api.domain.releases.transition_checks import check_model
 from state_api.domain.releases.waivers import add_waiver, remove_waiver
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis, TaskHubClaim
 from state_api.services.audit_records import build_audit_record
-from state_api.services.ownership import Ownership, is_claimed_by
+from state_api.services.ownership import Ownership
 from state_api.services.ports import Apps, AuditRecord, Clock, Page, TaskHubRecord, TaskHubs
 from state_api.services.readiness import Readiness, Verification
 from state_api.services.recording import Recorder
@@ -166,13 +166,11 @@ class Releases:
             if refusal := check_app_deletable(app, now):
                 return refusal
             slots = {
-                slot_name: await self._readiness.assess_slot(app, slot, verification)
-                for slot_name, slot in app.slots.items()
-                if slot is not None
+                slot_name: await self._readiness.assess_slot(app, slot_name, verification) for slot_name in app.slots
             }
             releases = {
                 version: await self._readiness.assess_task_hub(
-                    app, release.task_hub, verification, promoted=release.had_traffic
+                    app, release.task_hub, verification, had_traffic=release.had_traffic
                 )
                 for version, release in app.releases.items()
             }
@@ -201,37 +199,35 @@ class Releases:
         TaskHubAlreadyUsed for a task hub of another app."""
         slot = app.slot(command.slot) if app.has_slot(command.slot) else None
         if slot is not None and is_staged_by(app, command, now):
-            return StageEvidence(await self._readiness.assess_prior_hubs(app, slot, verification))
+            return StageEvidence(await self._readiness.assess_repeated_stage(app, slot, verification))
         if not needs_verdict(app, command, now) or not app.has_slot(command.slot):
             return StageEvidence()
         if is_staged_in_slot(app, command):
-            return StageEvidence(await self._readiness.assess_slot(app, slot, verification))
-        used_before = await self.was_used_before(app, command.task_hub, command.caller)
+            return StageEvidence(await self._readiness.assess_slot(app, command.slot, verification))
+        used_before = await self.was_used_before(app, command.task_hub)
         try:
             # Both can take long, and neither depends on the other.
             async with asyncio.TaskGroup() as group:
-                verdict = group.create_task(self._readiness.assess_slot(app, slot, verification))
+                verdict = group.create_task(self._readiness.assess_slot(app, command.slot, verification))
                 existing = group.create_task(
-                    self._ownership.find_existing(app, command.task_hub, command.caller, verification.deadline)
+                    self._ownership.find_existing(app, command.task_hub, verification.deadline)
                 )
         except ExceptionGroup as errors:
             # The first error has cancelled the other task.
             raise errors.exceptions[0] from None
         return StageEvidence(verdict.result(), used_before, existing.result())
 
-    async def was_used_before(self, app: App, task_hub: str, caller: Caller) -> bool:
-        """Whether the task hub was cleaned up, or events or a probe have shown it before this run claimed it.
+    async def was_used_before(self, app: App, task_hub: str) -> bool:
+        """Whether the task hub was cleaned up, or events or a probe have shown it.
 
-        The task hubs that the app has and its retired task hubs are not looked for here, because the app's own state
-        names them. Raises TaskHubInUse or TaskHubAlreadyUsed for a task hub of another app."""
+        A claim alone does not count as use: the app may not have been saved after it. The task hubs that the app has
+        and its retired task hubs are not looked for here, because the app's own state names them. Raises TaskHubInUse
+        or TaskHubAlreadyUsed for a task hub of another app."""
         record = await self._task_hubs.get(task_hub)
-        if record is None:
-            return await self._recorder.has_waiting_events(task_hub)
-        await self._check_not_claimed_by_other_app(app, record, task_hub)
-        if record.closed or is_claimed_by(record, app, caller):
-            return record.closed
-        if record.recording or await self._readiness.was_seen_before(task_hub):
-            return True
+        if record is not None:
+            await self._check_not_claimed_by_other_app(app, record, task_hub)
+            if record.closed or record.recording or await self._readiness.was_seen_before(task_hub):
+                return True
         return await self._recorder.has_waiting_events(task_hub)
 
     async def _was_cleaned_up(self, app: App, task_hub: str) -> bool:
@@ -270,7 +266,7 @@ class Releases:
         # The verdicts follow the policy that the app has now, not the one in the command. So one request cannot both
         # loosen the policy and take a task hub out of its slot.
         verdicts = {
-            slot_name: await self._readiness.assess_slot(app, app.slots[slot_name], verification)
+            slot_name: await self._readiness.assess_slot(app, slot_name, verification)
             for slot_name in find_replaced_slots(app, command)
         }
         in_slots = [assignment.task_hub for assignment in command.slots.values() if assignment is not None]
@@ -385,7 +381,7 @@ class Releases:
         # An administrator's word proves an adoption only once it is on record.
         is_adoption = proof is not None and proof.basis is ProofBasis.ADOPTED
         for task_hub in task_hubs:
-            await self._claim(before, task_hub, command.caller, None if is_adoption else proof)
+            await self._claim(before, task_hub, None if is_adoption else proof)
             # Record waiting events before the slot holds the task hub, because a verdict must know of them.
             await self._recorder.replay_quarantined(task_hub)
         published = publish_routing(before, transition.app, now)
@@ -395,9 +391,9 @@ class Releases:
             return None
         if is_adoption:
             for task_hub in task_hubs:
-                await self._claim(before, task_hub, command.caller, proof)
+                await self._claim(before, task_hub, proof)
         return after
 
-    async def _claim(self, app: App, task_hub: str, caller: Caller, proof: OwnershipProof | None) -> None:
-        """Reserve the task hub for the app and for the run of this caller."""
-        await self._task_hubs.claim(task_hub, TaskHubClaim(app.name, caller.run_id(task_hub), proof))
+    async def _claim(self, app: App, task_hub: str, proof: OwnershipProof | None) -> None:
+        """Reserve the task hub for the app."""
+        await self._task_hubs.claim(task_hub, TaskHubClaim(app.name, proof))

@@ -7,7 +7,6 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from state_api.domain.errors import StorageUnavailable
 from state_api.domain.names import AppKey, app_key
 from state_api.domain.releases.apps import App
-from state_api.domain.releases.side_by_side.verdicts import find_end_of_visits
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Apps, Clock, Routers
 from state_api.services.releases import Releases
@@ -109,8 +108,7 @@ class RoutingReader:
         if router is not None:
             is_known = known_revision is not None and known_revision <= app.routing.revision
             revision = known_revision if known_revision is not None and is_known else 0
-            now = self._clock.now()
-            await self._routers.acknowledge(app.name, router, revision, now, again_after=find_end_of_visits(app, now))
+            await self._routers.acknowledge(app, router, revision, self._clock.now())
         if app.routing.revision != known_revision:
             return app
         if wait_seconds <= 0:

@@ -2,6 +2,7 @@
 evidence, lets the domain decide, and writes conditionally."""
 
 import asyncio
+from dataclasses import replace
 
 from state_api.backends.protocols import BackendRegistry
 from state_api.domain.instants import Instant
@@ -27,10 +28,10 @@ from state_api.domain.releases.side_by_side.routing import (
     find_unproven_releases,
     forget_router,
 )
-from state_api.domain.releases.side_by_side.verdicts import needs_missing_backend
+from state_api.domain.releases.side_by_side.verdicts import find_quiet_since, needs_missing_backend
 from state_api.domain.releases.transition_checks import check_model
 from state_api.services.ownership import Ownership
-from state_api.services.ports import Apps, Routers, TaskHubs
+from state_api.services.ports import Apps, Clock, Routers, TaskHubs
 from state_api.services.readiness import Readiness
 from state_api.services.release_tokens import new_release_tokens
 from state_api.services.releases import Precondition, Releases
@@ -50,12 +51,14 @@ class SideBySideReleases:
         task_hubs: TaskHubs,
         readiness: Readiness,
         backends: BackendRegistry,
+        clock: Clock,
     ) -> None:
         self._releases = releases
         self._apps = apps
         self._routers = routers
         self._readiness = readiness
         self._ownership = Ownership(task_hubs, backends)
+        self._clock = clock
 
     async def register_release(self, name: str, command: RegisterReleaseCommand, precondition: Precondition) -> App:
         """Register a release, for PostRelease: claim its task hub, which must be new, and open the deployment of the
@@ -88,7 +91,8 @@ class SideBySideReleases:
                 release.version: await self._ownership.has_started(app, release.task_hub, deadline)
                 for release in find_unproven_releases(app, command)
             }
-            return change_routing(app, command, RoutingEvidence(started), now)
+            # The provider may have taken long. Routers have a time from the change on, which must not begin before it.
+            return change_routing(app, command, RoutingEvidence(started), self._clock.now())
 
         return await self._releases.update_app(name, command, precondition, decide)
 
@@ -109,8 +113,8 @@ class SideBySideReleases:
         return RegisterReleaseEvidence(
             tokens,
             await self._apps.find_task_hub_of_version(app.name, command.version),
-            await self._releases.was_used_before(app, command.task_hub, command.caller),
-            await self._ownership.find_existing(app, command.task_hub, command.caller, _deadline()),
+            await self._releases.was_used_before(app, command.task_hub),
+            await self._ownership.find_existing(app, command.task_hub, _deadline()),
         )
 
     async def _gather_removal_evidence(self, app: App, command: RemoveReleaseCommand) -> RemovalEvidence:
@@ -120,8 +124,11 @@ class SideBySideReleases:
         backend_id = self._ownership.backend_id(app)
         acknowledgements = await self._routers.list_acknowledgements(app.name)
         verification = self._readiness.start_verification(VerificationMode.FRESH)
+        quiet_since = find_quiet_since(release, acknowledgements)
+        if quiet_since is not None and quiet_since <= verification.requested_at:
+            verification = replace(verification, must_begin_after=quiet_since)
         verdict = await self._readiness.assess_task_hub(
-            app, release.task_hub, verification, promoted=release.had_traffic
+            app, release.task_hub, verification, had_traffic=release.had_traffic
         )
         missing_at = None
         if needs_missing_backend(release, verdict):

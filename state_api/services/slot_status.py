@@ -76,10 +76,13 @@ class SlotStatus:
 
     @property
     def blocked_until(self) -> Instant | None:
-        """When another run's deployment or swap stops to block."""
+        """When another run's deployment or swap, or a rollout, stops to block."""
         evidence = self.verdict.evidence
         if evidence.pending_swap is not None:
             return NO_END
+        ends = []
+        if evidence.rollout is not None:
+            ends.append(evidence.rollout.until or NO_END)
         if evidence.deployment is not None and self.app.deployment is not None:
-            return self.app.deployment_expires_at(self.app.deployment)
-        return None
+            ends.append(self.app.deployment_expires_at(self.app.deployment))
+        return max(ends, default=None)

@@ -9,8 +9,18 @@ from state_api.domain.readiness.requirements import VerificationMode
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS
 from state_api.domain.releases import refusals
 from state_api.domain.releases.apps import TaskHubHolder
+from state_api.domain.task_hubs.delivery_checks import DeliveryCheck, current_checks
 from state_api.domain.task_hubs.lifecycle import Instance, RuntimeStatus
-from state_api.services.ports import Apps, Instances, Page, Quarantine, TaskHubRecord, TaskHubs
+from state_api.services.ports import (
+    Apps,
+    Clock,
+    DeliveryChecks,
+    Instances,
+    Page,
+    Quarantine,
+    TaskHubRecord,
+    TaskHubs,
+)
 from state_api.services.readiness import Readiness
 
 
@@ -18,25 +28,37 @@ from state_api.services.readiness import Readiness
 class TaskHubStatus:
     """A task hub, the slot or release that has it now, and what is active in it, without the exemptions of any policy.
 
-    If `has_waiting_events`, events of the task hub wait in quarantine until an app claims it."""
+    If `has_waiting_events`, events of the task hub wait in quarantine until an app claims it. `delivery_checks` are
+    those whose lifetime has not ended, the latest first."""
 
     record: TaskHubRecord
     holder: TaskHubHolder | None
     activity: InstanceActivity
     has_waiting_events: bool = False
+    delivery_checks: tuple[DeliveryCheck, ...] = ()
 
 
 class TaskHubQueries:
     """Reads for operators. None of them changes anything that a verdict depends on."""
 
     def __init__(
-        self, apps: Apps, task_hubs: TaskHubs, instances: Instances, quarantine: Quarantine, readiness: Readiness
+        self,
+        *,
+        apps: Apps,
+        task_hubs: TaskHubs,
+        instances: Instances,
+        quarantine: Quarantine,
+        delivery_checks: DeliveryChecks,
+        readiness: Readiness,
+        clock: Clock,
     ) -> None:
         self._apps = apps
         self._task_hubs = task_hubs
         self._instances = instances
         self._quarantine = quarantine
+        self._delivery_checks = delivery_checks
         self._readiness = readiness
+        self._clock = clock
 
     async def get_claiming_app(self, name: str) -> str | None:
         """The app that has claimed a task hub; None if it is unclaimed. Raises TaskHubNotFound."""
@@ -55,7 +77,19 @@ class TaskHubQueries:
         app = await self._apps.get(record.app) if record.app else None
         holder = app.find_holder(record.name) if app else None
         activity = await self._readiness.read_activity(record.name, Policy())
-        return TaskHubStatus(record, holder, activity, has_waiting_events=bool(waiting_events))
+        return TaskHubStatus(
+            record,
+            holder,
+            activity,
+            has_waiting_events=bool(waiting_events),
+            delivery_checks=await self._list_delivery_checks(record),
+        )
+
+    async def _list_delivery_checks(self, record: TaskHubRecord) -> tuple[DeliveryCheck, ...]:
+        """The delivery checks whose lifetime has not ended. Only task hubs that an app has claimed have any."""
+        if record.app is None or record.closed:
+            return ()
+        return current_checks(await self._delivery_checks.list_checks(record.name), self._clock.now())
 
     async def count_versions(self, name: str, verify: VerificationMode) -> tuple[TaskHubRecord, ProbeResult]:
         """A probe that counts active instances by version: a complete one, or an incomplete one that a repeated call

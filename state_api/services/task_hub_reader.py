@@ -23,6 +23,7 @@ from state_api.domain.readiness.plan import (
 )
 from state_api.domain.readiness.requirements import can_resume, replaces_last_result
 from state_api.domain.readiness.scans import Scan, assess_scan_messages, find_quiet_period
+from state_api.services.early_look_ups import InstanceLookUps
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_leases import ProbeSession, is_leased
 from state_api.services.probe_requests import ProbeRequest
@@ -60,9 +61,17 @@ class ReaderContext:
 class TaskHubReader:
     """Reads one task hub for one request, which has just read its `records`. `release` must be called at the end."""
 
-    def __init__(self, request: ProbeRequest, context: ReaderContext, records: TaskHubRecords) -> None:
-        """Prepare to read one task hub for one request. `records` are its records as they were read before."""
+    def __init__(
+        self,
+        request: ProbeRequest,
+        context: ReaderContext,
+        records: TaskHubRecords,
+        look_ups: InstanceLookUps | None = None,
+    ) -> None:
+        """Prepare to read one task hub for one request. `records` are its records as they were read before. One of the
+        `look_ups` may have begun."""
         self._request = request
+        self._look_ups = look_ups or InstanceLookUps(context.clock)
         self._records = records
         self._context = context
         self._clock = context.clock
@@ -127,18 +136,19 @@ class TaskHubReader:
 
     async def _look_up(self, step: LookUp, state: ReadState) -> ReadState:
         """Look up instances in the task hub. Where it does not show messages, record the starts that it confirms."""
-        observed_at = self._clock.now()
-        observed = await self._get_backend().find_instances(
-            self._request.task_hub, [instance.instance_id for instance in step.instances]
+        result = await self._look_ups.find_instances(
+            self._get_backend(), self._request.task_hub, [instance.instance_id for instance in step.instances]
         )
         if not self._sees_messages():
             observed_starts = [
                 (start_of(instance), observed_instance)
                 for instance in step.instances
-                if (observed_instance := observed[instance.instance_id]) is not None
+                if (observed_instance := result.observed[instance.instance_id]) is not None
             ]
-            await self._context.record_corrector.confirm_starts(self._request, observed_starts, observed_at=observed_at)
-        return state.after_lookup(step, observed, sees_messages=self._sees_messages())
+            await self._context.record_corrector.confirm_starts(
+                self._request, observed_starts, observed_at=result.observed_at
+            )
+        return state.after_lookup(step, result.observed, sees_messages=self._sees_messages())
 
     async def _look_up_again(self, step: LookUp, state: ReadState) -> ReadState:
         """Look up once more the instances that the first look-up did not show."""
@@ -293,7 +303,7 @@ class TaskHubReader:
         if self._request.policy.ignore_messages:
             return None
         observed = await self._take_snapshot(self._message_state.timers)
-        if observed is None or observed.unexplained_count <= self._request.exemptions.waived_messages:
+        if observed is None or observed.unexplained_count == 0:
             return observed
         timers = await self._read_timers()
         # Count again, because a timer explains a message only if it was known before the messages were counted.
@@ -313,7 +323,8 @@ class TaskHubReader:
         """Look at the control queues once; None if the provider has none."""
         began_at = self._clock.now()
         snapshot = await self._get_backend().read_queue_snapshot(self._request.task_hub)
-        return None if snapshot is None else ObservedQueues.from_snapshot(snapshot, timers, began_at, self._clock.now())
+        ended_at = self._clock.upper_bound()
+        return None if snapshot is None else ObservedQueues.from_snapshot(snapshot, timers, began_at, ended_at)
 
     async def _read_pass(self, scan: Scan) -> None:
         """Follow every cursor to its end, several at a time. Raises TimeoutError when the server shuts down."""

@@ -1,6 +1,7 @@
 """Verification: reads task hubs at their providers, as `domain/readiness/plan.py` plans it."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from state_api.backends.protocols import BackendError, BackendRegistry, backend_id_of
@@ -10,6 +11,8 @@ from state_api.domain.readiness.lookups import LOOKUP_BATCH_SIZE
 from state_api.domain.readiness.plan import Done, ProbeOutcome, ReadState, RecordedState, plan_read
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.lifecycle import EvidenceSource
+from state_api.services.early_look_ups import EarlyLookUp, InstanceLookUps, LookUpResult, look_up
+from state_api.services.lost_ends import LongActive, StartPeriod, record_lost_ends
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_requests import ProbeRequest
 from state_api.services.record_correction import RecordCorrector
@@ -70,19 +73,50 @@ class Verifier:
         if any(observed.values()):
             await self._task_hubs.record_seen(request.task_hub, confirmed_backend=request.backend_id)
 
-    async def probe_for_verdict(self, request: ProbeRequest, records: TaskHubRecords | None = None) -> ProbeOutcome:
-        """Verify a task hub for a verdict. `records` are those of the request's exemptions, if they were read since the
-        request."""
-        return await self._read(request, records, for_verdict=True)
+    async def record_lost_ends(self, request: ProbeRequest, period: StartPeriod) -> LongActive:
+        """Look up the instances of this period that the records hold active, and record which of them have ended."""
+        records = await self._instances.read_records(request.task_hub, request.exemptions)
+        return await record_lost_ends(request, self._context, records, period)
+
+    async def probe_for_verdict(
+        self,
+        request: ProbeRequest,
+        records: TaskHubRecords | None = None,
+        look_ups: InstanceLookUps | None = None,
+    ) -> ProbeOutcome:
+        """Verify a task hub for a verdict. `records` are those of the request's exemptions, and `look_ups` may have
+        begun, if that was since the request."""
+        return await self._read(request, records, look_ups, for_verdict=True)
+
+    def begin_look_up(self, provider_config: ProviderConfig, task_hub: str, instance_ids: Sequence[str]) -> EarlyLookUp:
+        """Begin to look up instances before the records are read. Its task raises BackendError."""
+
+        async def run() -> LookUpResult:
+            """Look up the instances. Raises BackendError, also if a setting of the provider is missing or wrong."""
+            backend = self._backends.backend_for(provider_config)
+            return await look_up(backend, self._clock, task_hub, instance_ids)
+
+        return EarlyLookUp(tuple(instance_ids), asyncio.create_task(run()))
+
+    def new_look_ups(self, early: EarlyLookUp | None) -> InstanceLookUps:
+        """The look-ups for one question about a task hub. Pass the one that has begun for it."""
+        return InstanceLookUps(self._clock, early)
 
     async def probe_regardless_of_activity(self, request: ProbeRequest) -> ProbeResult:
         """Scan the whole task hub, even while instances are active, so that they can be counted by version. Returns a
         stored scan if it is recent enough. The result is incomplete if the deadline passes first."""
-        outcome = await self._read(request, None, for_verdict=False)
+        outcome = await self._read(request, None, None, for_verdict=False)
         assert outcome.result is not None, "a request that is not for a verdict ends with a scan"
         return outcome.result
 
-    async def _read(self, request: ProbeRequest, records: TaskHubRecords | None, *, for_verdict: bool) -> ProbeOutcome:
+    async def _read(
+        self,
+        request: ProbeRequest,
+        records: TaskHubRecords | None,
+        look_ups: InstanceLookUps | None,
+        *,
+        for_verdict: bool,
+    ) -> ProbeOutcome:
         """Take the steps that `plan_read` decides on, until none is left or the deadline has passed."""
         if records is None:
             records = await self._instances.read_records(request.task_hub, request.exemptions)
@@ -92,7 +126,7 @@ class Verifier:
             stored_scan=records.probe.scan_for(request.key),
             records=records.state,
         )
-        reader = TaskHubReader(request, self._context, records)
+        reader = TaskHubReader(request, self._context, records, look_ups)
         try:
             while not isinstance(step := plan_read(state, self._clock.now()), Done):
                 try:

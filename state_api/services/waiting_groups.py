@@ -127,7 +127,9 @@ class WaitingGroup:
         A question without a status has failed. `changes` are those of the app that are known."""
         asked = AskedQuestion(self.wake_count, asyncio.get_running_loop().time())
         self.asking_count += 1
-        if self.begun_wake < self.wake_count or self.outlook is None:
+        # A question that begins beside another one for the same wake leaves what that one has noted: the answer of
+        # either can come first.
+        if self.begun_wake < self.wake_count or (self.outlook is None and self.asking_count == 1):
             self.begun_wake = self.wake_count
             self.asked_at = now
             self.known_version, self.recorded_count = self._version, self._recorded_count
@@ -152,11 +154,13 @@ class WaitingGroup:
             return
         self.answered_wake = asked.number
         self.outlook = outlook = Outlook.from_status(status, self.question.mode)
+        # The storage's clock may not have come as far as the estimate was when the question began.
+        self.asked_at = min(self.asked_at, status.verdict.checked_at)
         known_revision = max(self.known_changes.revision, status.app.revision)
         self.known_changes = replace(self.known_changes, revision=known_revision)
         previous, self.next_verification, self.verify_at = self.next_verification, None, None
         # A stored probe that does not count yet may count a moment later: the clocks of two servers differ by up to a
-        # second, and a probe that began in the future does not count.
+        # second and a round trip, and a probe that began in the future does not count.
         waits_for_probe = outlook.uses_stored_probe and not status.verdict.active_count
         if (outlook.is_verified or waits_for_probe) and outlook.blocked_until is None:
             now = asyncio.get_running_loop().time()

@@ -101,6 +101,7 @@ class WaitingReads:
             requests[0],
             requested_at=max(request.requested_at for request in requests),
             deadline=max(request.deadline for request in requests),
+            must_begin_after=max(request.must_begin_after for request in requests),
         )
         known, state = self.known(request.task_hub), None
         number = known.begin_read()

@@ -98,13 +98,18 @@ class AppStore:
 
     async def list_page(self, top: int, token: str | None) -> Page[App]:
         """Up to `top` apps by name."""
+        keys = await self.list_keys_page(top, token)
+        apps = await asyncio.gather(*map(self.get, keys.items))
+        return Page(tuple(app for app in apps if app is not None), keys.continuation_token)
+
+    async def list_keys_page(self, top: int, token: str | None) -> Page[AppKey]:
+        """Up to `top` keys of apps, in order."""
         rows = await read_page(
             self._table, "PartitionKey eq @p", {"p": INDEX_PARTITION}, top=top, token=token, list_name="apps"
         )
         for row in rows.items:
             APP_INDEX_SCHEMA.check(row)
-        apps = await asyncio.gather(*(self.get(row["RowKey"]) for row in rows.items))
-        return Page(tuple(app for app in apps if app is not None), rows.continuation_token)
+        return Page(tuple(AppKey(row["RowKey"]) for row in rows.items), rows.continuation_token)
 
     async def list_history(self, app: App, top: int, token: str | None) -> Page[AuditRecord]:
         """Up to `top` audit records of the app, newest first."""

@@ -17,7 +17,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, HttpResponseError
 from azure.data.tables import TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient
 
@@ -26,20 +26,18 @@ from state_api.domain.instants import Instant
 from state_api.services.ports import TableMissing
 from state_api.storage.activity_stamps import ActivityStamps
 from state_api.storage.instance_cache import InstanceCache
-from state_api.storage.instance_rows import (
-    correction_epoch_row,
-    instance_from_row,
-    instance_row_key,
-)
+from state_api.storage.instance_loader import InstanceLoader
+from state_api.storage.instance_rows import correction_epoch_row
 from state_api.storage.tables import (
     Tables,
     error_code,
-    etag_of,
     is_table_missing,
     is_write_conflict,
     submit_transaction,
     translate_storage_errors,
 )
+from state_api.storage.timeline_counters import TimelineCounters
+from state_api.storage.timeline_reader import delete_old_counters, first_counted_minute
 from state_api.storage.transaction_plan import (
     MAX_OPERATIONS,
     InstanceUpdate,
@@ -116,10 +114,9 @@ class GroupCommit:
         self._tasks: set[asyncio.Task[None]] = set()
         self._request_slots = asyncio.Semaphore(_MAX_CONCURRENT_REQUESTS)
         self._cache = InstanceCache()
+        self._loader = InstanceLoader(self._cache, self._request_slots)
         self._stamps = ActivityStamps(self._request_slots)
-        # Whether a start of an unknown instance is written without reading the instance first. That fails often when
-        # several workers record the same task hub, or when orchestrations continue as new.
-        self._assume_new_starts = True
+        self._counters = TimelineCounters()
         self._closed = False
 
     async def commit(self, table: str, updates: Sequence[tuple[str, InstanceUpdate]]) -> list[UpdateOutcome]:
@@ -145,6 +142,7 @@ class GroupCommit:
         """Forget all rows of a table that was deleted."""
         self._cache.remove_table(table)
         self._stamps.invalidate_cache(table)
+        self._counters.invalidate_cache(table)
 
     async def close(self) -> None:
         """Cancel what is being written. Waiting callers get StorageUnavailable."""
@@ -187,7 +185,8 @@ class GroupCommit:
                         queued_update.resolve(effects)
                     return batch[len(plan.effective) :]
                 if error_code(error) == "ResourceNotFound":
-                    # The server never deletes an instance row, so the cached rows belong to an earlier table.
+                    # The server deletes no instance row, and no row of counters that another server may still write,
+                    # so the cached rows belong to an earlier table.
                     self.invalidate_cache(shard_key[0])
                 if bypass_cache or not is_write_conflict(error):
                     # An instance that was just read and conflicts again, or whose row is rejected, must not delay the
@@ -260,51 +259,13 @@ class GroupCommit:
     ) -> tuple[TransactionPlan, HttpResponseError | None]:
         """Write as many updates as fit into one transaction. Returns its plan, and the error if one of its rows
         conflicts or is rejected. Raises TableMissing and StorageUnavailable."""
-        updates = [queued_update.update for queued_update in batch]
-        stored = await self._load_instances(shard_key, updates, bypass_cache=bypass_cache)
-        plan = plan_transaction(shard_key[1], updates, stored)
-        return plan, await self._execute_plan(shard_key, plan)
-
-    async def _load_instances(
-        self, shard_key: ShardKey, updates: Iterable[InstanceUpdate], *, bypass_cache: bool
-    ) -> dict[str, StoredInstance]:
-        """The stored instance of each update, from the cache or the storage. A start of an unknown instance may be
-        assumed to be new: the conditional write fails if it is not."""
         table, shard = shard_key
-        loaded: dict[str, StoredInstance] = {}
-        only_starts: dict[str, bool] = {}
-        for update in updates:
-            only_starts[update.instance_id] = update.only_starts and only_starts.get(update.instance_id, True)
-        to_read: list[str] = []
-        for instance_id, is_start in only_starts.items():
-            cached = None if bypass_cache else self._cache.get(table, instance_id)
-            if cached is not None:
-                loaded[instance_id] = cached
-            elif is_start and self._assume_new_starts and not bypass_cache:
-                loaded[instance_id] = StoredInstance()
-            else:
-                to_read.append(instance_id)
-        if to_read:
-            read = await self._read_instances(table, shard, to_read)
-            starts = [stored for instance_id, stored in read.items() if only_starts[instance_id]]
-            if starts:
-                self._assume_new_starts = all(stored.etag is None for stored in starts)
-            for instance_id, stored in read.items():
-                loaded[instance_id] = stored
-                self._cache.put(table, instance_id, stored)
-        return loaded
-
-    async def _read_instances(self, table: str, shard: str, instance_ids: Sequence[str]) -> dict[str, StoredInstance]:
-        """Read the stored rows of these instances."""
-        client = self._tables.client(table)
-
-        async def read(instance_id: str) -> StoredInstance:
-            async with self._request_slots:
-                return await read_stored_instance(client, shard, instance_id)
-
+        updates = [queued_update.update for queued_update in batch]
         async with _transaction_timeout(), translate_storage_errors():
-            stored = await asyncio.gather(*(read(instance_id) for instance_id in instance_ids))
-        return dict(zip(instance_ids, stored, strict=True))
+            stored = await self._loader.load(self._tables.client(table), shard, updates, bypass_cache=bypass_cache)
+        first_minute = first_counted_minute(self._tables.clock.now())
+        plan = plan_transaction(shard, updates, stored, first_counted_minute=first_minute)
+        return plan, await self._execute_plan(shard_key, plan)
 
     async def _execute_plan(self, shard_key: ShardKey, plan: TransactionPlan) -> HttpResponseError | None:
         """Write the plan's transaction. Returns the error if a row conflicts or is rejected."""
@@ -325,9 +286,11 @@ class GroupCommit:
             if plan.advances_epoch:
                 # The row is written without a condition, as stamps are, because any new epoch will do.
                 stamps.append(("upsert", correction_epoch_row(shard), {"mode": UpdateMode.REPLACE}))
+            counter_rows = self._counters.take_rows(table, shard, plan.counter_changes)
+            counter_writes = [row.build_write() for row in counter_rows]
             async with self._request_slots:
                 try:
-                    etags = await submit_transaction(client, [*plan.operations, *stamps])
+                    etags = await submit_transaction(client, [*plan.operations, *counter_writes, *stamps])
                 except HttpResponseError as error:
                     if is_table_missing(error):
                         raise TableMissing from error
@@ -338,19 +301,20 @@ class GroupCommit:
                 etag = etags[row.operation_index]
                 if etag is not None:
                     self._cache.put(table, row.instance.instance_id, StoredInstance(row.instance, etag))
+        self._counters.return_rows(counter_rows, etags[len(plan.operations) :][: len(counter_rows)])
+        if self._counters.begins_bucket(table, shard, counter_rows):
+            self._start_task(self._delete_old_counters(client, shard))
         self._on_recorded(table, plan, sent_at)
         return None
 
-
-async def read_stored_instance(client: TableClient, shard: str, instance_id: str) -> StoredInstance:
-    """Read the row of one instance. Raises TableMissing and the library's errors."""
-    try:
-        row = await client.get_entity(shard, instance_row_key(instance_id))
-    except ResourceNotFoundError as error:
-        if is_table_missing(error):
-            raise TableMissing from error
-        return StoredInstance()
-    return StoredInstance(instance_from_row(row), etag_of(row))
+    async def _delete_old_counters(self, client: TableClient, shard: str) -> None:
+        """Delete the counters that are too old to be shown. What is left over is deleted the next time."""
+        try:
+            async with asyncio.timeout(_TRANSACTION_TIMEOUT_SECONDS), self._request_slots:
+                await delete_old_counters(client, shard, self._tables.clock.now())
+        except (AzureError, TimeoutError) as error:
+            # For example because another server deletes them, or because the task hub was cleaned up.
+            log.debug("counters of %s were not deleted: %s", client.table_name, type(error).__name__)
 
 
 def _next_batch(queue: deque[_QueuedUpdate]) -> list[_QueuedUpdate]:

@@ -6,6 +6,7 @@
 - `b|<schema>|<function>` is the activity stamp of a function: its Timestamp is when an event last changed an instance
   of that function in the shard.
 - `b|<schema>|^c` holds the correction epoch: it changes when a probe ends an instance that no event has ended.
+- `d|checks`, only in the first shard, holds the delivery checks (`delivery_checks.py`).
 """
 
 import secrets

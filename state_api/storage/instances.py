@@ -19,10 +19,12 @@ from state_api.domain.instants import Instant
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.waiting import InstanceChange, RecordedChanges
 from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus, instance_from_event
+from state_api.domain.task_hubs.timeline import Minute, Timeline
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import Page, TableMissing, TaskHubRecord, TaskHubRecords
-from state_api.storage.group_commit import GroupCommit, read_stored_instance
+from state_api.storage.group_commit import GroupCommit
 from state_api.storage.instance_keys import ordinal_sort_key, shard_name, shard_of
+from state_api.storage.instance_loader import read_stored_instance
 from state_api.storage.instance_rows import (
     ACTIVE_FROM,
     ACTIVE_TO,
@@ -41,6 +43,7 @@ from state_api.storage.tables import (
     task_hub_of_table,
     translate_storage_errors,
 )
+from state_api.storage.timeline_reader import read_timeline
 from state_api.storage.transaction_plan import InstanceUpdate, TransactionPlan
 
 _MAX_SERVICE_PAGES = 10
@@ -120,6 +123,12 @@ class InstanceStore:
             except TableMissing:
                 return None
         return stored.instance
+
+    async def read_timeline(self, hub: TaskHubRecord, first_minute: Minute, end_minute: Minute) -> Timeline:
+        """What the servers have counted of these minutes, `end_minute` excluded. Empty without a table."""
+        table = self._tables.client(instance_table_name(hub.name))
+        async with translate_storage_errors():
+            return await read_timeline(table, _partition_keys(hub.shards), first_minute, end_minute)
 
     async def list_page(
         self,

@@ -64,11 +64,12 @@ class OpenTaskHubs:
         """Whether the row was read less than `lease_seconds` ago.
 
         This machine's clock stands still while the machine is suspended. The storage's clock does not: the response to
-        a write that ended after the suspension has corrected the estimate. So the longer of the two durations counts.
+        a write that ended after the suspension has corrected the estimate. So the longer of the two durations counts,
+        the second one between a time that the storage's clock had reached and one that it has not passed.
         """
         cached = self._open.get(hub_key(task_hub))
         if cached is None:
             return False
         by_machine = self._monotonic() - cached.read_start.monotonic_seconds
-        by_storage = (self._clock.now() - cached.read_start.storage_time) / TICKS_PER_SECOND
+        by_storage = (self._clock.upper_bound() - cached.read_start.storage_time) / TICKS_PER_SECOND
         return max(by_machine, by_storage) < self._lease_seconds

@@ -49,17 +49,21 @@ class RowSchema:
         raise UnsupportedSchema(message, retry_after=_RETRY_AFTER_SECONDS)
 
 
-APP_SCHEMA = RowSchema("apps", 4)
+APP_SCHEMA = RowSchema("apps", 6)
 APP_INDEX_SCHEMA = RowSchema("entries in the list of apps", 1)
 VERSION_SCHEMA = RowSchema("used versions of releases", 1)
-ROUTER_SCHEMA = RowSchema("acknowledgements of routers", 1)
+ROUTER_SCHEMA = RowSchema("acknowledgements of routers", 2)
 AUDIT_SCHEMA = RowSchema("records of the audit log", 2)
-TASK_HUB_SCHEMA = RowSchema("entries in the registry of task hubs", 3)
+TASK_HUB_SCHEMA = RowSchema("entries in the registry of task hubs", 4)
 TASK_HUB_STATE_SCHEMA = RowSchema("states of task hubs", 1)
-INSTANCE_SCHEMA = RowSchema("instances", 2)
-"""Both rows of an instance have the same schema number, because one transaction writes both under one ETag."""
+INSTANCE_SCHEMA = RowSchema("instances", 3)
+"""Both rows of an instance have the same schema number, because one transaction writes both under one ETag. Number 3
+has the columns of number 2, and also says that every change is counted in the timeline: a server that does not count
+must not record."""
 ACTIVITY_SCHEMA = RowSchema("activity stamps", 2)
 """The server overwrites these rows without reading them, so their key also contains the number."""
+TIMELINE_SCHEMA = RowSchema("counters of timelines", 1)
 PROBE_SCHEMA = RowSchema("probe results", 3)
 """All rows of a task hub's probes have the same schema number, because one transaction writes them under one ETag."""
+DELIVERY_CHECK_SCHEMA = RowSchema("delivery checks", 1)
 QUARANTINE_SCHEMA = RowSchema("events in quarantine", 2)

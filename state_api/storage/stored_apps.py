@@ -12,18 +12,20 @@ from state_api.domain.releases.side_by_side.releases import Model
 from state_api.services.ports import AuditRecord
 from state_api.storage.stored_json import StoredModel
 from state_api.storage.stored_releases import StoredRelease, StoredRemovedRelease, StoredRouting
+from state_api.storage.stored_rollouts import StoredRollout
 
 
 class StoredPriorHub(StoredModel):
     task_hub: str
     promoted: bool
+    had_traffic: bool
 
     @classmethod
     def from_domain(cls, prior_hub: PriorHub) -> "StoredPriorHub":
-        return cls(task_hub=prior_hub.task_hub, promoted=prior_hub.promoted)
+        return cls(task_hub=prior_hub.task_hub, promoted=prior_hub.promoted, had_traffic=prior_hub.had_traffic)
 
     def to_domain(self) -> PriorHub:
-        return PriorHub(task_hub=self.task_hub, promoted=self.promoted)
+        return PriorHub(task_hub=self.task_hub, promoted=self.promoted, had_traffic=self.had_traffic)
 
 
 class StoredSlot(StoredModel):
@@ -32,6 +34,8 @@ class StoredSlot(StoredModel):
     since: str
     promoted: bool
     prior_hubs: tuple[StoredPriorHub, ...]
+    had_traffic: bool
+    may_have_pinned_visitors: bool
 
     @classmethod
     def from_domain(cls, slot: Slot) -> "StoredSlot":
@@ -41,6 +45,8 @@ class StoredSlot(StoredModel):
             since=format_instant(slot.since),
             promoted=slot.promoted,
             prior_hubs=tuple(StoredPriorHub.from_domain(prior_hub) for prior_hub in slot.prior_hubs),
+            had_traffic=slot.had_traffic,
+            may_have_pinned_visitors=slot.may_have_pinned_visitors,
         )
 
     def to_domain(self) -> Slot:
@@ -50,6 +56,8 @@ class StoredSlot(StoredModel):
             since=parse_instant(self.since),
             promoted=self.promoted,
             prior_hubs=tuple(prior_hub.to_domain() for prior_hub in self.prior_hubs),
+            had_traffic=self.had_traffic,
+            may_have_pinned_visitors=self.may_have_pinned_visitors,
         )
 
 
@@ -267,6 +275,7 @@ class StoredApp(StoredModel):
     releases: dict[str, StoredRelease]
     removed_releases: tuple[StoredRemovedRelease, ...]
     routing: StoredRouting
+    rollout: StoredRollout | None
     retired: tuple[StoredRetiredHub, ...]
     waivers: tuple[StoredWaiver, ...]
     revision: int
@@ -287,6 +296,7 @@ class StoredApp(StoredModel):
             releases={version: StoredRelease.from_domain(release) for version, release in app.releases.items()},
             removed_releases=tuple(StoredRemovedRelease.from_domain(removed) for removed in app.removed_releases),
             routing=StoredRouting.from_domain(app.routing),
+            rollout=StoredRollout.from_domain(app.rollout) if app.rollout else None,
             retired=tuple(StoredRetiredHub.from_domain(retired) for retired in app.retired),
             waivers=tuple(StoredWaiver.from_domain(waiver) for waiver in app.waivers),
             revision=app.revision,
@@ -307,6 +317,7 @@ class StoredApp(StoredModel):
             releases={version: release.to_domain() for version, release in self.releases.items()},
             removed_releases=tuple(removed.to_domain() for removed in self.removed_releases),
             routing=self.routing.to_domain(),
+            rollout=self.rollout.to_domain() if self.rollout else None,
             retired=tuple(retired.to_domain() for retired in self.retired),
             waivers=tuple(waiver.to_domain() for waiver in self.waivers),
             revision=self.revision,

@@ -1,5 +1,4 @@
-"""Access to the tables of the state storage: clients, table names, errors, pages, continuation tokens, and the
-storage's clock."""
+"""Access to the tables of the state storage: clients, table names, errors, pages and continuation tokens."""
 
 import base64
 import binascii
@@ -8,7 +7,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
@@ -24,11 +22,12 @@ from azure.data.tables import TableEntity
 from azure.data.tables.aio import TableClient, TableServiceClient
 
 from state_api.domain.errors import InvalidRequest, StorageUnavailable
-from state_api.domain.instants import TICKS_PER_SECOND, Instant, instant_from, parse_instant
+from state_api.domain.instants import Instant, instant_from, parse_instant
 from state_api.domain.names import hub_key
 from state_api.proxies import environment_proxy_option
 from state_api.services.ports import Page
 from state_api.settings import SettingsError, StorageSettings
+from state_api.storage.storage_clock import StorageClock
 from state_api.storage.transactions import TableOperation, send_transaction
 
 if TYPE_CHECKING:
@@ -67,66 +66,6 @@ def instance_table_name(task_hub: str) -> str:
 def task_hub_of_table(table: str) -> str:
     """The key of the task hub whose instance table has this name."""
     return table.removeprefix(_INSTANCE_TABLE_PREFIX).removesuffix(_INSTANCE_TABLE_SUFFIX)
-
-
-class StorageClock:
-    """The time by the storage's clock, estimated from the Date header of its responses. All servers agree on it, and
-    the storage sets the Timestamp of rows by it. The estimate is behind the storage's clock by less than a second and a
-    round trip. It is ahead only by as much as this machine's clock gains from two minutes before the last response
-    until now."""
-
-    _SET_BACK_SECONDS = 1.0
-    """How far a response must be behind the estimate, at least, to show that the storage's clock was set back."""
-    _WINDOW_SECONDS = 60.0
-    """How long responses are collected for one offset. The offset also counts during the window after its own, and no
-    longer, so that a fast clock on this machine does not move the estimate ahead."""
-
-    def __init__(self) -> None:
-        self._offset: float | None = None
-        self._previous_offset: float | None = None
-        self._window_offset: float | None = None
-        self._window_began_at = 0.0
-        self._last_response_at: float | None = None
-
-    def observe_date(self, date: str, sent_at: float) -> None:
-        """Update the estimate from the Date header of a response. `sent_at` is when its request was sent, in seconds of
-        `time.monotonic`. The header is cut to whole seconds and delayed by the network, so the greatest of several
-        offsets is the closest."""
-        now = time.monotonic()
-        try:
-            server_time = parsedate_to_datetime(date).timestamp()
-        except ValueError:
-            return
-        self._last_response_at = now
-        offset = server_time - now
-        # The greatest offset that this response allows: a response that was long on its way, or that waited to be
-        # read, does not show that the clock was set back.
-        max_offset = server_time + 1 - sent_at
-        if self._offset is not None and max_offset <= self._offset - self._SET_BACK_SECONDS:
-            self._previous_offset = self._window_offset = None
-        if self._window_offset is None or now - self._window_began_at >= self._WINDOW_SECONDS:
-            self._previous_offset = (
-                self._window_offset if now - self._window_began_at < 2 * self._WINDOW_SECONDS else None
-            )
-            self._window_offset, self._window_began_at = offset, now
-        self._window_offset = max(self._window_offset, offset)
-        self._offset = (
-            self._window_offset if self._previous_offset is None else max(self._previous_offset, self._window_offset)
-        )
-
-    @property
-    def synchronized(self) -> bool:
-        """Whether the storage has responded yet."""
-        return self._offset is not None
-
-    def had_response_within(self, seconds: float) -> bool:
-        """Whether the storage has responded in the last `seconds` of this machine's monotonic clock."""
-        return self._last_response_at is not None and time.monotonic() - self._last_response_at <= seconds
-
-    def now(self) -> Instant:
-        """The estimate; before the first response, the time of this machine."""
-        seconds = time.time() if self._offset is None else self._offset + time.monotonic()
-        return Instant(int(seconds * TICKS_PER_SECOND))
 
 
 class Tables:

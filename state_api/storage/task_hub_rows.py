@@ -35,7 +35,6 @@ def task_hub_columns(record: TaskHubRecord) -> dict[str, Any]:
         CLOSED_COLUMN: record.closed,
         "DeletionId": record.deletion_id,
         "DeletingFrom": record.deleting_from,
-        "RunId": record.run_id,
         "OwnershipProof": _serialize_proof(record.proof) if record.proof is not None else None,
     }
 
@@ -52,7 +51,6 @@ def task_hub_record_from_row(row: Mapping[str, Any]) -> TaskHubRecord:
         closed=row[CLOSED_COLUMN],
         deletion_id=row["DeletionId"],
         deleting_from=row.get("DeletingFrom"),
-        run_id=row.get("RunId"),
         proof=_parse_proof(proof) if proof is not None else None,
     )
 

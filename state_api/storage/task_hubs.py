@@ -128,9 +128,7 @@ class TaskHubStore:
                 raise refusals.task_hub_already_used(task_hub).to_error()
             if record.app is not None and app_key(record.app) != app_key(claim.app):
                 raise refusals.claimed_by_other_app(task_hub, record.app).to_error()
-            return replace(
-                record, app=claim.app, run_id=claim.run_id, proof=record.proof if claim.proof is None else claim.proof
-            )
+            return replace(record, app=claim.app, proof=record.proof if claim.proof is None else claim.proof)
 
         record = await self._update_record(task_hub, add_claim)
         self._unclaimed.invalidate_cache()

@@ -9,8 +9,10 @@ from azure.data.tables import UpdateMode
 from state_api.domain.instants import Instant
 from state_api.domain.names import is_entity
 from state_api.domain.task_hubs.lifecycle import Instance, merge_instances
+from state_api.domain.task_hubs.timeline import CounterKey, Minute, count_change
 from state_api.storage.instance_rows import active_row, active_row_key, instance_row
 from state_api.storage.tables import if_match
+from state_api.storage.timeline_rows import bucket_of
 from state_api.storage.transactions import TableOperation
 
 MAX_OPERATIONS = 100
@@ -58,19 +60,23 @@ class PlannedRow:
 class TransactionPlan:
     """One transaction.
 
-    `effective` has an entry for each planned update, in their order: whether each of its changes changed the record.
-    `activity_stamps` maps function names to the time of their latest event. Each stamp takes one more operation than
-    `operations` holds, and so does `advances_epoch`, which is set when a correction ends an active instance.
+    - `effective` has an entry for each planned update, in their order: whether each of its changes changed the record.
+    - `activity_stamps` maps function names to the time of their latest event.
+    - `counter_changes` says by how much each counter of the timeline changes.
+    - `advances_epoch` is set when a correction ends an active instance.
+
+    Each stamp, each row of counters and the epoch take one more operation than `operations` holds.
     """
 
     effective: Sequence[tuple[bool, ...]]
     rows: Sequence[PlannedRow]
     operations: Sequence[TableOperation]
     activity_stamps: Mapping[str, Instant]
+    counter_changes: Mapping[CounterKey, int]
     advances_epoch: bool
 
     def instance_of_operation(self, operation_index: int) -> str | None:
-        """The id of the instance that an operation writes; None for a stamp."""
+        """The id of the instance that an operation writes; None for a row of counters and for a stamp."""
         rows = [row for row in self.rows if row.operation_index <= operation_index < len(self.operations)]
         return rows[-1].instance.instance_id if rows else None
 
@@ -83,7 +89,13 @@ class _InstanceWrite:
     operations: list[TableOperation]
     function_names: frozenset[str]
     activity_stamp: Instant | None
+    counter_changes: Mapping[CounterKey, int]
     advances_epoch: bool
+
+    @property
+    def counter_buckets(self) -> frozenset[Minute]:
+        """The rows of counters that the write changes."""
+        return frozenset(bucket_of(key.minute) for key in self.counter_changes)
 
     @property
     def stamp_name(self) -> str | None:
@@ -108,6 +120,8 @@ class _TransactionDraft:
     reason_characters: int = 0
     stamp_names: Counter[str] = field(default_factory=Counter)
     """How many writes have a stamp under each name."""
+    counter_buckets: Counter[Minute] = field(default_factory=Counter)
+    """How many writes change each row of counters."""
     advances_epoch: bool = False
 
     def try_replace(self, before: _InstanceWrite | None, after: _InstanceWrite, *, is_first: bool) -> bool:
@@ -121,16 +135,19 @@ class _TransactionDraft:
         if after.stamp_name is not None:
             stamp_names[after.stamp_name] += 1
         stamp_names = +stamp_names
+        counter_buckets = self.counter_buckets + Counter(after.counter_buckets)
+        counter_buckets -= Counter(before.counter_buckets if before else ())
         advances_epoch = self.advances_epoch or after.advances_epoch
         fits = (
-            operation_count + len(stamp_names) + advances_epoch <= MAX_OPERATIONS
+            operation_count + len(stamp_names) + len(counter_buckets) + advances_epoch <= MAX_OPERATIONS
             and reason_characters <= MAX_REASON_CHARACTERS
         )
         if not (fits or is_first):
             return False
         self.writes[after.instance.instance_id] = after
         self.operation_count, self.reason_characters = operation_count, reason_characters
-        self.stamp_names, self.advances_epoch = stamp_names, advances_epoch
+        self.stamp_names, self.counter_buckets = stamp_names, counter_buckets
+        self.advances_epoch = advances_epoch
         return True
 
     def to_plan(self, effective: Sequence[tuple[bool, ...]]) -> TransactionPlan:
@@ -138,25 +155,28 @@ class _TransactionDraft:
         operations: list[TableOperation] = []
         rows: list[PlannedRow] = []
         stamps: dict[str, Instant] = {}
+        counter_changes: Counter[CounterKey] = Counter()
         for write in self.writes.values():
             rows.append(PlannedRow(write.instance, len(operations)))
             operations += write.operations
+            counter_changes.update(write.counter_changes)
             function_name = write.stamp_name
             if function_name is not None and write.activity_stamp is not None:
                 stamps[function_name] = max(stamps.get(function_name, Instant(0)), write.activity_stamp)
-        return TransactionPlan(effective, rows, operations, stamps, self.advances_epoch)
+        changes = {key: change for key, change in counter_changes.items() if change}
+        return TransactionPlan(effective, rows, operations, stamps, changes, self.advances_epoch)
 
 
 def plan_transaction(
-    shard: str, updates: Sequence[InstanceUpdate], stored: Mapping[str, StoredInstance]
+    shard: str, updates: Sequence[InstanceUpdate], stored: Mapping[str, StoredInstance], *, first_counted_minute: Minute
 ) -> TransactionPlan:
     """Plan as many updates as fit into one transaction, from the first on; at least one. `stored` has an entry for the
-    instance id of each update."""
+    instance id of each update. Minutes before `first_counted_minute` are not counted in the timeline."""
     draft = _TransactionDraft()
     effective: list[tuple[bool, ...]] = []
     for update in updates:
         before = draft.writes.get(update.instance_id)
-        after, effects = _apply_update(shard, update, stored[update.instance_id], before)
+        after, effects = _apply_update(shard, update, stored[update.instance_id], before, first_counted_minute)
         has_changed = after is not None and after is not before
         if after is not None and has_changed and not draft.try_replace(before, after, is_first=not effective):
             break
@@ -165,7 +185,11 @@ def plan_transaction(
 
 
 def _apply_update(
-    shard: str, update: InstanceUpdate, stored: StoredInstance, before: _InstanceWrite | None
+    shard: str,
+    update: InstanceUpdate,
+    stored: StoredInstance,
+    before: _InstanceWrite | None,
+    first_counted_minute: Minute,
 ) -> tuple[_InstanceWrite | None, tuple[bool, ...]]:
     """The write of the instance with this update added to `before`, and which of its changes changed the record.
     Returns `before` itself if none did."""
@@ -188,8 +212,15 @@ def _apply_update(
         merged = after
     if merged is None or not any(effects):
         return before, tuple(effects)
-    operations = _row_operations(shard, stored, merged)
-    write = _InstanceWrite(merged, operations, frozenset(function_names), activity_stamp, advances_epoch)
+    changes = count_change(stored.instance, merged).items()
+    write = _InstanceWrite(
+        merged,
+        _row_operations(shard, stored, merged),
+        frozenset(function_names),
+        activity_stamp,
+        counter_changes={key: change for key, change in changes if key.minute >= first_counted_minute},
+        advances_epoch=advances_epoch,
+    )
     return write, tuple(effects)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # it has no types
@@ -18,9 +19,9 @@ from durabletask.testing import create_test_backend
 
 from harness.processes import free_port, wait_until
 from state_api.backends import scheduler
-from state_api.backends.protocols import Backend, ObservedPage
+from state_api.backends.protocols import Backend, ObservedPage, ReadStorageTime
 from state_api.backends.scheduler import SchedulerBackend
-from state_api.domain.instants import Instant
+from state_api.domain.instants import Instant, instant_from
 from state_api.domain.task_hubs.observations import ObservedInstance
 
 CONNECTION_SETTING = "STATE_TASKHUBS_SCHEDULER"
@@ -112,10 +113,17 @@ def idle_scheduler() -> Iterator[InMemoryScheduler]:
     engine.stop()
 
 
+def machine_time() -> Instant:
+    """The time of this machine, on which the state storage's clock is right."""
+    return instant_from(datetime.now(UTC))
+
+
 @asynccontextmanager
-async def open_backend(connection: str, page_size: int = scheduler.PAGE_SIZE) -> AsyncIterator[SchedulerBackend]:
+async def open_backend(
+    connection: str, page_size: int = scheduler.PAGE_SIZE, *, storage_time: ReadStorageTime = machine_time
+) -> AsyncIterator[SchedulerBackend]:
     """The backend that reads the scheduler of this connection string, closed at the end of the block."""
-    backend = SchedulerBackend(connection, CONNECTION_SETTING, page_size)
+    backend = SchedulerBackend(connection, CONNECTION_SETTING, page_size, storage_time=storage_time)
     try:
         yield backend
     finally:

@@ -1,7 +1,7 @@
 """The backend `scheduler` on Microsoft's in-memory engine with real orchestrations."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ from durabletask.entities import EntityInstanceId
 from durabletask.worker import TaskHubGrpcWorker
 
 from harness.processes import wait_until
-from state_api.domain.instants import instant_from, seconds
+from state_api.domain.instants import Instant, instant_from, seconds
 from state_api.domain.readiness.messages import QueueSnapshot
 from state_api.domain.task_hubs.lifecycle import RuntimeStatus
 from tests.backends.fake_schedulers import (
@@ -24,6 +24,7 @@ from tests.backends.fake_schedulers import (
     index_latest_by_id,
     link,
     list_active_ids,
+    machine_time,
     open_backend,
     parent,
     read_first_pass,
@@ -259,6 +260,29 @@ async def test_an_instance_that_another_starts_between_the_passes_is_seen(empty_
     for pages in (after, next_pass):
         assert list_active_ids(pages) == {"link-1"}
         assert index_latest_by_id(pages)["link-0"].stamp != before.instances[0].stamp
+
+
+@pytest.mark.parametrize("seconds_ahead", [(600, 0), (0, 600)], ids=["of the machine", "of the state storage"])
+async def test_a_clock_that_is_ahead_hides_no_instance_that_another_starts_between_the_passes(
+    empty_scheduler: InMemoryScheduler, monkeypatch: pytest.MonkeyPatch, seconds_ahead: tuple[int, int]
+) -> None:
+    machine_ahead, storage_ahead = seconds_ahead
+
+    class MachineClock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "MachineClock":
+            return super().now(tz) + timedelta(seconds=machine_ahead)
+
+    monkeypatch.setattr("state_api.backends.scheduler.datetime", MachineClock)
+    empty_scheduler.start_and_wait(link, "link-0", 0)
+    async with open_backend(
+        empty_scheduler.connection, storage_time=lambda: Instant(machine_time() + seconds(storage_ahead))
+    ) as backend:
+        start = await backend.begin_scan(HUB)
+        before = await backend.read_page(HUB, start.changed_since, start.cursors[0])
+        empty_scheduler.end("link-0")
+        after = await read_pages([backend], start.changed_since, before.cursors)
+    assert list_active_ids(after) == {"link-1"}
 
 
 async def test_the_first_pass_catches_up_with_a_chain_of_instances(empty_scheduler: InMemoryScheduler) -> None:

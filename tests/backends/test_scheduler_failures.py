@@ -28,6 +28,7 @@ from tests.backends.fake_schedulers import (
     build_connection_string,
     build_orchestration_state,
     idle_scheduler,
+    machine_time,
     open_backend,
     open_backend_of_service,
     scan,
@@ -178,7 +179,7 @@ def test_connection_strings_are_parsed_as_by_microsofts_clients(
 )
 def test_an_invalid_connection_string_is_refused_without_showing_it(connection: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        SchedulerBackend(connection, CONNECTION_SETTING)
+        SchedulerBackend(connection, CONNECTION_SETTING, storage_time=machine_time)
     message = str(caught.value)
     assert f"the setting {CONNECTION_SETTING} must be the connection string of a Durable Task Scheduler" in message
     assert text in message
@@ -219,7 +220,7 @@ from state_api.backends.scheduler import SchedulerBackend
 imported = {"grpc", "durabletask", "azure.identity", "google.protobuf"} & set(sys.modules)
 
 async def main():
-    backend = SchedulerBackend(sys.argv[1], "SETTING")
+    backend = SchedulerBackend(sys.argv[1], "SETTING", storage_time=lambda: 10**16)
     start = await backend.begin_scan("shop")
     pages = [await backend.read_page("shop", start.changed_since, start.cursors[0]) for _ in range(2)]
     print(imported, [observed.instance_id for page in pages for observed in page.instances])

@@ -31,7 +31,9 @@ def test_with_the_guard_no_order_fails_or_is_orphaned_in_many_deployments_in_a_r
         platform, pipeline = environment.platform, environment.pipeline
         platform.app.deploy("production", "v1", get_hub_of_release(1))
         source = ["--provider", "azureStorage", "--connection", "STATE_STORAGE"]
-        pipeline.run(1, "register", "--task-hub", get_hub_of_release(1), "--version", "1.0.0", *source, role="admin")
+        pipeline.run(
+            1, "register", "--create", "--task-hub", get_hub_of_release(1), "--version", "1.0.0", *source, role="admin"
+        )
         people = BackgroundUsers(platform)
         with people.run_in_background():
             for number in range(2, deployments + 2):

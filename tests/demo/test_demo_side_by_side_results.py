@@ -11,7 +11,7 @@ import pytest
 
 from dev.demo.order_results import OrderResult
 from dev.demo.output import UnexpectedResult
-from dev.demo_side_by_side import __main__ as demo_command
+from dev.demo_side_by_side import command_line as demo_command
 from dev.demo_side_by_side import customers
 from dev.demo_side_by_side.customers import Customer
 from dev.demo_side_by_side.records import CustomerRecord, OrderRecord, VisitRecord

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +69,7 @@ export SAFE_DEPLOY_SERVER="https://$HOST" SAFE_DEPLOY_APP="$DURABLE_APP"
 export SAFE_DEPLOY_KEY="$OPERATOR_KEY"
 curl -sS "https://$HOST/api/health" # starts the apps, and with them their task hubs
 PROVIDER="--provider azureStorage --connection STATE_TASKHUBS_SHOP --require-verification --missing-task-hub-is-drained"
-safe-deploy register --task-hub v41 --version 1.4.0 $PROVIDER
+safe-deploy register --create --task-hub v41 --version 1.4.0 $PROVIDER
 safe-deploy register --slot staging --task-hub v40 --version 1.3.0 $PROVIDER
 unset SAFE_DEPLOY_SERVER SAFE_DEPLOY_APP SAFE_DEPLOY_KEY
 """
@@ -93,6 +93,8 @@ class AzureSubscription:
     cloud: Path
     emulator: str
     scheduler: str
+    start_app: Callable[[str], None] | None = None
+    """Starts a durable app on a task hub; None creates only what an app creates when it starts."""
     _created_task_hubs: set[str] = field(default_factory=set)
 
     def reset(self, *, with_state_server: bool) -> None:
@@ -134,7 +136,7 @@ class AzureSubscription:
         """
         state = json.loads(self.cloud.read_text())
         self._start_durable_apps(state)
-        app = state["apps"].get(STATE_APP)
+        app = state["apps"].get(_find_state_app(state))
         if app is None or not app["slots"]["production"].get("package"):
             return None
         settings = {name: item["value"] for name, item in app["slots"]["production"]["settings"].items()}
@@ -149,15 +151,21 @@ class AzureSubscription:
         name, _, part = setting.partition("__")
         if value.startswith("@Microsoft.KeyVault("):
             uri = value.removeprefix("@Microsoft.KeyVault(SecretUri=").removesuffix(")")
-            secret = state["secrets"][uri]
+            secret = state.get("secrets", {}).get(uri)
+            if secret is None:
+                return {setting: value}
             allowed = self._has_role(state, "Key Vault Secrets User", secret["vault"])
             return {setting: secret["value"] if allowed else value}
-        if part == "tableServiceUri":
-            account = build_resource_id(STATE_GROUP, _ACCOUNTS, value.removeprefix("https://").partition(".")[0])
+        if part in {"queueServiceUri", "blobServiceUri", "clientId", "credential"}:
+            return {}  # The connection string in place of the address of the tables has all of them.
+        account_name = value.removeprefix("https://").partition(".")[0]
+        if part == "tableServiceUri" and not name.startswith("STATE_TASKHUBS_"):
+            group = state.get("azd", {}).get("AZURE_RESOURCE_GROUP", STATE_GROUP)
+            account = build_resource_id(group, _ACCOUNTS, account_name)
             allowed = self._has_role(state, "Storage Table Data Contributor", account)
             return {name: self.emulator if allowed else _CLOSED_ACCOUNT}
-        if part == "accountName":
-            account = build_resource_id(DURABLE_GROUP, _ACCOUNTS, value)
+        if part in {"accountName", "tableServiceUri"}:
+            account = build_resource_id(DURABLE_GROUP, _ACCOUNTS, account_name)
             roles = [f"Storage {service} Data Reader" for service in ("Table", "Queue", "Blob")]
             allowed = all(self._has_role(state, role, account) for role in roles)
             return {name: self.emulator if allowed else _CLOSED_ACCOUNT}
@@ -170,7 +178,7 @@ class AzureSubscription:
     @staticmethod
     def _has_role(state: Mapping[str, Any], role: str, scope: str) -> bool:
         """Whether the state server's identity has the role."""
-        return has_role(dict(state), build_principal_id(STATE_APP), role, scope)
+        return has_role(dict(state), build_principal_id(_find_state_app(state)), role, scope)
 
     def _start_durable_apps(self, state: Mapping[str, Any]) -> None:
         """Create the task hub of each durable app that runs, as the app does when it starts."""
@@ -181,11 +189,18 @@ class AzureSubscription:
 
     def _create_task_hub(self, hub: str) -> None:
         """Create the task hub's tables and queues in the emulator, once, as an app does when it starts."""
-        if hub not in self._created_task_hubs:
+        if self.start_app is not None:
+            self.start_app(hub)
+        elif hub not in self._created_task_hubs:
             writer = TaskHubStorageWriter(self.emulator, hub)
             writer.create()
             writer.close()
             self._created_task_hubs.add(hub)
+
+
+def _find_state_app(state: Mapping[str, Any]) -> str:
+    """The name of the state server's Function App, which `azd` may have chosen."""
+    return str(state.get("azd", {}).get("STATE_APP", STATE_APP))
 
 
 @dataclass

@@ -26,6 +26,8 @@ from tests.pipelines.fake_az_options import AzError, ParsedOptions
 from tests.pipelines.fake_cloud import SUBSCRIPTION
 
 SIGNED_IN_USER = "operator"
+TOPIC_PATH = "/fake-topic/api/events"
+TOPIC_KEY = "topic-key-1"
 State = dict[str, Any]
 Effect = Callable[[State, ParsedOptions], Any]
 
@@ -158,13 +160,35 @@ def _assign_role(state: State, options: ParsedOptions) -> State:
     return {"principalId": principal, "roleDefinitionName": options.role, "scope": options.scope}
 
 
-def _set_secret(state: State, options: ParsedOptions) -> State:
-    """`az keyvault secret set`: the signed-in user needs the role Key Vault Secrets Officer."""
+def _open_vault(state: State, options: ParsedOptions) -> str:
+    """The id of the vault that the options name. The signed-in user needs the role Key Vault Secrets Officer."""
     vaults = [identifier for identifier in state.get("resources", {}) if identifier.endswith(f"/{options.vault_name}")]
     vault = next((identifier for identifier in vaults if "Microsoft.KeyVault" in identifier), "")
     _get_resource(state, vault)
     if not has_role(state, SIGNED_IN_USER, "Key Vault Secrets Officer", vault):
         raise AzError("(Forbidden) Caller is not authorized to perform action on resource.", 1)
+    return vault
+
+
+def _list_secrets(state: State, options: ParsedOptions) -> list[State]:
+    """`az keyvault secret list`: the secrets without their values, each once."""
+    vault = _open_vault(state, options)
+    uris = [uri.rpartition("/")[0] for uri, secret in state.get("secrets", {}).items() if secret["vault"] == vault]
+    return [{"id": uri, "name": uri.rpartition("/")[2]} for uri in dict.fromkeys(uris)]
+
+
+def _show_secret(state: State, options: ParsedOptions) -> State:
+    """`az keyvault secret show`: the newest version."""
+    vault, ending = _open_vault(state, options), f"/secrets/{options.name}"
+    for uri, secret in reversed(state.get("secrets", {}).items()):
+        if secret["vault"] == vault and uri.rpartition("/")[0].endswith(ending):
+            return {"id": uri, "name": options.name, "value": secret["value"]}
+    raise AzError(f"(SecretNotFound) A secret with (name/id) {options.name} was not found in this key vault.", 3)
+
+
+def _set_secret(state: State, options: ParsedOptions) -> State:
+    """`az keyvault secret set`: creates a new version."""
+    vault = _open_vault(state, options)
     secrets = state.setdefault("secrets", {})
     uri = f"https://{options.vault_name}.vault.azure.net/secrets/{options.name}/version{len(secrets) + 1}"
     secrets[uri] = {"vault": vault, "value": Path(options.file).read_text()}
@@ -176,13 +200,17 @@ def _show_signed_in_user(state: State, options: ParsedOptions) -> State:
 
 
 def _create_topic(state: State, options: ParsedOptions) -> State:
-    endpoint = f"https://{options.name}.{options.location}-1.eventgrid.azure.net/api/events"
-    return _store_resource(state, "Microsoft.EventGrid/topics", options, endpoint=endpoint)
+    return _store_resource(state, "Microsoft.EventGrid/topics", options, endpoint=build_topic_endpoint())
+
+
+def build_topic_endpoint() -> str:
+    """The endpoint of every topic: on the server of this test, which delivers what it accepts to itself."""
+    return f"{os.environ['STATE_SERVER_URL']}{TOPIC_PATH}"
 
 
 def _list_topic_keys(state: State, options: ParsedOptions) -> State:
     _build_show_effect("Microsoft.EventGrid/topics")(state, options)
-    return {"key1": "topic-key-1", "key2": "topic-key-2"}
+    return {"key1": TOPIC_KEY, "key2": "topic-key-2"}
 
 
 def _create_container(state: State, options: ParsedOptions) -> State:
@@ -292,6 +320,8 @@ _RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
     ),
     "keyvault create": (f"{_NAMED} --enable-rbac-authorization", _build_create_effect("Microsoft.KeyVault/vaults")),
     "keyvault show": (_NAMED, _build_show_effect("Microsoft.KeyVault/vaults")),
+    "keyvault secret list": ("--vault-name!", _list_secrets),
+    "keyvault secret show": ("--vault-name! --name/-n!", _show_secret),
     "keyvault secret set": ("--vault-name! --name/-n! --file/-f!", _set_secret),
     "ad signed-in-user show": ("", _show_signed_in_user),
     "provider register": ("--namespace/-n! --wait?", _do_nothing),
@@ -311,4 +341,8 @@ _RESOURCE_COMMANDS: dict[str, tuple[str, Effect]] = {
 COMMANDS.update({name: (name, options, effect) for name, (options, effect) in _RESOURCE_COMMANDS.items()})
 
 if __name__ == "__main__":
+    # The deployments of templates need names of this module.
+    from tests.infra.fake_deployments import DEPLOYMENT_COMMANDS
+
+    COMMANDS.update({name: (name, options, effect) for name, (options, effect) in DEPLOYMENT_COMMANDS.items()})
     raise SystemExit(main(sys.argv[2:], sys.argv[1]))

@@ -34,13 +34,15 @@ def _run_func(arguments: list[str], cloud: Path) -> None:
 
 
 def _run_gh(arguments: list[str], cloud: Path) -> None:
-    """Run `gh secret set`, `gh variable set` or `gh workflow run`."""
+    """Run `gh secret set`, `gh variable set` or `gh workflow run`. A secret comes through stdin, as it must not be an
+    argument."""
     parser = argparse.ArgumentParser(prog="gh")
     commands = parser.add_subparsers(dest="command", required=True)
     for kind in ("secret", "variable"):
         setter = commands.add_parser(kind).add_subparsers(required=True).add_parser("set")
         setter.add_argument("name")
-        setter.add_argument("--body", "-b", required=True)
+        if kind == "variable":
+            setter.add_argument("--body", "-b", required=True)
         setter.add_argument("--env", "-e")
     runner = commands.add_parser("workflow").add_subparsers(required=True).add_parser("run")
     runner.add_argument("workflow")
@@ -48,7 +50,9 @@ def _run_gh(arguments: list[str], cloud: Path) -> None:
     options = parser.parse_args(arguments)
     if options.command == "workflow" and not (ROOT / "pipelines" / "github" / options.workflow).is_file():
         sys.exit(f"could not find any workflows named {options.workflow}")
-    if options.command != "workflow" and not options.body:
+    if options.command == "secret" and not sys.stdin.read().strip():
+        sys.exit("the secret is empty")
+    if options.command == "variable" and not options.body:
         sys.exit("the body is empty")
 
 

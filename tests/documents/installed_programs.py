@@ -1,7 +1,7 @@
 """The programs that the commands of a page find.
 
 `curl` and `safe-deploy` are the real programs. Their requests to the state server's host name go to the server of the
-test. Other hosts in Azure cannot be resolved. `az`, `func`, `gh`, `make` and `pipx` are stand-ins.
+test. Other hosts in Azure cannot be resolved. `az`, `azd`, `func`, `gh`, `make`, `pipx` and `pulumi` are stand-ins.
 """
 
 import sys
@@ -41,6 +41,8 @@ def install_programs(folder: Path, *, cloud: Path, fork_server_address: Path) ->
         "curl": _CURL,
         "safe-deploy": _SAFE_DEPLOY % forking,
         "az": _PYTHON % (ROOT, sys.executable, f"tests.documents.fake_azure_resources {cloud}"),
+        "azd": _PYTHON % (ROOT, sys.executable, f"tests.infra.fake_azd {cloud}"),
+        "pulumi": _PYTHON % (ROOT, sys.executable, f"tests.infra.fake_pulumi {cloud}"),
     }
     for name in ("func", "gh", "make", "pipx"):
         programs[name] = _PYTHON % (ROOT, sys.executable, f"tests.documents.fake_programs {name} {cloud}")

@@ -42,6 +42,12 @@ def find_section_blocks(page: Path, title: str) -> Iterator[CommandBlock]:
     return (block for block in find_command_blocks(page) if start < block.line < end)
 
 
+def list_section_titles(page: Path) -> list[str]:
+    """The headings of the second level under which there are commands."""
+    titles = [line.removeprefix("## ") for line in page.read_text().splitlines() if line.startswith("## ")]
+    return [title for title in titles if any(find_section_blocks(page, title))]
+
+
 def find_command_blocks(page: Path) -> Iterator[CommandBlock]:
     """Every `sh` block of the page, with its expected output."""
     text = page.read_text()

@@ -1,5 +1,6 @@
 """Reads the headings, tables and code spans of Markdown pages, for tests that compare the pages with the code."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def read_section(page: Path, title: str) -> str:
     start = next(heading for heading in headings if heading[2] == title)
     ends = (other.start() for other in headings if other.start() > start.start() and len(other[1]) <= len(start[1]))
     return text[start.end() : next(ends, len(text))]
+
+
+def read_subheadings(page: Path, title: str) -> list[str]:
+    """The headings of the next lower level under a heading."""
+    headings = [(len(marks), heading) for marks, heading in HEADING.findall(remove_code_blocks(page.read_text()))]
+    level = next(level for level, heading in headings if heading == title)
+    below = itertools.islice(itertools.dropwhile(lambda heading: heading != (level, title), headings), 1, None)
+    section = itertools.takewhile(lambda heading: heading[0] > level, below)
+    return [heading for sub_level, heading in section if sub_level == level + 1]
 
 
 def read_table_rows(page: Path, title: str, first_heading: str) -> list[list[str]]:

@@ -60,8 +60,11 @@ def test_the_documented_durations_of_verification_are_those_of_the_code() -> Non
         CONCEPTS, "In the background"
     )
     assert probe_leases.LEASE_DURATION_SECONDS < 15, "a server that is killed delays the next reader by at most 15 s"
-    timer = read_section(OPERATIONS, "The timer")
-    (schedule,) = re.findall(r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text())
+    timer = read_section(OPERATIONS, "The timers")
+    schedule, rollout_schedule = re.findall(
+        r'timer_trigger\(schedule="([^"]+)"', (ROOT / "function_app.py").read_text()
+    )
+    assert rollout_schedule == schedule, "the page says that both timers run equally often"
     assert schedule == f"*/{background.INTERVAL_SECONDS} * * * * *"
     assert f"every {background.INTERVAL_SECONDS} seconds (`{schedule}`)" in timer
     assert f"at most {background._ROUND_TIMEOUT_SECONDS:g} seconds" in timer

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from state_api import __main__ as command
 from state_api.backends import scheduler_connection
 from state_api.backends.registry import PROVIDERS
+from state_api.domain.instants import Instant
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.http.auth import ANONYMOUS_PATHS
 from state_api.serving import connections, log_limit
@@ -79,7 +80,7 @@ def test_every_part_of_a_task_hubs_setting_is_documented_and_no_other(provider: 
     environment = RecordingEnvironment(**required[provider])
     connections = TaskHubConnections({})
     connections._environment = environment
-    PROVIDERS[provider](connections, ProviderConfig(provider, "NAME"))
+    PROVIDERS[provider](connections, ProviderConfig(provider, "NAME"), lambda: Instant(0))
     parts = [
         remove_markup(cells[1])
         for cells in read_table_rows(SETTINGS, "Task hubs", "Provider")

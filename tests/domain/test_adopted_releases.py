@@ -22,6 +22,7 @@ from tests.domain.release_transitions import (
     put_app,
     put_routing,
 )
+from tests.domain.rollout_builders import UNDECIDED, advance, post_rollout, put_rollout, require_rollout
 
 ADOPTION = {"1.4.0": assignment_of("1.4.0")}
 
@@ -78,6 +79,35 @@ def test_a_release_that_is_adopted_while_others_are_routed_is_in_use_until_the_r
     assert routed.changed
     assert routed.app.releases["1.2.0"].traffic_end == RoutingChange(routed.app.routing.revision, NOON)
     assert not put_routing(routed.app, "1.4.0").changed
+
+
+@pytest.mark.parametrize("end", ["abort", "finish"])
+def test_a_rollout_does_not_end_the_traffic_of_a_release_that_was_adopted_meanwhile(end: str) -> None:
+    """No caller has set the routing since, so it is not known that the adopted release gets no requests any more."""
+    app = put_app(put_rollout(build_shop_app()).app, {"1.2.0": assignment_of("1.2.0")}, now=noon_plus(60)).app
+    adopted = app.releases["1.2.0"]
+    app = advance(app, UNDECIDED, 16).app
+    assert require_rollout(app).step_index == 1
+    for routed in (app, post_rollout(app, end, 17).app):
+        assert routed.releases["1.2.0"] == adopted
+        with pytest.raises(ReleaseInUse):
+            delete_release(routed, "1.2.0", now=noon_plus(7200))
+    ended = post_rollout(app, end, 17).app
+    active = ended.routing.active
+    assert active is not None
+    assert put_routing(ended, active, now=noon_plus(1080)).app.releases["1.2.0"].traffic_end is not None
+
+
+def test_a_rollout_begins_without_ending_the_traffic_of_an_adopted_release() -> None:
+    app = put_app(build_shop_app(), {"1.2.0": assignment_of("1.2.0")}).app
+    assert put_rollout(app).app.releases["1.2.0"] == app.releases["1.2.0"]
+
+
+def test_an_adopted_candidate_loses_its_traffic_when_its_rollout_is_aborted() -> None:
+    app = put_app(build_shop_app(), {"1.2.0": assignment_of("1.2.0")}).app
+    started = put_rollout(app, version="1.2.0").app
+    assert started.releases["1.2.0"].first_traffic_at == NOON
+    assert post_rollout(started, "abort").app.releases["1.2.0"].traffic_end is not None
 
 
 @pytest.mark.parametrize("app", ADOPTED)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -204,6 +204,45 @@ def test_a_hidden_start_is_never_explained_by_timers(
     assert assess_message_evidence(queues).has_pending_starts is (starts + moved > 0)
 
 
+@given(
+    fires_in=st.integers(0, 11_000),
+    was_sent_ago=st.integers(0, 2000),
+    worker_is_ahead_by=st.integers(-999, 999),
+    state_storage_is_ahead_by=st.integers(-999, 999),
+    suspended=st.integers(0, 7000),
+    has_start=st.booleans(),
+)
+@example(
+    fires_in=8900,
+    was_sent_ago=0,
+    worker_is_ahead_by=999,
+    state_storage_is_ahead_by=-999,
+    suspended=7000,
+    has_start=True,
+)
+def test_a_timer_that_has_fired_never_explains_a_hidden_start(
+    *,
+    fires_in: int,
+    was_sent_ago: int,
+    worker_is_ahead_by: int,
+    state_storage_is_ahead_by: int,
+    suspended: int,
+    has_start: bool,
+) -> None:
+    """A queue hides the message for whole seconds. Neither the worker nor the state storage has the clock of the queue,
+    and the server has just been suspended. All numbers are milliseconds."""
+    delay = max(0, (fires_in + was_sent_ago - worker_is_ahead_by) // 1000 * 1000)
+    is_hidden = delay > was_sent_ago + suspended
+    read_at = noon_plus(state_storage_is_ahead_by / 1000)
+    queues = ObservedQueues.from_snapshot(
+        build_queue_snapshot(invisible=is_hidden + has_start),
+        KnownTimers((build_pending_timer(fires_in / 1000),)),
+        read_at,
+        read_at,
+    )
+    assert queues.unexplained_count >= has_start
+
+
 # The quiet period
 
 
@@ -304,6 +343,36 @@ def test_messages_can_be_waived_by_their_number() -> None:
     assert assess_message_evidence(build_queues_with_timers(invisible=3), exemptions=waived).has_pending_starts
     assert waived.find_waiver("") is None
     assert NO_EXEMPTIONS.waived_messages == 0
+
+
+def test_messages_that_the_time_rule_explains_do_not_count_as_waived() -> None:
+    """Only what counts as waived keeps an unconfirmed start open, and for as long as the waiver holds."""
+    waived = Exemptions((), (replace(build_waiver(""), unexplained_messages=2),))
+    before, after = (
+        assess_message_evidence(
+            build_queues_with_timers(invisible=1, when=when), build_quiet_period(), exemptions=waived
+        )
+        for when in (MAX_INVISIBLE_SECONDS - 1e-7, MAX_INVISIBLE_SECONDS)
+    )
+    assert (before.waived, before.explained, before.unblocks_at, before.has_pending_starts) == (1, 1, None, False)
+    assert (after.waived, after.explained, after.unblocks_at, after.has_pending_starts) == (0, 1, None, False)
+
+
+def test_a_waiver_does_not_begin_the_quiet_period_of_one_message_more() -> None:
+    """The message that came since the quiet period began may be a start, so it counts as waived."""
+    waived = Exemptions((), (replace(build_waiver(""), unexplained_messages=2),))
+    evidence = assess_message_evidence(
+        build_queues_with_timers(invisible=2, when=10_000), build_quiet_period(), exemptions=waived
+    )
+    assert (evidence.waived, evidence.has_pending_starts) == (2, False)
+
+
+def test_a_timer_that_fires_soon_stops_blocking_once_it_has_fired() -> None:
+    """After a quiet period, the only message more than before is that of a timer which is about to fire."""
+    queues = build_queues_with_timers(build_pending_timer(10_001), invisible=2, when=10_000)
+    assert track_quiet_period_with_defaults(build_quiet_period(), queues) == build_quiet_period()
+    evidence = assess_message_evidence(queues, build_quiet_period())
+    assert evidence.unblocks_at == noon_plus(10_000) + TIMER_EARLY_MARGIN
 
 
 def test_a_waiver_of_messages_changes_the_key_of_results_and_not_that_of_quiet_periods() -> None:

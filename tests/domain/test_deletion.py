@@ -43,8 +43,10 @@ def test_a_drained_app_is_deleted_and_only_its_revision_stays() -> None:
     assert transition.new_hubs == ()
 
 
-def test_an_app_with_empty_slots_needs_no_verdict() -> None:
+def test_an_app_with_empty_slots_is_deleted_unless_visitors_may_come_to_one() -> None:
     assert delete_registered_app(build_app(), {}, noon_plus()).app.deleted
+    with pytest.raises(AppNotDrained, match="slot staging: "):
+        delete_registered_app(build_app(), {"staging": build_not_ready_verdict()}, noon_plus())
 
 
 def test_the_refusal_names_every_slot_that_has_not_drained_with_its_reasons() -> None:

@@ -16,7 +16,8 @@ from state_api.domain.releases.side_by_side import (
     verdicts,
 )
 from state_api.domain.releases.side_by_side import releases as side_by_side_releases
-from state_api.domain.task_hubs import lifecycle, observations
+from state_api.domain.rollouts import analysis, durations, health, intervals, logrank
+from state_api.domain.task_hubs import lifecycle, observations, timeline
 
 
 def list_value_types() -> list[type]:
@@ -24,6 +25,7 @@ def list_value_types() -> list[type]:
     modules = (
         *(evidence, exemptions, messages, policy, reasons, verdict, lifecycle, observations, releases),
         *(adoption, commands, documents, registration, removal, routing, side_by_side_releases, verdicts),
+        *(analysis, durations, health, intervals, logrank, timeline),
     )
     kinds = [kind for module in modules for kind in vars(module).values()]
     return sorted({kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}, key=str)

@@ -88,6 +88,17 @@ def test_pending_starts_of_a_stale_probe_do_not_block() -> None:
                 "with PostWaiver (unexplainedMessages)"
             ),
         ),
+        *(
+            (
+                replace(NO_MESSAGES, unexplained_count=1, unblocks_at=noon_plus(remaining_seconds)),
+                (
+                    "1 invisible message in the control queues of task hub v41 may be a start that a worker took and "
+                    "did not finish. If nothing changes, it stops blocking as soon as the control queues are read "
+                    "again. If you know what it is, waive it with PostWaiver (unexplainedMessages)"
+                ),
+            )
+            for remaining_seconds in (-9, 0.9)
+        ),
     ],
 )
 def test_the_message_names_the_pending_starts(messages: MessageEvidence, text: str) -> None:

@@ -16,8 +16,11 @@ from state_api.domain.errors import (
 from state_api.domain.instants import format_instant
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.apps import App, Caller, Slot, Transition
+from state_api.domain.releases.commands import SwapCommand, SwapOutcome
+from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.registration import find_replaced_slots
 from state_api.domain.releases.staging import needs_verdict
+from state_api.domain.releases.swaps import swap_slots
 from tests.domain.builders import (
     ANNA,
     BEN,
@@ -277,7 +280,8 @@ def test_the_refusal_for_a_pending_swap_names_its_caller_start_and_next_step() -
         f"anna (run {RUN_7_URL}) began to swap task hub v42 of app shop into production at "
         f"{format_instant(noon_plus(60))} and has not reported its outcome, so it is unknown what production and slot "
         "staging hold. Wait for that run. If it has ended, look up which task hub the platform has in production: "
-        "if it is v42, send PostSwap for it with the outcome Done, otherwise with the outcome Failed"
+        "if it is v42, send PostSwap for it with the outcome Done, otherwise with the outcome Failed, "
+        "and with the ETag of GetApp in If-Match"
     )
     assert caught.value.details == {
         "pendingSwap": {
@@ -290,6 +294,34 @@ def test_the_refusal_for_a_pending_swap_names_its_caller_start_and_next_step() -
             "rollback": False,
         }
     }
+
+
+@pytest.mark.parametrize("outcome", [SwapOutcome.DONE, SwapOutcome.FAILED, None])
+@pytest.mark.parametrize("caller", [BEN, Caller("ops", None)])
+def test_a_caller_who_did_not_begin_a_swap_ends_it_only_by_naming_the_revision(
+    outcome: SwapOutcome | None, caller: Caller
+) -> None:
+    """It may be the repeated outcome of an earlier swap of the same task hub, whose response was lost."""
+    app = begin_swap_of_staged_hub().app
+    command = SwapCommand(caller=caller, task_hub="v42", outcome=outcome)
+    refusal = swap_slots(app, command, noon_plus(120))
+    assert isinstance(refusal, Refusal)
+    assert refusal.error is SwapPending
+    ended = swap_slots(app, replace(command, is_conditional=True), noon_plus(120))
+    assert isinstance(ended, Transition)
+    assert ended.app.pending_swap is None
+
+
+@pytest.mark.parametrize("outcome", [SwapOutcome.DONE, SwapOutcome.FAILED, None])
+@pytest.mark.parametrize("caller", [ANNA, Caller("anna", None)])
+def test_the_run_that_began_a_swap_ends_it_without_naming_the_revision(
+    outcome: SwapOutcome | None, caller: Caller
+) -> None:
+    """Callers without a run cannot be distinguished, and count as one."""
+    app = begin_swap(build_app_with_open_deployment(), "v42", noon_plus(60), caller=caller).app
+    ended = swap_slots(app, SwapCommand(caller=caller, task_hub="v42", outcome=outcome), noon_plus(120))
+    assert isinstance(ended, Transition)
+    assert ended.app.pending_swap is None
 
 
 @pytest.mark.parametrize("hub", ["v41", "v42"])

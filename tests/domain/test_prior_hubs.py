@@ -7,6 +7,7 @@ import pytest
 from state_api.domain.readiness.policy import Assurance
 from state_api.domain.readiness.prior_hubs import combine_verdicts
 from state_api.domain.readiness.verdict import Verdict
+from state_api.domain.releases.apps import PriorHub
 from tests.domain.builders import build_not_ready_verdict, build_ready_verdict
 
 VERIFIED = replace(build_ready_verdict(), assurance=Assurance.VERIFIED)
@@ -52,3 +53,9 @@ def test_a_slot_is_verified_if_all_its_task_hubs_are() -> None:
     assert combine_verdicts(VERIFIED, [VERIFIED]).assurance is Assurance.VERIFIED
     assert combine_verdicts(VERIFIED, [build_ready_verdict()]).assurance is Assurance.EVENTS
     assert combine_verdicts(build_ready_verdict(), [VERIFIED]).assurance is Assurance.EVENTS
+
+
+def test_a_task_hub_was_started_if_production_or_a_rollout_has_sent_it_requests() -> None:
+    assert not PriorHub("v41", promoted=False).was_started
+    assert PriorHub("v41", promoted=True).was_started
+    assert PriorHub("v41", promoted=False, had_traffic=True).was_started

@@ -49,6 +49,19 @@ def test_a_large_task_hub_is_fresh_if_its_scan_ended_after_the_request(
     assert is_fresh_enough(large, FRESH) is is_fresh
 
 
+@pytest.mark.parametrize("mode", [VerificationMode.CACHED, VerificationMode.FRESH])
+@pytest.mark.parametrize(("began", "answered"), [(-1.1, False), (-1, True)])
+def test_a_probe_of_a_release_must_begin_after_routers_have_stopped_however_large_its_task_hub_is(
+    mode: VerificationMode, began: float, *, answered: bool
+) -> None:
+    requirements = replace(build_requirements(mode), must_begin_after=noon_plus(-2))
+    large = replace(build_result(began=began), resumed=True, read_seconds=60, ended_at=noon_plus(1))
+    assert answers(large, requirements, NOTHING_ACTIVE, noon_plus(2)) is answered
+    stored_scan = build_scan("a", began=began)
+    stored_scan.read_seconds = 60
+    assert can_resume(stored_scan, requirements, NOTHING_ACTIVE, noon_plus(2)) is answered
+
+
 def test_a_probe_result_for_other_settings_of_the_app_does_not_answer_the_request() -> None:
     assert not answers(replace(build_result(), request_key="another key"), build_requirements(), NOTHING_ACTIVE, NOON)
 

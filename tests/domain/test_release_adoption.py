@@ -22,6 +22,7 @@ from state_api.domain.errors import (
 )
 from state_api.domain.names import HubKey
 from state_api.domain.readiness.policy import Policy
+from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, PriorHub, ProviderConfig, RetiredHub, Transition
 from state_api.domain.releases.commands import ReleaseAssignment
 from state_api.domain.releases.deletion import DeletionEvidence, delete_app
@@ -52,6 +53,7 @@ from tests.domain.transitions import (
     begin_swap,
     build_app_with_open_deployment,
     build_register_command,
+    empty_slot_verdicts,
     require_transition,
     stage,
     swap_at_once,
@@ -270,8 +272,13 @@ def test_operations_on_slots_are_refused(operation: Callable[[], Transition]) ->
 
 def test_an_app_is_deleted_once_all_its_releases_have_drained() -> None:
     app = build_side_by_side_app(build_staged_release("1.5.0"))
-    deleted = require_transition(delete_app(app, DeletionEvidence(releases={"1.5.0": build_ready_verdict()}), NOON))
+
+    def delete(verdict: Verdict) -> Transition:
+        evidence = DeletionEvidence(empty_slot_verdicts(app), {"1.5.0": verdict})
+        return require_transition(delete_app(app, evidence, NOON))
+
+    deleted = delete(build_ready_verdict())
     assert deleted.app == App("shop", revision=3, deleted=True)
     assert deleted.details["releases"] == {"1.5.0": "v150"}
     with pytest.raises(AppNotDrained, match=r"release 1\.5\.0: 1 orchestration instance is active"):
-        require_transition(delete_app(app, DeletionEvidence(releases={"1.5.0": build_not_ready_verdict("v150")}), NOON))
+        delete(build_not_ready_verdict("v150"))

@@ -12,10 +12,11 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller
 from state_api.domain.releases.commands import ReleaseAssignment
+from state_api.domain.releases.side_by_side.acknowledgements import acknowledge_revision, find_closing_change
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome
 from state_api.domain.releases.side_by_side.documents import build_document
 from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
-from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_closing_change, find_use
+from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_use
 from tests.domain.builders import ANNA, BEN, NOON, build_not_ready_verdict, build_ready_verdict
 from tests.domain.release_transitions import (
     build_side_by_side_app,
@@ -64,7 +65,8 @@ class ReleaseSequences(RuleBasedStateMachine):
     @rule(router=ROUTERS)
     def read_routing(self, router: str) -> None:
         """The router acknowledges the document that it has read before, and reads the present one."""
-        self.routers[router] = RouterAcknowledgement(router, self.app.routing.revision, self.now, self.now)
+        earlier = self.routers.get(router)
+        self.routers[router] = acknowledge_revision(self.app, earlier, router, self.app.routing.revision, self.now)
 
     @rule(sticky=st.booleans())
     def change_policy(self, *, sticky: bool) -> None:

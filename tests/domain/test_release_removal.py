@@ -176,9 +176,9 @@ def test_the_run_that_began_a_removal_may_begin_it_again() -> None:
 def test_another_run_cannot_join_a_removal_until_its_time_is_over(caller: Caller) -> None:
     begun = delete_release(build_shop_app(), "1.3.0").app
     with pytest.raises(RemovalPending, match=r"anna \(run .*\) has been removing release 1\.3\.0") as caught:
-        delete_release(begun, "1.3.0", caller=caller, now=noon_plus(3599.5))
+        delete_release(begun, "1.3.0", caller=caller, now=noon_plus(3598.1))
     assert caught.value.details["removal"]["by"] == "anna"
-    assert caught.value.details["retryAfterSeconds"] == 1
+    assert caught.value.details["retryAfterSeconds"] == 2
     joined = delete_release(begun, "1.3.0", caller=caller, verdict=None, now=noon_plus(3600)).app
     removal = joined.releases["1.3.0"].removal
     assert removal is not None

@@ -11,6 +11,7 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.readiness.waiting import NO_END
 from state_api.domain.releases.apps import App
+from state_api.domain.releases.side_by_side.acknowledgements import find_closing_change
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome
 from state_api.domain.releases.side_by_side.releases import (
     ReleaseState,
@@ -23,8 +24,6 @@ from state_api.domain.releases.side_by_side.verdicts import (
     find_assessed_state,
     find_blocked_until,
     find_blocking_release_deployment,
-    find_closing_change,
-    find_end_of_visits,
     find_quiet_since,
 )
 from tests.domain.builders import (
@@ -162,13 +161,6 @@ def test_only_the_run_that_deploys_a_release_may_remove_it() -> None:
     assert find_blocking_release_deployment(app, app.releases["1.3.0"], None, NOON) is None
     verdict = assess_release(app, release, ReleaseUse((), app.deployment, NOON), build_ready_verdict())
     assert reason_codes(verdict) == ["DeploymentInProgress"]
-
-
-@pytest.mark.parametrize(("now", "expected"), [(3659, None), (3660, 3660), (86_400, 3660)])
-def test_routers_confirm_again_when_the_visitors_of_a_release_have_left(now: float, expected: float | None) -> None:
-    end = find_end_of_visits(STICKY, noon_plus(now))
-    assert end == (None if expected is None else noon_plus(expected))
-    assert find_end_of_visits(PROMOTED, noon_plus(now)) is None
 
 
 # The probe

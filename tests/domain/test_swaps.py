@@ -107,7 +107,7 @@ def test_a_swap_is_refused_if_the_slot_holds_another_hub_than_the_caller_names()
 
 
 def test_a_swap_with_an_empty_slot_is_refused() -> None:
-    with pytest.raises(SwapMismatch, match="does not hold task hub v42 but nothing"):
+    with pytest.raises(SwapMismatch, match="slot staging of app shop is empty, and does not hold task hub v42"):
         swap_at_once(build_app(build_production_slot()), "v42", noon_plus())
 
 
@@ -275,7 +275,7 @@ def test_every_record_of_a_rollback_in_two_steps_says_that_it_is_a_rollback() ->
 def test_a_swap_cannot_begin_if_the_slot_holds_another_hub_than_the_caller_names() -> None:
     with pytest.raises(SwapMismatch, match="does not hold task hub v43 but v42"):
         begin_swap(build_app_with_open_deployment(ANNA), "v43", noon_plus())
-    with pytest.raises(SwapMismatch, match="does not hold task hub v42 but nothing"):
+    with pytest.raises(SwapMismatch, match="slot staging of app shop is empty, and does not hold task hub v42"):
         begin_swap(build_app(build_production_slot()), "v42", noon_plus())
 
 

@@ -57,6 +57,7 @@ def test_reason_codes_do_not_change() -> None:
         "Settling",
         "DeploymentInProgress",
         "SwapPending",
+        "RolloutInProgress",
         "ReleaseInUse",
         "RoutersBehind",
         "VerificationRequired",

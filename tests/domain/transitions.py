@@ -123,8 +123,8 @@ def _post_swap(app: App, task_hub: str, now: Instant, outcome: SwapOutcome | Non
 def swap_at_once(
     app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", rollback: bool = False
 ) -> Transition:
-    """Swap as PostSwap without an outcome does."""
-    return _post_swap(app, task_hub, now, None, slot=slot, rollback=rollback)
+    """Swap as PostSwap without an outcome does, by a caller who names the revision of the app."""
+    return _post_swap(app, task_hub, now, None, slot=slot, rollback=rollback, is_conditional=True)
 
 
 def begin_swap(
@@ -143,13 +143,13 @@ def begin_swap(
 def confirm_swap(
     app: App, task_hub: str, now: Instant = NOON, *, slot: str = "staging", rollback: bool = False
 ) -> Transition:
-    """Report with PostSwap that a swap is done."""
-    return _post_swap(app, task_hub, now, SwapOutcome.DONE, slot=slot, rollback=rollback)
+    """Report with PostSwap that a swap is done, by a caller who names the revision of the app."""
+    return _post_swap(app, task_hub, now, SwapOutcome.DONE, slot=slot, rollback=rollback, is_conditional=True)
 
 
 def revert_swap(app: App, task_hub: str, *, slot: str = "staging", rollback: bool = False) -> Transition:
-    """Report a swap as failed, with the outcome Failed of PostSwap."""
-    return _post_swap(app, task_hub, NOON, SwapOutcome.FAILED, slot=slot, rollback=rollback)
+    """Report a swap as failed, with the outcome Failed of PostSwap, by a caller who names the revision of the app."""
+    return _post_swap(app, task_hub, NOON, SwapOutcome.FAILED, slot=slot, rollback=rollback, is_conditional=True)
 
 
 def begin_swap_of_staged_hub(
@@ -198,8 +198,15 @@ def register(
 
 
 def delete_registered_app(app: App, verdicts: Mapping[str, Verdict], now: Instant = NOON) -> Transition:
-    """Delete an app with these verdicts on its slots, as DeleteApp does."""
-    return require_transition(delete_app(app, DeletionEvidence(verdicts), now))
+    """Delete an app with these verdicts on its slots, as DeleteApp does. Empty slots are Ready unless a verdict says
+    otherwise."""
+    evidence = DeletionEvidence({**empty_slot_verdicts(app), **verdicts})
+    return require_transition(delete_app(app, evidence, now))
+
+
+def empty_slot_verdicts(app: App) -> dict[str, Verdict]:
+    """The verdict Ready for each empty slot."""
+    return {name: READY for name, slot in app.slots.items() if slot is None}
 
 
 # Waivers and Cleanup

@@ -161,6 +161,7 @@ async def _audited_operations(case: CrashCase, http: httpx.AsyncClient) -> list[
 
 
 async def _post_swap(case: CrashCase, http: httpx.AsyncClient, outcome: str, headers: dict[str, str]) -> httpx.Response:
-    """Report an outcome of the swap of the case's new task hub."""
+    """Report an outcome of the swap of the case's new task hub, for the app as it is now."""
     body = {"taskHub": case.hubs["new"], "outcome": outcome}
-    return await http.post(f"/api/apps/{case.app}/swap", json=body, headers=headers)
+    etag = (await http.get(f"/api/apps/{case.app}")).headers["etag"]
+    return await http.post(f"/api/apps/{case.app}/swap", json=body, headers={**headers, "If-Match": etag})

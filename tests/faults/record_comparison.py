@@ -1,7 +1,8 @@
-"""Compares the records of a task hub, as the server lists them and as they are stored, with the expected ones."""
+"""Compares the records of a task hub, as the server lists them and as they are stored, with the expected ones, and the
+counters of its timeline with the records."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from state_api.settings import StorageSettings
 from state_api.storage.instance_keys import instance_key, unescape_instance_id
 from state_api.storage.tables import instance_table_name
 from tests.faults.event_stream import ExpectedRecords, find_lost_events
+from tests.storage.stored_timelines import add_up_rows, fold_rows
 
 Row = dict[str, Any]
 _COLUMN_OF_MEMBER = {
@@ -54,16 +56,27 @@ async def list_instances(address: str, hub: str) -> dict[str, Row]:
 
 async def read_rows(storage: StorageSettings, hub: str) -> tuple[dict[str, Row], dict[str, list[Row]]]:
     """The `i|` rows by instance id, and all `a|` rows of each instance id."""
+    return _find_rows(await read_all_rows(storage, hub))
+
+
+async def read_all_rows(storage: StorageSettings, hub: str) -> list[Row]:
+    """All rows of the instance table of a task hub."""
     assert storage.connection_string is not None
-    instances: dict[str, Row] = {}
-    active: dict[str, list[Row]] = defaultdict(list)
     connection = storage.connection_string.get_secret_value()
     async with TableServiceClient.from_connection_string(connection) as service:
-        async for row in service.get_table_client(instance_table_name(hub)).list_entities(results_per_page=1000):
-            if row["RowKey"].startswith("i|"):
-                instances[unescape_instance_id(row["InstanceId"])] = dict(row)
-            elif row["RowKey"].startswith("a|"):
-                active[unescape_instance_id(row["InstanceId"])].append(dict(row))
+        rows = service.get_table_client(instance_table_name(hub)).list_entities(results_per_page=1000)
+        return [dict(row) async for row in rows]
+
+
+def _find_rows(rows: Iterable[Row]) -> tuple[dict[str, Row], dict[str, list[Row]]]:
+    """The `i|` rows by instance id, and all `a|` rows of each instance id."""
+    instances: dict[str, Row] = {}
+    active: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["RowKey"].startswith("i|"):
+            instances[unescape_instance_id(row["InstanceId"])] = row
+        elif row["RowKey"].startswith("a|"):
+            active[unescape_instance_id(row["InstanceId"])].append(row)
     return instances, active
 
 
@@ -72,7 +85,8 @@ async def compare_records(
 ) -> RecordComparison:
     """Compare the records of a task hub, over HTTP and in its table, with the expected ones. Find lost events."""
     listed = await list_instances(address, expected_records.hub)
-    instances, active = await read_rows(storage, expected_records.hub)
+    rows = await read_all_rows(storage, expected_records.hub)
+    instances, active = _find_rows(rows)
     differences = [
         f"listed {order}: {listed.get(order)}, not {expected_records.expected.get(order)}"
         for order in listed.keys() | expected_records.expected.keys()
@@ -87,6 +101,12 @@ async def compare_records(
         f"active rows of {order}: {active.get(order)}"
         for order in active.keys() | instances.keys()
         if [(row["PartitionKey"], row["RowKey"]) for row in active.get(order, [])] != _active_keys(instances.get(order))
+    ]
+    counted, folded = add_up_rows(rows).counts, fold_rows(rows).counts
+    differences += [
+        f"timeline of {key}: {counted.get(key)}, not {folded.get(key)}"
+        for key in counted.keys() | folded.keys()
+        if counted.get(key) != folded.get(key)
     ]
     return RecordComparison(find_lost_events(acknowledged, instances), differences, len(listed))
 

@@ -24,7 +24,7 @@ async def _case_with_active_release(environment: CaseEnvironment) -> CrashCase:
     return case
 
 
-async def _case_with_staged_release(environment: CaseEnvironment) -> CrashCase:
+async def case_with_staged_release(environment: CaseEnvironment) -> CrashCase:
     """A case in which also release 2 with the task hub `new` is staged."""
     case = await _case_with_active_release(environment)
     assert (await post_release(environment.http, case.app, "2", case.hubs["new"], OUR_RUN)).status_code == 200
@@ -62,7 +62,7 @@ async def adopt_releases(environment: CaseEnvironment) -> CrashCase:
 
 async def promote_release(environment: CaseEnvironment) -> CrashCase:
     """Give all requests to a new release."""
-    case = await _case_with_staged_release(environment)
+    case = await case_with_staged_release(environment)
 
     async def send_put(http: httpx.AsyncClient) -> httpx.Response:
         response = await put_routing(http, case.app, "2", headers=OUR_RUN)
@@ -84,7 +84,7 @@ def _removal_request(case: CrashCase, outcome: str) -> SendRequest:
 
 async def begin_removal(environment: CaseEnvironment) -> CrashCase:
     """Report that the Function App of a drained release is about to be deleted."""
-    case = await _case_with_staged_release(environment)
+    case = await case_with_staged_release(environment)
     case.send = _removal_request(case, "Pending")
     return case
 

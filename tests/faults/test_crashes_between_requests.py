@@ -1,5 +1,6 @@
-"""A server crashes between any two of its requests to the storage, during staging, swaps and cleanup. The next server
-gets the same request or another one. No operation is blocked, carried out twice, or missing from the audit log."""
+"""A server crashes between any two of its requests to the storage, during staging, swaps, rollouts and cleanup. The
+next server gets the same request or another one. No operation is blocked, carried out twice, or missing from the audit
+log."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,6 +14,7 @@ from state_api.app import StateServer
 from state_api.backends.storage_artifacts import StorageArtifactStore
 from state_api.settings import StorageSettings
 from tests.backends.azure_storage_task_hub import ProviderAccount
+from tests.documents.page_tables import ROOT, read_table_rows
 from tests.faults.crash_cases import (
     CaseEnvironment,
     CrashCase,
@@ -54,14 +56,26 @@ from tests.faults.release_crash_cases import (
     revert_removal,
     roll_back_after_promotion,
 )
+from tests.faults.rollout_crash_cases import (
+    abort_rollout,
+    advance_rollout,
+    advance_unhealthy_rollout,
+    confirm_cleared_slot,
+    confirm_weight,
+    finish_rollout,
+    roll_back_during_rollout,
+    start_rollout,
+    start_rollout_of_slot,
+)
 from tests.faults.scale import IS_FULL_SCALE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault]
 
+_PAGE = ROOT / "docs" / "reliability.md"
 _CONCURRENT_CASES = 4
 _FEW_REQUESTS = 12
-_OPERATIONS_THAT_PROBE = (verified_stage, delete_task_hubs)
-"""Operations that probe a task hub."""
+_OPERATIONS_WITH_LATER_CLOCKS = (verified_stage, delete_task_hubs, advance_rollout, advance_unhealthy_rollout)
+"""Operations that probe a task hub, or need the minutes of a step to be over."""
 _SETTLED_AFTER_SECONDS = 10.0
 """How far the clock is ahead of the last event, so that a probe begins after it."""
 _LEASE_EXPIRED_AFTER_SECONDS = 300.0
@@ -82,6 +96,10 @@ async def environment(
         yield case_environment
 
 
+_OPERATIONS_THAT_REPORT_ANEW = (confirm_cleared_slot,)
+"""Operations that report what the caller sees now, so each request is recorded, also one that repeats another."""
+
+
 @dataclass(frozen=True)
 class UninterruptedRun:
     """An operation without a crash: its response, the stored state after it, and its requests to the storage."""
@@ -92,15 +110,17 @@ class UninterruptedRun:
 
 
 async def run_uninterrupted(
-    environment: CaseEnvironment, storage: StorageSettings, prepare: PrepareCase
+    environment: CaseEnvironment, storage: StorageSettings, prepare: PrepareCase, *, is_repeated: bool = False
 ) -> UninterruptedRun:
-    """Carry out the operation of a new case without a crash."""
+    """Carry out the operation of a new case without a crash. `is_repeated`: the request is sent twice."""
     case = await prepare(environment)
     no_crash = CrashPlan()
     async with crashing_server(
-        storage, no_crash, _SETTLED_AFTER_SECONDS if prepare in _OPERATIONS_THAT_PROBE else 0
+        storage, no_crash, _SETTLED_AFTER_SECONDS if prepare in _OPERATIONS_WITH_LATER_CLOCKS else 0
     ) as http:
         response = await send_until_crash(http, case.perform, no_crash)
+        if is_repeated:
+            response = await case.perform(http)
     assert response is not None
     assert response.status_code == 200, response.text
     state = await stored_state(environment, case, environment.http)
@@ -122,40 +142,61 @@ def crash_points(requests: list[tuple[str, str]]) -> list[tuple[int, CrashTiming
     return points
 
 
+_LONG_OPERATIONS = (cleanup, delete_task_hubs)
+_OPERATIONS = (
+    first_stage,
+    stage_over_drained,
+    verified_stage,
+    take_over,
+    abandon,
+    begin_swap,
+    confirm_swap,
+    revert_swap,
+    swap_in_one_step,
+    begin_rollback,
+    confirm_rollback,
+    revert_rollback,
+    register_release,
+    adopt_releases,
+    promote_release,
+    begin_removal,
+    confirm_removal,
+    revert_removal,
+    start_rollout,
+    start_rollout_of_slot,
+    confirm_weight,
+    confirm_cleared_slot,
+    advance_rollout,
+    advance_unhealthy_rollout,
+    abort_rollout,
+    finish_rollout,
+    *_LONG_OPERATIONS,
+)
+"""The operations that a crash interrupts, in the order of the page."""
+
+
+async def test_the_page_lists_every_operation() -> None:
+    rows = read_table_rows(_PAGE, "A crash between any two requests", "Operation")
+    assert [cells[1].strip("`") for cells in rows] == [prepare.__name__ for prepare in _OPERATIONS]
+
+
 @pytest.mark.parametrize(
     "prepare",
-    [
-        first_stage,
-        stage_over_drained,
-        verified_stage,
-        take_over,
-        abandon,
-        begin_swap,
-        confirm_swap,
-        revert_swap,
-        swap_in_one_step,
-        begin_rollback,
-        confirm_rollback,
-        revert_rollback,
-        register_release,
-        adopt_releases,
-        promote_release,
-        begin_removal,
-        confirm_removal,
-        revert_removal,
-        *([cleanup, delete_task_hubs] if IS_FULL_SCALE else []),
-    ],
+    [prepare for prepare in _OPERATIONS if IS_FULL_SCALE or prepare not in _LONG_OPERATIONS],
     ids=lambda prepare: prepare.__name__,
 )
 async def test_repeating_the_request_after_a_crash_completes_the_operation(
     environment: CaseEnvironment, storage: StorageSettings, record_figures: Callable[..., None], prepare: PrepareCase
 ) -> None:
     reference = await run_uninterrupted(environment, storage, prepare)
+    references = [reference]
+    if prepare in _OPERATIONS_THAT_REPORT_ANEW:
+        references.append(await run_uninterrupted(environment, storage, prepare, is_repeated=True))
     requests = reference.requests
     first_write = next(number for number, (method, _) in enumerate(requests, 1) if method != "GET")
     case_slots = asyncio.Semaphore(_CONCURRENT_CASES)
     crashing_offset, next_offset = (
-        (_SETTLED_AFTER_SECONDS, _LEASE_EXPIRED_AFTER_SECONDS) if prepare in _OPERATIONS_THAT_PROBE else (0, 0)
+        (_SETTLED_AFTER_SECONDS, _LEASE_EXPIRED_AFTER_SECONDS) if prepare in _OPERATIONS_WITH_LATER_CLOCKS else (0, 0)
     )
     crash_count = 0
 
@@ -184,15 +225,18 @@ async def test_repeating_the_request_after_a_crash_completes_the_operation(
     async def repeat_and_check(
         case: CrashCase, plan: CrashPlan, http: httpx.AsyncClient, response: httpx.Response | None
     ) -> None:
-        """Send the request again after the crash. State and response must be the same as without a crash."""
+        """Send the request again after the crash. State and response must be the same as those of a request, or of two
+        if each is recorded, without a crash."""
         crash_point = f"{plan.timing} request {plan.at_request}"
         repeated = await case.perform(http)
         assert repeated.status_code == 200, f"{crash_point}: {repeated.text}"
         if plan.timing is CrashTiming.LATE and response is None:
             plan.release_late.set()
             await asyncio.wait_for(plan.late_arrived.wait(), 60)
-        assert await stored_state(environment, case, http) == reference.state, crash_point
-        assert responses_match(case.normalize(repeated.json()), reference.response), f"{crash_point}: {repeated.text}"
+        state = await stored_state(environment, case, http)
+        expected = next((run for run in references if run.state == state), reference)
+        assert state == expected.state, crash_point
+        assert responses_match(case.normalize(repeated.json()), expected.response), f"{crash_point}: {repeated.text}"
 
     async with asyncio.TaskGroup() as group:
         group.create_task(crash_at_requests(range(1, first_write + 1), CrashTiming.BEFORE))
@@ -231,6 +275,9 @@ def responses_match(repeated: Any, reference: Any) -> bool:
         (begin_removal, remove_in_next_run),
         (confirm_removal, remove_in_next_run),
         (promote_release, roll_back_after_promotion),
+        (start_rollout, roll_back_during_rollout),
+        (advance_unhealthy_rollout, roll_back_during_rollout),
+        (abort_rollout, roll_back_during_rollout),
         *([(cleanup, clean_up_in_next_release)] if IS_FULL_SCALE else []),
     ],
     ids=lambda function: function.__name__,

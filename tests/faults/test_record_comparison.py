@@ -36,5 +36,6 @@ async def test_lost_events_and_wrong_records_are_found(storage: StorageSettings,
             )
         after = await compare_records(server.url, storage, expected, expected.events)
     assert {event["data"]["instanceId"] for event in after.lost} == {deleted}
+    assert any(difference.startswith("timeline of") for difference in after.differences)
     for order in (deleted, changed, without_active_row):
         assert any(order in difference for difference in after.differences)

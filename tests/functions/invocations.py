@@ -10,12 +10,13 @@ from urllib.parse import urlencode
 import azure.functions as func
 
 import function_app
+from function_app import HOME_FUNCTION
 from tests import recordings
 
 ADMIN_KEY = "an-admin-key-0123456789"
 HOST_URL = "http://localhost:7071"
 EVENT_GRID_FUNCTION = "RecordLifecycleEvent"
-TIMER_FUNCTION = "ProbeTaskHubs"
+PROBE_TIMER, ROLLOUT_TIMER = "ProbeTaskHubs", "AdvanceRollouts"
 _SAMPLES = Path(__file__).parent.parent / "samples"
 
 
@@ -27,8 +28,8 @@ def indexed_functions() -> dict[str, Any]:
 
 def function_url(name: str, route: dict[str, str], query: dict[str, Any] | None = None) -> str:
     """The URL at which the host serves this function."""
-    path = indexed_functions()[name].get_trigger().route.format(**route)
-    return f"{HOST_URL}/api/{path}" + (f"?{urlencode(query)}" if query else "")
+    path = "" if name == HOME_FUNCTION else indexed_functions()[name].get_trigger().route.format(**route)
+    return f"{HOST_URL}/{path}" + (f"?{urlencode(query)}" if query else "")
 
 
 async def invoke(
@@ -87,12 +88,12 @@ def media_type(response: func.HttpResponse) -> str:
     return str(content_type)
 
 
-def http_functions() -> dict[str, Any]:
-    """The functions with an HTTP trigger, by name."""
+def operation_functions() -> dict[str, Any]:
+    """The functions of the API's operations, by name."""
     return {
         name: function
         for name, function in indexed_functions().items()
-        if name not in (EVENT_GRID_FUNCTION, TIMER_FUNCTION)
+        if name not in (EVENT_GRID_FUNCTION, PROBE_TIMER, ROLLOUT_TIMER, HOME_FUNCTION)
     }
 
 

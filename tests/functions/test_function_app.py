@@ -13,9 +13,10 @@ import pytest
 
 import function_app
 from state_api.app import openapi_document
+from state_api.http.home import HOME_PAGE, HOME_PAGE_HEADERS
 from state_api.http.middleware import security_headers
 from state_api.http.problems import PROBLEM_MEDIA_TYPE
-from state_api.services.background import INTERVAL_SECONDS
+from state_api.services import background, rollouts
 from state_api.settings import (
     DEVELOPMENT_STORAGE,
     STATE_KEYS,
@@ -29,12 +30,13 @@ from tests.builders import event
 from tests.functions.invocations import (
     ADMIN_KEY,
     EVENT_GRID_FUNCTION,
-    TIMER_FUNCTION,
+    PROBE_TIMER,
+    ROLLOUT_TIMER,
     deliver_event,
-    http_functions,
     indexed_functions,
     invoke,
     json_body,
+    operation_functions,
     sample_delivery,
 )
 from tests.keys import key_entry
@@ -57,7 +59,22 @@ print(len(function_app.app.get_functions()))
 """
 
 
-async def test_the_functions_are_the_operations_of_the_api_and_two_triggers(function_app_settings: None) -> None:
+async def assert_home_page_is_served() -> None:
+    """Assert that the function of `/` sends the page with its security headers, without a key."""
+    response = await invoke(function_app.HOME_FUNCTION, key="")
+    assert (response.status_code, response.get_body().decode()) == (200, HOME_PAGE)
+    assert (response.mimetype.partition(";")[0], response.charset) == ("text/html", "utf-8")
+    for name, value in (security_headers("http") | HOME_PAGE_HEADERS).items():
+        assert response.headers[name] == value
+
+
+async def test_the_home_page_is_served_by_a_function(function_app_settings: None) -> None:
+    await assert_home_page_is_served()
+
+
+async def test_the_functions_are_the_operations_of_the_api_the_home_page_and_three_triggers(
+    function_app_settings: None,
+) -> None:
     """Each HTTP function has the name, path and methods of its operation in OpenAPI.
 
     PostEvents also accepts OPTIONS, for the CloudEvents handshake.
@@ -69,20 +86,27 @@ async def test_the_functions_are_the_operations_of_the_api_and_two_triggers(func
     }
     documented["PostEvents"][1].add("OPTIONS")
     indexed = {
-        name: (f"/api/{function.get_trigger().route}", {method.value for method in function.get_trigger().methods})
-        for name, function in http_functions().items()
+        name: (f"/{function.get_trigger().route}", {method.value for method in function.get_trigger().methods})
+        for name, function in operation_functions().items()
     }
     assert indexed == documented
+    home = indexed_functions()[function_app.HOME_FUNCTION].get_trigger()
+    assert (home.route, [method.value for method in home.methods]) == ("{nothing:maxlength(0)?}", ["GET"])
+    assert len(indexed_functions()) == len(indexed) + 4
     assert indexed_functions()[EVENT_GRID_FUNCTION].get_trigger().type == "eventGridTrigger"
-    assert indexed_functions()[TIMER_FUNCTION].get_trigger().type == "timerTrigger"
-    assert indexed_functions()[TIMER_FUNCTION].get_trigger().schedule == f"*/{INTERVAL_SECONDS} * * * * *"
+    for name, interval_seconds in (
+        (PROBE_TIMER, background.INTERVAL_SECONDS),
+        (ROLLOUT_TIMER, rollouts.INTERVAL_SECONDS),
+    ):
+        trigger = indexed_functions()[name].get_trigger()
+        assert (trigger.type, trigger.schedule) == ("timerTrigger", f"*/{interval_seconds} * * * * *")
 
 
 def test_function_names_and_pairs_of_route_and_method_are_unique() -> None:
     names = Counter(name for name, _, _ in function_app.OPERATIONS)
     pairs = Counter((route, method) for _, methods, route in function_app.OPERATIONS for method in methods)
     assert set((names + pairs).values()) == {1}
-    assert set(names) == set(http_functions())
+    assert set(names) == set(operation_functions())
 
 
 def test_every_function_has_its_own_handler() -> None:
@@ -91,7 +115,8 @@ def test_every_function_has_its_own_handler() -> None:
 
 
 def test_every_http_function_is_anonymous_because_the_server_checks_its_own_keys() -> None:
-    levels = {function.get_trigger().auth_level for function in http_functions().values()}
+    home = indexed_functions()[function_app.HOME_FUNCTION]
+    levels = {function.get_trigger().auth_level for function in [home, *operation_functions().values()]}
     assert levels == {func.AuthLevel.ANONYMOUS}
 
 
@@ -124,15 +149,16 @@ WRONG_SETTINGS = [
 
 
 @pytest.mark.parametrize(("settings", "reason"), WRONG_SETTINGS)
-async def test_with_a_wrong_setting_health_succeeds_and_all_other_operations_report_the_setting(
+async def test_with_a_wrong_setting_health_and_home_page_succeed_and_all_other_operations_report_the_setting(
     no_settings: None, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], reason: str
 ) -> None:
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     health = await invoke("Health")
     assert (health.status_code, json_body(health)) == (200, {"status": "Healthy"})
-    for name in http_functions().keys() - {"Health"}:
-        response = await invoke(name, app="shop", hub="v41", version="1.5.0", router="envoy-1")
+    await assert_home_page_is_served()
+    for name in operation_functions().keys() - {"Health"}:
+        response = await invoke(name, app="shop", hub="v41", version="1.5.0", router="envoy-1", action="pause")
         assert (response.status_code, response.mimetype) == (503, PROBLEM_MEDIA_TYPE)
         assert json_body(response)["code"] == "SettingsInvalid"
         assert reason in json_body(response)["detail"]
@@ -153,13 +179,14 @@ async def test_corrected_settings_take_effect_at_the_next_invocation(
 
 
 @pytest.mark.parametrize("keys", ["", "[]"])
-async def test_without_keys_only_health_and_the_event_grid_trigger_work(
+async def test_without_keys_only_health_the_home_page_and_the_event_grid_trigger_work(
     function_app_settings: None, hub: str, monkeypatch: pytest.MonkeyPatch, keys: str
 ) -> None:
     monkeypatch.setenv(STATE_KEYS, keys)
     assert (await invoke("Health")).status_code == 200
-    for name in http_functions().keys() - {"Health"}:
-        response = await invoke(name, app="shop", hub=hub, version="1.5.0", router="envoy-1")
+    await assert_home_page_is_served()
+    for name in operation_functions().keys() - {"Health"}:
+        response = await invoke(name, app="shop", hub=hub, version="1.5.0", router="envoy-1", action="pause")
         assert (response.status_code, json_body(response)["code"]) == (503, "KeysNotConfigured")
         assert "set the app setting STATE_KEYS" in json_body(response)["detail"]
     (running,) = sample_delivery("running", hub)

@@ -15,12 +15,13 @@ from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
 from tests.functions.invocations import (
     HOST_URL,
-    TIMER_FUNCTION,
-    http_functions,
+    PROBE_TIMER,
+    ROLLOUT_TIMER,
     indexed_functions,
     invoke,
     json_body,
     media_type,
+    operation_functions,
     pass_request,
     sample_delivery,
 )
@@ -57,6 +58,8 @@ async def test_a_whole_deployment_runs_through_the_functions(
     assert [instance["instanceId"] for instance in (await call_operation("ListInstances", hub=old))["instances"]] == [
         "order-1"
     ]
+    (point,) = (await call_operation("GetTimeline", hub=old))["points"]
+    assert (point["started"], point["cohort"]["active"]) == (1, 1)
     staged = await call_operation("PostStaging", {"taskHub": new, "version": "2"}, app=app)
     assert staged["deployment"]["taskHub"] == new
     assert (await call_operation("DeleteStaging", query={"taskHub": new}, app=app))["deployment"] is None
@@ -90,13 +93,20 @@ async def test_a_whole_deployment_runs_through_the_functions(
     assert (await call_operation("GetRouting", query={"router": "envoy-1"}, app=f"{app}-2"))["releases"]["1"][
         "state"
     ] == "Serving"
+    second = {"version": "2", "taskHub": f"{new}y", "address": "https://shop-2.example"}
+    await call_operation("PostRelease", second, app=f"{app}-2")
+    steps = [{"weight": 10, "minutes": 5}]
+    assert (await call_operation("PutRollout", {"version": "2", "steps": steps}, app=f"{app}-2"))["state"] == "Running"
+    assert (await call_operation("GetRolloutHealth", app=f"{app}-2"))["status"] == "Undecided"
+    aborted = await call_operation("PostRollout", {"reason": "test"}, app=f"{app}-2", action="abort")
+    assert await call_operation("GetRollout", app=f"{app}-2") == aborted
     assert (await call_operation("ListReleases", app=f"{app}-2"))["routers"][0]["router"] == "envoy-1"
     await call_operation("ForgetRouter", app=f"{app}-2", router="envoy-1")
     in_use = await invoke("DeleteRelease", query={"outcome": "Pending"}, app=f"{app}-2", version="1")
     assert json_body(in_use)["code"] == "ReleaseInUse"
     called.add("DeleteRelease")
     assert "removed" in await call_operation("PurgeQuarantine", query={"before": "2020-01-01"})
-    assert called == set(http_functions())
+    assert called == set(operation_functions())
 
 
 async def test_the_timer_probes_task_hubs_that_are_draining(
@@ -107,9 +117,23 @@ async def test_the_timer_probes_task_hubs_that_are_draining(
     slots = {"staging": {"taskHub": hub}}
     provider_config = {"provider": "azureStorage", "connection": STATE_STORAGE}
     await invoke("PutApp", {"slots": slots, "taskHubs": provider_config}, app=app)
-    await indexed_functions()[TIMER_FUNCTION].get_user_function()(timer=None)
+    await indexed_functions()[PROBE_TIMER].get_user_function()(timer=None)
     verdict = json_body(await invoke("GetStagingStatus", query={"verify": "none"}, app=app))
     assert (verdict["ready"], verdict["assurance"]) == (True, "verified")
+
+
+async def test_the_timer_advances_rollouts(function_app_settings: None, app: str) -> None:
+    await invoke("PutApp", {"model": "sideBySide"}, app=app)
+    for version in ("1", "2"):
+        hub = f"{app.replace('-', '')}v{version}"
+        release = {"version": version, "taskHub": hub, "address": f"https://shop-{version}.example"}
+        await invoke("PostRelease", release, app=app)
+        if version == "1":
+            await invoke("PutRouting", {"active": "1"}, app=app)
+    await invoke("PutRollout", {"version": "2", "steps": [{"weight": 10, "minutes": 0.0001}]}, app=app)
+    await indexed_functions()[ROLLOUT_TIMER].get_user_function()(timer=None)
+    rollout = json_body(await invoke("GetRollout", app=app))
+    assert (rollout["state"], rollout["lastDecision"]["action"]) == ("Finished", "Finish")
 
 
 async def test_the_audit_log_names_the_caller_of_a_function(function_app_settings: None, app: str) -> None:

@@ -1,5 +1,6 @@
 """A server whose storage requests are counted, for the table in docs/performance.md."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,17 +21,25 @@ class CountedServer:
     control queues."""
 
     http: httpx.AsyncClient
+    state_server: StateServer
     proxy: StorageProxy
     storage: StorageSettings
     queue_count: int
 
     async def count(self, request: Awaitable[object]) -> int:
-        """The number of storage requests while the server answers this request."""
+        """The number of storage requests while the server answers this request, and of what it does afterwards."""
+        await self._finish_recording()
         self.proxy.clear()
         response = await request
+        await self._finish_recording()
         if isinstance(response, httpx.Response):
             assert response.status_code == 200, response.text
         return len(self.proxy.forwarded)
+
+    async def _finish_recording(self) -> None:
+        """Wait until the server has deleted old counters, which it does in the background."""
+        while tasks := self.state_server._instances._group_commit._tasks:
+            await asyncio.gather(*tasks)
 
     async def count_unchanged(self, request: Awaitable[httpx.Response]) -> int:
         """The number of storage requests for a routing document that has not changed."""
@@ -68,5 +77,5 @@ async def counted_server(storage: StorageSettings, queue_count: int) -> AsyncIte
         server = StateServer(Settings(storage=proxy.settings, connections=connections))
         transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as http:
-            yield CountedServer(http, proxy, storage, queue_count)
+            yield CountedServer(http, server, proxy, storage, queue_count)
         await server.close()

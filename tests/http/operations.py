@@ -52,8 +52,8 @@ async def post_events(http: httpx.AsyncClient, *events: Any) -> Any:
 
 
 def fill_path(path: str, *, app: str, hub: str = "") -> str:
-    """The path of an operation, with a release and a router in place of their parameters too."""
-    return path.format(app=app, hub=hub, version="1.5.0", router="envoy-1")
+    """The path of an operation, with a release, a router and an action in place of their parameters too."""
+    return path.format(app=app, hub=hub, version="1.5.0", router="envoy-1", action="pause")
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> Any:

@@ -158,6 +158,17 @@ async def test_a_timer_of_an_ended_instance_that_is_due_in_a_day_does_not_block(
     assert (reason_codes(verdict), message_evidence_of(verdict)["explained"]) == (["StartsPending"], 2)
 
 
+async def test_a_timer_explains_nothing_if_it_may_have_fired_by_what_is_known_of_the_storages_clock(
+    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
+) -> None:
+    await staged_queues.provider.put("order-1", "Completed")
+    await staged_queues.write_timer("order-1", due_in_seconds=120)
+    await staged_queues.send(control_message("order-1", "TimerFired", None), invisible_seconds=120)
+    assert (await get_staging(http, app))["ready"]
+    clock.uncertainty_seconds = 120
+    assert reason_codes(await get_staging(http, app, verify="fresh")) == ["StartsPending"]
+
+
 async def test_an_unexplained_message_blocks_until_the_quiet_period_has_passed_without_a_change(
     http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
 ) -> None:
@@ -316,8 +327,14 @@ async def test_a_start_that_is_sent_between_the_reads_of_the_queues_and_of_the_r
         await staged_queues.queue.close()
 
 
+@pytest.mark.parametrize("is_waiver_removed", [True, False], ids=["without the waiver", "with the waiver"])
 async def test_a_reported_start_without_a_row_is_recorded_as_ended_once_no_start_can_be_pending(
-    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues, clock: ShiftedClock
+    *,
+    http: httpx.AsyncClient,
+    app: str,
+    staged_queues: StagedTaskHubQueues,
+    clock: ShiftedClock,
+    is_waiver_removed: bool,
 ) -> None:
     """An instance was purged and its end event was lost, and a message of its timer stays in a control queue."""
     hub, purged_id = staged_queues.provider.hub, uuid.uuid4().hex
@@ -328,7 +345,22 @@ async def test_a_reported_start_without_a_row_is_recorded_as_ended_once_no_start
     # A waiver of messages does not cover a start that events have reported.
     await post_waiver(http, app, staged_queues, unexplainedMessages=1)
     assert reason_codes(await get_staging(http, app, wait=7)) == ["InstancesActive"]
+    if is_waiver_removed:
+        waiver_url = f"/api/apps/{app}/waivers?taskHub={hub}&unexplainedMessages=true"
+        assert (await http.delete(waiver_url)).status_code == 200
+    # The time rule explains the message, with the waiver or without it.
     clock.advance(QUIET_PERIOD_SECONDS + 5)
-    waiver_url = f"/api/apps/{app}/waivers?taskHub={hub}&unexplainedMessages=true"
-    assert (await http.delete(waiver_url)).status_code == 200
+    assert (await get_staging(http, app, wait=7))["ready"]
+
+
+async def test_a_timer_explains_its_message_also_under_a_waiver(
+    http: httpx.AsyncClient, app: str, staged_queues: StagedTaskHubQueues
+) -> None:
+    """The waiver would cover the message, but only an explained message lets the server close a start that events have
+    reported. Without the waiver, the verdict is Ready at once."""
+    hub, purged_id = staged_queues.provider.hub, uuid.uuid4().hex
+    await staged_queues.provider.put("known", "Completed")
+    await post_events(http, event(hub, "known"), event(hub, "known", "Completed"), event(hub, purged_id))
+    await staged_queues.leave_timer("known")
+    await post_waiver(http, app, staged_queues, unexplainedMessages=1)
     assert (await get_staging(http, app, wait=7))["ready"]

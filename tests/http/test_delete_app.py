@@ -8,6 +8,7 @@ import pytest
 
 from harness.storage_proxy import run_storage_proxy
 from state_api.settings import StorageSettings
+from tests.backends.azure_storage_task_hub import ProviderAccount
 from tests.builders import event
 from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
@@ -86,6 +87,35 @@ async def test_work_that_started_after_the_deletion_blocks_when_the_app_is_creat
     assert (verdict["ready"], verdict["activeCount"]) == (False, 1)
 
 
+async def test_a_task_hub_that_was_used_before_its_app_was_deleted_is_not_staged_again_by_its_run(
+    http: httpx.AsyncClient, app: str, clock: ShiftedClock, hub: str
+) -> None:
+    """The deleted app has forgotten that the task hub was in production, and that its order still runs."""
+    assert (await post_staging(http, app, hub, run_headers(1))).status_code == 200
+    assert (await post_swap(http, app, hub, run_headers(1))).status_code == 200
+    clock.advance(31)
+    assert (await delete_app(http, app)).status_code == 200
+    await post_events(http, event(hub))
+    assert_problem(await post_staging(http, app, hub, run_headers(1)), 409, "TaskHubAlreadyUsed")
+
+
+async def test_a_task_hub_that_the_provider_has_is_not_staged_again_by_the_run_of_a_deleted_app(
+    http: httpx.AsyncClient, app_with_provider: str, provider_account: ProviderAccount, hub: str
+) -> None:
+    """Its events were lost, so only the provider shows that it was used."""
+    assert (await post_staging(http, app_with_provider, hub, run_headers(1))).status_code == 200
+    await put_app(http, app_with_provider, policy={"missingTaskHubIsDrained": True, "settleSeconds": 0})
+    abandoned = await http.delete(
+        f"/api/apps/{app_with_provider}/staging", params={"taskHub": hub}, headers=run_headers(1)
+    )
+    assert abandoned.status_code == 200
+    assert (await delete_app(http, app_with_provider)).status_code == 200
+    await provider_account.add_task_hub(hub, ("order-1", "Running"))
+    await put_app(http, app_with_provider, taskHubs=PROVIDER_CONFIG)
+    refused = await post_staging(http, app_with_provider, hub, run_headers(1))
+    assert_problem(refused, 409, "TaskHubAlreadyUsed")
+
+
 async def test_no_other_app_can_claim_a_task_hub_of_a_deleted_app(http: httpx.AsyncClient, app: str, hub: str) -> None:
     await put_app(http, app, slots={"production": {"taskHub": hub}})
     assert (await delete_app(http, app)).status_code == 200
@@ -152,7 +182,9 @@ async def test_an_open_deployment_a_pending_swap_and_retired_task_hubs_refuse_th
     )
     assert begun_swap.status_code == 200
     assert_problem(await delete_app(http, app), 409, "SwapPending")
-    assert (await http.post(f"/api/apps/{app}/swap", json={"taskHub": first_hub, "outcome": "Done"})).status_code == 200
+    assert (
+        await http.post(f"/api/apps/{app}/swap", json={"taskHub": first_hub, "outcome": "Done"}, headers=run_headers(1))
+    ).status_code == 200
     await stage_and_swap(http, app, second_hub, third_hub)
     refused = assert_problem(await delete_app(http, app), 409, "CleanupRequired")
     assert refused["taskHubs"] == [first_hub]

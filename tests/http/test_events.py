@@ -192,7 +192,9 @@ async def test_an_invalid_event_goes_to_quarantine_and_the_others_are_recorded(
     response = await http.post("/api/events", content=body, headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()) == (200, {"recorded": 2, "unchanged": 0, "quarantined": 1})
     assert set(await list_instances(http, hub)) == {"before", "after"}
-    matching = [kept for kept in await list_newest_quarantined(http) if json.loads(kept["event"]) == invalid]
+    # The text of a truncated event, which another test may have sent, is no JSON.
+    complete = [kept for kept in await list_newest_quarantined(http) if not kept["truncated"]]
+    matching = [kept for kept in complete if json.loads(kept["event"]) == invalid]
     assert [(kept["code"], kept["endpointType"], kept["truncated"]) for kept in matching] == [(code, "webhook", False)]
 
 

@@ -278,9 +278,7 @@ async def test_a_wrong_method_is_refused_with_the_allowed_ones(
     assert set(response.headers["allow"].split(", ")) == allowed
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/", "/api/nothing", "/api/apps/", "/docs", "/api/apps/shop/staging/"]
-)
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/nothing", "/api/apps/", "/docs", "/api/apps/shop/staging/"])
 async def test_an_unknown_address_is_not_found(http: httpx.AsyncClient, path: str) -> None:
     assert_problem(await http.get(path), 404, "NotFound")
 
@@ -289,3 +287,11 @@ async def test_the_server_still_works_after_these_requests(http: httpx.AsyncClie
     await post_staging(http, app, hub)
     await post_events(http, event(hub))
     assert (await get_staging(http, app))["activeCount"] == 1
+
+
+async def test_a_validation_code_that_is_no_text_is_refused(http: httpx.AsyncClient) -> None:
+    """The response could not contain it."""
+    delivery = (
+        r'[{"eventType": "Microsoft.EventGrid.SubscriptionValidationEvent", "data": {"validationCode": "\ud800"}}]'
+    )
+    assert_problem(await http.post("/api/events", content=delivery, headers=JSON_HEADERS), 400, "InvalidRequest")

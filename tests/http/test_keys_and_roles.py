@@ -28,10 +28,12 @@ async def client_with_keys(storage: StorageSettings, anyio_backend: str) -> Asyn
     await server.close()
 
 
-async def test_without_a_key_only_health_and_openapi_respond(client_with_keys: httpx.AsyncClient, app: str) -> None:
-    for path in ("/api/health", "/api/health/ready", "/api/openapi.json"):
+async def test_without_a_key_only_health_openapi_and_the_home_page_respond(
+    client_with_keys: httpx.AsyncClient, app: str
+) -> None:
+    for path in ("/", "/api/health", "/api/health/ready", "/api/openapi.json"):
         assert (await client_with_keys.get(path)).status_code == 200
-    for path in ("/api/apps", f"/api/apps/{app}", "/api/quarantine", "/api/nothing", "/"):
+    for path in ("/api/apps", f"/api/apps/{app}", "/api/quarantine", "/api/nothing"):
         refused = await client_with_keys.get(path)
         assert_problem(refused, 401, "Unauthorized")
         assert "x-functions-key" in refused.headers["www-authenticate"]
@@ -59,6 +61,7 @@ OPERATIONS = [
     ("GET", "/api/apps/{app}/history", {"reader", "deployer", "admin"}),
     ("GET", "/api/taskhubs/{hub}", {"reader", "deployer", "admin"}),
     ("GET", "/api/taskhubs/{hub}/instances", {"reader", "deployer", "admin"}),
+    ("GET", "/api/taskhubs/{hub}/timeline", {"reader", "deployer", "admin"}),
     ("GET", "/api/taskhubs/{hub}/versions", {"reader", "deployer", "admin"}),
     ("GET", "/api/quarantine", {"admin"}),
     ("POST", "/api/apps/{app}/staging", {"deployer", "admin"}),
@@ -70,6 +73,10 @@ OPERATIONS = [
     ("DELETE", "/api/apps/{app}/releases/{version}", {"deployer", "admin"}),
     ("GET", "/api/apps/{app}/routing", {"router", "deployer", "admin"}),
     ("PUT", "/api/apps/{app}/routing", {"deployer", "admin"}),
+    ("PUT", "/api/apps/{app}/rollout", {"deployer", "admin"}),
+    ("GET", "/api/apps/{app}/rollout", {"reader", "deployer", "admin"}),
+    ("POST", "/api/apps/{app}/rollout/{action}", {"deployer", "admin"}),
+    ("GET", "/api/apps/{app}/health", {"reader", "deployer", "admin"}),
     ("DELETE", "/api/apps/{app}/routers/{router}", {"admin"}),
     ("POST", "/api/apps/{app}/cleanup", {"deployer", "admin"}),
     ("POST", "/api/apps/{app}/waivers", {"deployer", "admin"}),

@@ -5,9 +5,10 @@ import pytest
 
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
 from tests.builders import event, timestamp
-from tests.conftest import new_hub_name
+from tests.conftest import ShiftedClock, new_hub_name
 from tests.http.operations import (
     PROVIDER_CONFIG,
+    assert_problem,
     get_staging,
     post_events,
     post_staging,
@@ -15,6 +16,7 @@ from tests.http.operations import (
     put_app,
     reason_codes,
 )
+from tests.http.rollout_operations import PIN_SECONDS, post_rollout, put_rollout
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +53,26 @@ async def test_a_missing_task_hub_that_was_in_production_is_not_drained(
     await post_swap(http, app, staged_hub)
     verdict = await get_staging(http, app)
     assert (verdict["taskHub"], reason_codes(verdict)) == (provider_hub.hub, ["TaskHubMissing"])
+    assert (await post_staging(http, app, new_hub_name(), force=True, reason="test")).status_code == 200
+    assert reason_codes(await get_staging(http, app)) == ["DeploymentInProgress", "TaskHubMissing"], (
+        "a missing prior task hub blocks, too"
+    )
+
+
+async def test_a_missing_task_hub_that_a_rollout_gave_traffic_is_not_drained(
+    http: httpx.AsyncClient, app: str, clock: ShiftedClock
+) -> None:
+    """Customers may have started work in it. Nothing has shown it, so the connection is probably wrong."""
+    slots = {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": new_hub_name()}}
+    policy = {"settleSeconds": 0, "missingTaskHubIsDrained": True}
+    await put_app(http, app, slots=slots, policy=policy, taskHubs=PROVIDER_CONFIG)
+    assert (await put_rollout(http, app)).status_code == 200
+    await post_rollout(http, app, "confirm", weight=10)
+    await post_rollout(http, app, "abort")
+    await post_rollout(http, app, "confirm", weight=0)
+    clock.advance(PIN_SECONDS + 200)
+    assert reason_codes(await get_staging(http, app, verify="fresh")) == ["TaskHubMissing"]
+    assert_problem(await post_staging(http, app, new_hub_name()), 409, "StagingNotReady")
     assert (await post_staging(http, app, new_hub_name(), force=True, reason="test")).status_code == 200
     assert reason_codes(await get_staging(http, app)) == ["DeploymentInProgress", "TaskHubMissing"], (
         "a missing prior task hub blocks, too"

@@ -100,7 +100,7 @@ async def test_a_task_hub_with_a_claim_without_a_proof_is_not_deleted(
     await retire_task_hub(http, app_with_provider, hub)
     table = server.tables.client(TASK_HUBS_TABLE)
     row = await table.get_entity("hub", hub)
-    del row["OwnershipProof"], row["RunId"]
+    del row["OwnershipProof"]
     await table.upsert_entity(row, mode=UpdateMode.REPLACE)
     artifacts_before = await provider_account.list_artifacts(hub)
     assert [result["outcome"] for result in await post_cleanup(http, app_with_provider)] == ["NotOwned"]

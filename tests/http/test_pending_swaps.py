@@ -136,7 +136,7 @@ async def test_waiting_for_ready_ends_when_the_swap_is_confirmed(http: httpx.Asy
     _, new_hub = await stage_and_begin_swap(http, app)
     waiting = asyncio.create_task(get_staging(http, app, wait=60))
     assert reason_codes(await get_staging(http, app)) == ["SwapPending"]
-    await post_swap_outcome(http, app, new_hub, "Done", run_headers(2))
+    await post_swap_outcome(http, app, new_hub, "Done", run_headers(1))
     assert (await asyncio.wait_for(waiting, 30))["ready"]
 
 
@@ -173,7 +173,8 @@ async def test_any_caller_can_end_the_swap_of_a_dead_run(
     http: httpx.AsyncClient, app: str, production_has: str, outcome: str
 ) -> None:
     old_hub, new_hub = await stage_and_begin_swap(http, app)
-    ended = await post_swap_outcome(http, app, new_hub, outcome, {"X-Actor": "ops"})
+    etag = (await http.get(f"/api/apps/{app}")).headers["etag"]
+    ended = await post_swap_outcome(http, app, new_hub, outcome, {"X-Actor": "ops", "If-Match": etag})
     assert (ended.status_code, ended.json()["pendingSwap"]) == (200, None)
     assert hubs_in_slots(ended.json()) == ((new_hub, old_hub) if production_has == "new" else (old_hub, new_hub))
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
@@ -184,6 +185,25 @@ async def test_any_caller_can_end_the_swap_of_a_dead_run(
         "production": new_hub,
         "swappedOut": old_hub,
     }
+
+
+@pytest.mark.parametrize("outcome", ["Done", "Failed", None])
+@pytest.mark.parametrize("headers", [run_headers(1), {"X-Actor": "ops"}, run_headers(1) | {"If-Match": "*"}])
+async def test_a_repeated_outcome_does_not_end_the_next_swap_of_another_run(
+    http: httpx.AsyncClient, app: str, outcome: str | None, headers: dict[str, str]
+) -> None:
+    """A caller without an ETag repeats an outcome whose response was lost, after another run began the same swap."""
+    _, new_hub = await stage_and_begin_swap(http, app)
+    await post_swap_outcome(http, app, new_hub, "Failed", run_headers(1))
+    await post_swap_outcome(http, app, new_hub, "Pending", run_headers(2))
+    before = await get_app(http, app)
+    body = {"taskHub": new_hub} | ({"outcome": outcome} if outcome else {})
+    repeated = await http.post(f"/api/apps/{app}/swap", json=body, headers=headers)
+    problem = assert_problem(repeated, 409, "SwapPending")
+    assert problem["pendingSwap"] == before["pendingSwap"]
+    assert "with the ETag of GetApp in If-Match" in problem["detail"]
+    assert await get_app(http, app) == before
+    assert reason_codes(await get_staging(http, app)) == ["SwapPending"]
 
 
 async def test_every_step_of_a_swap_is_recorded(http: httpx.AsyncClient, app: str) -> None:

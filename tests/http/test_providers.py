@@ -48,8 +48,10 @@ async def test_a_task_hub_of_a_scheduler_is_ready_once_its_instances_have_ended(
         assert (await get_staging(http, app))["assurance"] == "verified"
         await asyncio.to_thread(scheduler_with_worker.start_and_wait, waiting, "order-1")
         await asyncio.to_thread(scheduler_with_worker.start_and_wait, parent, "order-2", "order-2-child")
+        await asyncio.to_thread(scheduler_with_worker.wait_until, "order-2-child", "RUNNING")
         await asyncio.to_thread(scheduler_with_worker.start_and_wait, eternal, "monitor", 1)
         await asyncio.to_thread(scheduler_with_worker.client.suspend_orchestration, "order-1")
+        await asyncio.to_thread(scheduler_with_worker.wait_until, "order-1", "SUSPENDED")
         verdict = await get_staging(http, app, verify="fresh")
         assert reason_codes(verdict) == ["InstancesActive"]
         statuses = {instance["instanceId"]: instance["runtimeStatus"] for instance in verdict["active"]}
@@ -64,6 +66,7 @@ async def test_a_task_hub_of_a_scheduler_is_ready_once_its_instances_have_ended(
         replaced_slots = {"staging": {"taskHub": new_hub_name()}}
         assert_problem(await put_app(http, app, slots=replaced_slots), 409, "StagingNotReady")
         await asyncio.to_thread(scheduler_with_worker.client.resume_orchestration, "order-1")
+        await asyncio.to_thread(scheduler_with_worker.wait_until, "order-1", "RUNNING")
         for instance_id in ("order-1", "order-2-child"):
             await asyncio.to_thread(scheduler_with_worker.end, instance_id)
         await asyncio.to_thread(scheduler_with_worker.wait_until, "order-2", "COMPLETED")

@@ -1,5 +1,7 @@
 """PutApp over HTTP: an existing production, the policy and its exemptions, and the provider."""
 
+import asyncio
+
 import httpx
 import pytest
 
@@ -59,6 +61,54 @@ async def test_members_that_put_app_leaves_out_stay_as_they_are(http: httpx.Asyn
     assert changed.json()["policy"]["retention"] == {"keepLast": 3, "keepForHours": 24}
     newest = (await http.get(f"/api/apps/{app}/history")).json()["history"][0]
     assert newest["details"] == {"policy": {"retention": {"keepLast": 3, "keepForHours": 24}}}
+
+
+async def test_null_restores_the_default_of_a_policy_member(http: httpx.AsyncClient, app: str) -> None:
+    defaults = (await put_app(http, app)).json()["policy"]
+    changes = {
+        "settleSeconds": 5,
+        "requireVerification": True,
+        "ignoreFunctions": ["Nightly*"],
+        "retention": {"keepLast": 2, "keepForHours": 24},
+        "maxReleases": 5,
+        "quiesceOrder": "overlap",
+    }
+    assert (await put_app(http, app, policy=changes)).json()["policy"] == defaults | changes
+    partly = await put_app(http, app, policy={"retention": {"keepLast": None}, "settleSeconds": None})
+    remaining = changes | {"settleSeconds": 30, "retention": {"keepLast": 0, "keepForHours": 24}}
+    assert partly.json()["policy"] == defaults | remaining
+    assert (await put_app(http, app, policy=dict.fromkeys(changes))).json()["policy"] == defaults
+
+
+async def test_an_app_is_created_or_changed_only_under_the_condition_of_the_request(
+    http: httpx.AsyncClient, app: str, hub: str
+) -> None:
+    body = {"slots": {"production": {"taskHub": hub}}}
+    only_existing, only_new = {"If-Match": "*"}, {"If-None-Match": "*"}
+    assert_problem(await http.put(f"/api/apps/{app}", json=body, headers=only_existing), 412, "PreconditionFailed")
+    assert (await http.get(f"/api/apps/{app}")).status_code == 404
+    assert (await http.put(f"/api/apps/{app}", json=body, headers=only_new)).status_code == 200
+    problem = assert_problem(await http.put(f"/api/apps/{app}", json=body, headers=only_new), 412, "PreconditionFailed")
+    assert f"app {app} exists" in problem["detail"]
+    assert (await http.put(f"/api/apps/{app}", json=body, headers=only_existing)).status_code == 200
+    unknown = await http.put(f"/api/apps/{app}", json=body, headers={"If-None-Match": '"1"'})
+    assert_problem(unknown, 400, "InvalidRequest")
+
+
+async def test_of_callers_that_create_one_app_at_the_same_time_exactly_one_succeeds(
+    http: httpx.AsyncClient, app: str
+) -> None:
+    responses = await asyncio.gather(
+        *(
+            http.put(
+                f"/api/apps/{app}",
+                json={"slots": {"production": {"taskHub": new_hub_name()}}},
+                headers={"If-None-Match": "*"},
+            )
+            for _ in range(5)
+        )
+    )
+    assert sorted(response.status_code for response in responses) == [200, 412, 412, 412, 412]
 
 
 async def test_the_provider_is_shown_changed_and_cleared(http: httpx.AsyncClient, app: str) -> None:

@@ -19,6 +19,7 @@ from tests.http.release_operations import (
     put_side_by_side_app,
     register_and_promote,
 )
+from tests.http.rollout_operations import STEP_MINUTES, begin_rollout, post_rollout
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +39,7 @@ async def test_an_idle_production_that_was_adopted_is_not_removed_before_the_rou
     assert (verdict["state"], verdict["traffic"], reason_codes(verdict)) == ("Serving", 0, ["ReleaseInUse"])
     for outcome in ("Pending", "Done"):
         refused = assert_problem(await delete_release(http, app, "1.4.0", outcome), 409, "ReleaseInUse")
-        assert "Set the routing with PutRouting" in refused["detail"]
+        assert "set the routing with PutRouting, also if the same release stays active" in refused["detail"]
     document = (await get_routing(http, app)).json()
     assert (document["active"], document["releases"]["1.4.0"]["state"]) == (None, "Serving")
     assert (await http.delete(f"/api/apps/{app}")).status_code == 200, "an administrator may give up the whole app"
@@ -85,6 +86,22 @@ async def test_a_release_that_is_adopted_later_is_in_use_until_the_routing_is_se
     assert int(repeated.headers["etag"].strip('"')) > int(etag.strip('"'))
     clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
     assert (await get_release_status(http, app, "1.3.0"))["state"] == "Drained"
+
+
+async def test_a_release_that_is_adopted_during_a_rollout_is_in_use_until_the_routing_is_set(
+    http: httpx.AsyncClient, clock: ShiftedClock, app: str
+) -> None:
+    """The rollout takes its steps by itself, and knows nothing of visitors who come past the router."""
+    await begin_rollout(http, app, clock)
+    await adopt_releases(http, app, "1.3.0")
+    clock.advance(60 * STEP_MINUTES)
+    assert (await post_rollout(http, app, "advance"))["step"] == 2
+    assert (await post_rollout(http, app, "finish"))["state"] == "Finished"
+    clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
+    assert_problem(await delete_release(http, app, "1.3.0", "Pending"), 409, "ReleaseInUse")
+    assert (await put_routing(http, app, "2")).status_code == 200
+    clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
+    assert (await delete_release(http, app, "1.3.0", "Pending")).status_code == 200
 
 
 async def test_the_response_of_get_app_can_be_sent_back(http: httpx.AsyncClient, app: str) -> None:

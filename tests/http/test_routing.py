@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from state_api.app import StateServer
+from state_api.domain.instants import parse_instant
 from state_api.services.routing import RoutingReader
 from state_api.settings import StorageSettings
 from tests.conftest import ShiftedClock, new_hub_name
@@ -178,6 +179,20 @@ async def test_a_read_that_ends_late_does_not_hide_a_newer_revision(
         assert watch.revision == newer.routing.revision
 
 
+async def test_a_response_says_the_time_by_which_visitors_leave_a_release(
+    http: httpx.AsyncClient, clock: ShiftedClock, routed_app: str
+) -> None:
+    """The clock of the machine, which the header Date shows, may be another one."""
+    clock.advance(86_400)
+    before = clock.now()
+    known = await get_routing(http, routed_app)
+    unchanged = await get_routing(http, routed_app, known.headers["etag"])
+    after = clock.now()
+    assert (known.status_code, unchanged.status_code) == (200, 304)
+    times = [parse_instant(response.headers["x-server-time"]) for response in (known, unchanged)]
+    assert [before, *times, after] == sorted([before, *times, after])
+
+
 # Acknowledgements
 
 
@@ -186,6 +201,11 @@ async def acknowledge(http: httpx.AsyncClient, app: str, router: str, etag: str 
     response = await get_routing(http, app, etag, router=router)
     etag_now: str = response.headers["etag"]
     return etag_now
+
+
+async def acknowledge_current(http: httpx.AsyncClient, app: str, router: str) -> str:
+    """Let a router ask with the present document. Returns its ETag."""
+    return await acknowledge(http, app, router, (await get_routing(http, app)).headers["etag"])
 
 
 async def test_a_release_waits_until_every_router_has_confirmed_a_document_without_it(
@@ -225,6 +245,54 @@ async def test_a_router_that_goes_back_to_an_older_document_is_behind_again(
         assert reason_codes(await get_release_status(http, routed_app, "2")) == ["RoutersBehind"]
         await acknowledge(http, routed_app, "envoy-1", new)
         assert (await get_release_status(http, routed_app, "2"))["ready"]
+
+
+async def test_a_release_that_has_drained_stays_ready_when_routers_confirm_another_revision(
+    http: httpx.AsyncClient, clock: ShiftedClock, app: str
+) -> None:
+    """Without a provider, a release waits for `settleSeconds` after a router has confirmed that it sends it nothing."""
+    await put_side_by_side_app(http, app, policy={"settleSeconds": 3600})
+    await register_and_promote(http, app, "1", "2")
+    await acknowledge(http, app, "envoy-1", await acknowledge(http, app, "envoy-1", None))
+    clock.advance(3660)
+    assert (await get_release_status(http, app, "1"))["ready"]
+    for version in ("3", "4"):
+        await post_release(http, app, version)
+        await acknowledge_current(http, app, "envoy-1")
+        assert (await get_release_status(http, app, "1"))["ready"]
+    await acknowledge(http, app, "envoy-1", None)
+    await acknowledge_current(http, app, "envoy-1")
+    verdict = await get_release_status(http, app, "1")
+    assert reason_codes(verdict) == ["RoutersBehind"], "in between it had an older document, or none"
+
+
+async def test_two_instances_of_a_router_under_one_name_begin_the_time_anew(
+    http: httpx.AsyncClient, clock: ShiftedClock, app: str
+) -> None:
+    await put_side_by_side_app(http, app, policy={"settleSeconds": 3600})
+    await register_and_promote(http, app, "1", "2")
+    new = (await get_routing(http, app)).headers["etag"]
+    await acknowledge(http, app, "envoy-1", new)
+    clock.advance(3660)
+    await asyncio.gather(*(acknowledge(http, app, "envoy-1", etag) for etag in (new, None, new, None)))
+    await acknowledge(http, app, "envoy-1", new)
+    assert reason_codes(await get_release_status(http, app, "1")) == ["RoutersBehind"]
+    clock.advance(3660)
+    assert (await get_release_status(http, app, "1"))["ready"]
+
+
+async def test_a_forgotten_router_that_asks_again_begins_the_time_anew(
+    http: httpx.AsyncClient, clock: ShiftedClock, app: str
+) -> None:
+    await put_side_by_side_app(http, app, policy={"settleSeconds": 3600})
+    await register_and_promote(http, app, "1", "2")
+    new = (await get_routing(http, app)).headers["etag"]
+    await acknowledge(http, app, "envoy-1", new)
+    clock.advance(3660)
+    assert (await http.delete(f"/api/apps/{app}/routers/envoy-1")).status_code == 200
+    assert (await get_release_status(http, app, "1"))["ready"]
+    await acknowledge(http, app, "envoy-1", new)
+    assert reason_codes(await get_release_status(http, app, "1")) == ["RoutersBehind"]
 
 
 async def test_the_time_of_an_acknowledgement_is_that_of_its_revision(

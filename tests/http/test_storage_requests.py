@@ -20,6 +20,7 @@ from tests.builders import event, timestamp
 from tests.conftest import new_app_name, new_hub_name
 from tests.documents.page_tables import ROOT, read_table_rows, remove_markup
 from tests.http.counted_releases import RELEASE_OPERATIONS
+from tests.http.counted_rollouts import ROLLOUT_OPERATIONS
 from tests.http.counted_storage import CountedServer, counted_server
 from tests.http.operations import (
     get_staging,
@@ -144,8 +145,9 @@ async def count_for_done_swap(server: CountedServer) -> int:
 
 async def count_for_one_event(server: CountedServer) -> int:
     _, hub = await server.register_and_ask(verified=False)
-    await post_events(server.http, event(hub, "order-1"))
-    return await server.count(post_events(server.http, event(hub, "order-2")))
+    now = timestamp()
+    await post_events(server.http, event(hub, "order-1", time=now))
+    return await server.count(post_events(server.http, event(hub, "order-2", time=now)))
 
 
 async def count_for_first_event_of_a_process(server: CountedServer) -> int:
@@ -164,6 +166,12 @@ async def count_for_list_apps(server: CountedServer) -> int:
 async def count_for_get_task_hub(server: CountedServer) -> int:
     _, hub = await server.register_and_ask(verified=False)
     return await server.count(server.http.get(f"/api/taskhubs/{hub}"))
+
+
+async def count_for_get_timeline(server: CountedServer) -> int:
+    _, hub = await server.register_and_ask(verified=False)
+    await post_events(server.http, event(hub, "order-1"))
+    return await server.count(server.http.get(f"/api/taskhubs/{hub}/timeline"))
 
 
 async def count_for_cleanup(server: CountedServer) -> int:
@@ -196,10 +204,12 @@ OPERATIONS: dict[str, Callable[[CountedServer], Awaitable[int]]] = {
     "PostSwap, Pending": count_for_pending_swap,
     "PostSwap, Done": count_for_done_swap,
     **RELEASE_OPERATIONS,
+    **ROLLOUT_OPERATIONS,
     "PostEvents, one event": count_for_one_event,
     "PostEvents, the first event of a task hub in a process": count_for_first_event_of_a_process,
     "ListApps, one app": count_for_list_apps,
     "GetTaskHub": count_for_get_task_hub,
+    "GetTimeline": count_for_get_timeline,
     "Cleanup of one retired task hub": count_for_cleanup,
 }
 """How to count the requests of each row of the table."""
@@ -264,10 +274,12 @@ def test_the_table_has_a_row_for_each_counted_operation() -> None:
 
 @pytest.mark.usefixtures("only_active_rows")
 @pytest.mark.parametrize("finished_count", [0, 10, 2_000])
-async def test_a_verdict_costs_the_same_on_a_task_hub_of_any_age(storage: StorageSettings, finished_count: int) -> None:
+async def test_a_verdict_costs_the_same_on_a_task_hub_of_any_age(
+    own_storage: StorageSettings, finished_count: int
+) -> None:
     """Finished instances are in the records and at the provider."""
     documented = documented_requests()
-    async with counted_server(storage, queue_count=4) as server:
+    async with counted_server(own_storage, queue_count=4) as server:
         app, hub = await server.register_and_ask(verified=True)
         await add_finished_instances(server, hub, finished_count)
         assert (await get_staging(server.http, app, verify="fresh", wait=30))["ready"]
@@ -281,10 +293,10 @@ async def test_a_verdict_costs_the_same_on_a_task_hub_of_any_age(storage: Storag
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("queue_count", [1, 4])
 async def test_an_operation_sends_as_many_storage_requests_as_documented(
-    storage: StorageSettings, operation: str, queue_count: int
+    own_storage: StorageSettings, operation: str, queue_count: int
 ) -> None:
     expected = evaluate(documented_requests()[operation], queue_count)
-    async with counted_server(storage, queue_count) as server:
+    async with counted_server(own_storage, queue_count) as server:
         await server.register_and_ask(verified=True)
         requests = await OPERATIONS[operation](server)
         sent = [(request.service, request.method, request.path) for request in server.proxy.forwarded]

@@ -257,6 +257,7 @@ class _RunningJob:
             return ScriptResult(0, "")
         assert step["task"] == "AzureCLI@2"
         script = inputs.pop("inlineScript")
+        assert inputs.pop("keepAzSessionActive", True) is True
         assert inputs == {"azureSubscription": "azure", "scriptType": "bash", "scriptLocation": "inlineScript"}
         return self._run_script(script, step, logged_in=True)
 

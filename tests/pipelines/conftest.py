@@ -12,7 +12,7 @@ from harness.processes import stop_after, wait_until
 from harness.state_server import ROOT, ServerProcess, run_server
 from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
-from tests.conftest import new_hub_name
+from tests.conftest import new_hub_name, run_storage
 from tests.keys import key_entries
 from tests.pipelines.ci_machine import KEYS, Machine, PipelineApp
 from tests.pipelines.deploy_script import DeployScript
@@ -84,9 +84,11 @@ def staged(pipeline_app: PipelineApp, deploy_script: DeployScript) -> tuple[str,
 
 
 @pytest.fixture(scope="session")
-def shifted_server(storage: StorageSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShiftedServer]:
-    """One server whose clock tests advance."""
-    with run_shifted_server(storage, tmp_path_factory.mktemp("shifted-server")) as server:
+def shifted_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShiftedServer]:
+    """One server whose clock tests advance. It has a storage of its own, because its timer would change the rollouts of
+    other tests at times that lie in the future."""
+    folder = tmp_path_factory.mktemp("shifted-server")
+    with run_storage() as storage, run_shifted_server(storage, folder) as server:
         yield server
 
 

@@ -51,6 +51,7 @@ def parse_options(command: str, options: str, arguments: list[str]) -> ParsedOpt
         option_values = [attached_value] if separator else []
         while not separator and remaining and not remaining[0].startswith("-") and ("+" in option or not option_values):
             option_values.append(remaining.pop(0))
+        option_values = [_expand_file(value) for value in option_values]
         if not option_values:
             expected = "at least one argument" if "+" in option else "one argument"
             raise AzError(f"argument {'/'.join(flags)}: expected {expected}", 2)
@@ -64,6 +65,17 @@ def parse_options(command: str, options: str, arguments: list[str]) -> ParsedOpt
     if values["output"] not in {"json", "tsv", "none"}:
         raise AzError(f"'{values['output']}' is not a valid value for '--output'.", 2)
     return ParsedOptions(values)
+
+
+def _expand_file(value: str) -> str:
+    """The content of the file in `@FILE`, as `az` does for the value of every option."""
+    if not value.startswith("@"):
+        return value
+    try:
+        with open(value[1:]) as file:  # noqa: PTH123  # importing pathlib takes longer than a whole call
+            return file.read()
+    except OSError:
+        return value
 
 
 def _option_name(flags: list[str]) -> str:

@@ -31,11 +31,16 @@ def _find_scheduler(state: dict[str, Any], group: str, name: str, missing: str) 
 
 
 def _show_scheduler(state: dict[str, Any], options: ParsedOptions) -> Any:
-    """`az durabletask scheduler show`"""
+    """`az durabletask scheduler show`: with the members of the REST API, version 2025-11-01."""
     scheduler = _find_scheduler(state, options.resource_group, options.name, "ResourceNotFound")
     return {
         "name": options.name,
-        "properties": {"provisioningState": "Succeeded", "sku": {"name": scheduler.get("sku", "Consumption")}},
+        "properties": {
+            "endpoint": scheduler.get("endpoint", f"https://{options.name}.westeurope.durabletask.io"),
+            "ipAllowlist": ["0.0.0.0/0"],
+            "provisioningState": "Succeeded",
+            "sku": {"name": scheduler.get("sku", "Consumption")},
+        },
         "resourceGroup": options.resource_group,
         "type": "Microsoft.DurableTask/schedulers",
     }

@@ -7,11 +7,17 @@ The file:
                        "state": "Running"}}}},
      "groups": ["empty-rg"], "extensions": ["durabletask"],
      "schedulers": {"shop-dts": {"resourceGroup": "shop-rg", "taskHubs": ["shop150"], "quota": 5}},
+     "topics": {"shop-topic": {"resourceGroup": "state-rg", "endpoint": "https://…", "key": "…", "subscriptions": []}},
+     "storageAccounts": {"shopstate": "state-rg"}, "roleAssignments": [["object id", "role", "scope"]],
      "plans": {"ASP-shop": {"resourceGroup": "shop-rg", "tier": "FlexConsumption"}}, "containers": ["account/shop150"],
      "calls": [["functionapp", "show", ...]], "environments": [["SAFE_DEPLOY_SERVER"]], "faults": {"swap": {...}}}
 
 `sticky` is the app's list of slot settings, from which `slotSetting` is shown, as in Azure. `groups` are resource
-groups without apps, and `extensions` those of `az`. An app on Flex Consumption names its `plan` and its `container`."""
+groups without apps, and `extensions` those of `az`. An app on Flex Consumption names its `plan` and its `container`.
+
+An app may have `rampUpRules`, the traffic rules that production has. `staleReadsAfterChange` is how many reads after a
+change still show the rules from before. With `ignoresChanges`, a change succeeds and has no effect. A slot may have a
+`defaultHostName` that does not follow from its name."""
 
 # ruff: noqa: PTH100, PTH105, PTH120, PTH123  # importing pathlib takes longer than a whole call
 from __future__ import annotations
@@ -73,11 +79,37 @@ class FakeAzure:
         """How often a change of settings has restarted the app in this slot."""
         return int(self._slot(app, slot).get("restarts", 0))
 
+    def ramp_up_rules(self, app: str) -> list[dict[str, Any]]:
+        """The traffic rules of an app."""
+        with locked_cloud(self.path) as state:
+            rules: list[dict[str, Any]] = state["apps"][app].get("rampUpRules", [])
+        return rules
+
+    def update_app(self, app: str, **members: Any) -> None:
+        """Set members of an app, such as `rampUpRules`, without a call of `az`."""
+        with locked_cloud(self.path) as state:
+            state["apps"][app] |= members
+
+    def update_slot(self, app: str, slot: str, **members: Any) -> None:
+        """Set members of a slot, such as `defaultHostName`, without a call of `az`."""
+        with locked_cloud(self.path) as state:
+            state["apps"][app]["slots"][slot] |= members
+
     def task_hubs(self, scheduler: str) -> list[str]:
         """The task hubs of a scheduler."""
         with locked_cloud(self.path) as state:
             names: list[str] = state["schedulers"][scheduler]["taskHubs"]
         return names
+
+    def update(self, **members: Any) -> None:
+        """Replace members of the cloud, such as `topics`."""
+        with locked_cloud(self.path) as state:
+            state.update(members)
+
+    def read(self, member: str) -> Any:
+        """A member of the cloud, such as `topics`."""
+        with locked_cloud(self.path) as state:
+            return state[member]
 
     def set_extensions(self, *names: str) -> None:
         """Let `az` have these extensions and no others."""
@@ -227,6 +259,9 @@ def empty_cloud() -> dict[str, Any]:
         "apps": {},
         "groups": [],
         "schedulers": {},
+        "topics": {},
+        "storageAccounts": {},
+        "roleAssignments": [],
         "extensions": ["durabletask"],
         "calls": [],
         "environments": [],

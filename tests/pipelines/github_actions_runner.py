@@ -391,7 +391,8 @@ def copy_safe_deploy_repository(folder: Path) -> None:
     folder.mkdir()
     for name in ("action.yml", "pyproject.toml", "README.md", "LICENSE", "requirements-cli.txt"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "safe_deploy", folder / "safe_deploy", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("safe_deploy", "pipelines", "docs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     # The package takes its version from here.
     (folder / "state_api").mkdir()
     shutil.copy(ROOT / "state_api" / "__init__.py", folder / "state_api")

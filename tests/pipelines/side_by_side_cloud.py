@@ -41,8 +41,10 @@ class ShiftedServer:
     clock_file: Path
 
     def advance_clock(self, seconds: float) -> None:
-        """Let the server's clock go forward."""
-        self.clock_file.write_text(str(float(self.clock_file.read_text()) + seconds))
+        """Let the server's clock go forward. The file is replaced, because the server may read it at any moment."""
+        new_file = self.clock_file.with_suffix(".new")
+        new_file.write_text(str(float(self.clock_file.read_text()) + seconds))
+        new_file.replace(self.clock_file)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class ActionWorkflow:
     def __call__(
         self, *inputs_of_uses: dict[str, str], env: dict[str, str] | None = None, installs_for_real: bool = False
     ) -> WorkflowRun:
-        """Run the workflow. Its job uses the action once for each of `inputs_of_uses`."""
+        """Run the workflow. Its job uses the action once for each of `inputs_of_uses`, with the outputs of the last."""
         common_inputs = {
             "server": self.pipeline_app.server,
             "app": self.pipeline_app.name,
@@ -34,8 +34,9 @@ class ActionWorkflow:
         ]
         job = {"permissions": {}, "timeout-minutes": 5, "runs-on": "ubuntu-24.04", "steps": steps}
         workflow: dict[str, Any] = {"on": {}, "permissions": {}, "env": env or {}, "jobs": {"use": job}}
+        last = steps[-1]["id"]
         workflow["jobs"]["use"]["outputs"] = {
-            name: f"${{{{ steps.use0.outputs.{name} }}}}" for name in load_yaml(ROOT / "action.yml")["outputs"]
+            name: f"${{{{ steps.{last}.outputs.{name} }}}}" for name in load_yaml(ROOT / "action.yml")["outputs"]
         }
         self.file.write_text(json.dumps(workflow))
         run = WorkflowRun(self.file, self.machine, self.pipeline_app, next(run_numbers))
@@ -72,6 +73,30 @@ def test_the_action_passes_on_the_outputs_of_the_command(run_action: ActionWorkf
     assert outputs | {"has-running": "false", "active-count": "0", "reasons": "", "assurance": "events"} == outputs
 
 
+def test_the_action_compares_the_slot_with_production(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
+    candidate, baseline = new_hub_name(), new_hub_name()
+    pipeline_app.put_app({"slots": {"production": {"taskHub": baseline}, "staging": {"taskHub": candidate}}})
+    run = run_action({"command": "health", "fail-on": "unhealthy"})
+    assert run.conclusions == {"use": "success"}, job_logs(run)
+    outputs = run.outputs["use"]
+    assert outputs | {"health": "Undecided", "decided-by": "TooFewFinished", "candidate-rate": ""} == outputs
+    undecided = run_action({"command": "health", "fail-on": "undecided"})
+    assert undecided.conclusions == {"use": "failure"}
+
+
+def test_the_action_begins_a_rollout(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
+    releases = {
+        version: {"taskHub": new_hub_name(), "address": f"https://shop-{version[-1]}.azurewebsites.net"}
+        for version in ("1.0", "1.1")
+    }
+    pipeline_app.put_app({"model": "sideBySide", "releases": releases})
+    assert run_action({"command": "promote", "version": "1.0"}).conclusions == {"use": "success"}
+    run = run_action({"command": "rollout start", "version": "1.1", "steps": "10@15m,50@30m"})
+    assert run.conclusions == {"use": "success"}, job_logs(run)
+    outputs = run.outputs["use"]
+    assert outputs | {"state": "Running", "candidate": "1.1", "baseline": "1.0", "step": "1", "weight": "10"} == outputs
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -80,6 +105,10 @@ def test_the_action_passes_on_the_outputs_of_the_command(run_action: ActionWorkf
         ({"command": "status", "run": "true"}, "status takes neither of the inputs run and outcome"),
         ({"command": "deploy", "outcome": "done"}, "deploy takes neither of the inputs run and outcome"),
         ({"command": "promote", "run": "true"}, "promote takes neither of the inputs run and outcome"),
+        (
+            {"command": "rollout start", "steps": "10@1m", "outcome": "done"},
+            "the input outcome is for swap and rollback",
+        ),
         ({"command": "swap"}, "swap needs the input run, with the commands that swap the slots, or the input outcome"),
         (
             {"command": "release"},
@@ -88,6 +117,9 @@ def test_the_action_passes_on_the_outputs_of_the_command(run_action: ActionWorkf
         ({"command": "retire", "run": "true", "outcome": "done"}, "the input outcome is for swap and rollback alone"),
         ({"command": "swap", "run": "true", "outcome": "done"}, "swap takes run or outcome, not both"),
         ({"command": "swap", "outcome": "perhaps"}, "outcome is pending, done or failed"),
+        ({"command": "rollout start"}, "rollout start needs the input steps"),
+        ({"command": "promote", "steps": "10@15m"}, "the input steps is for rollout start alone"),
+        ({"command": "status", "fail-on": "unhealthy"}, "the input fail-on is for health alone"),
         ({"command": "swap", "run": "true", "swap-command": "true"}, "the inputs deploy-command and swap-command are"),
         ({"command": "stage", "deploy-command": "true"}, "the inputs deploy-command and swap-command are for deploy"),
     ],
@@ -151,12 +183,23 @@ def test_the_platforms_commands_run_with_the_jobs_variables_and_without_the_key(
 def test_a_swap_without_a_command_needs_an_outcome(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
     old_hub, new_hub = new_hub_name(), new_hub_name()
     pipeline_app.put_app({"slots": {"production": {"taskHub": old_hub}, "staging": {"taskHub": new_hub}}})
-    run = run_action({"command": "swap", "task-hub": new_hub, "outcome": "pending"})
+    swap = {"command": "swap", "task-hub": new_hub}
+    run = run_action({**swap, "outcome": "pending"}, {**swap, "outcome": "failed"})
     assert run.conclusions == {"use": "success"}, job_logs(run)
-    assert pipeline_app.get_app()["pendingSwap"]["taskHub"] == new_hub
-    run = run_action({"command": "swap", "task-hub": new_hub, "outcome": "failed"})
     assert run.outputs["use"]["production-task-hub"] == old_hub
-    assert pipeline_app.get_app()["pendingSwap"] is None
+    app = pipeline_app.get_app()
+    assert (app["pendingSwap"], app["slots"]["production"]["taskHub"]) == (None, old_hub)
+
+
+def test_a_job_ends_no_swap_of_another_run(run_action: ActionWorkflow, pipeline_app: PipelineApp) -> None:
+    hub = new_hub_name()
+    pipeline_app.put_app({"slots": {"production": {"taskHub": new_hub_name()}, "staging": {"taskHub": hub}}})
+    swap = {"command": "swap", "task-hub": hub}
+    first = run_action({**swap, "outcome": "pending"})
+    other = run_action({**swap, "outcome": "failed"})
+    assert other.conclusions == {"use": "failure"}
+    assert f"--run-url {first.url}" in other.jobs["use"].log
+    assert pipeline_app.get_app()["pendingSwap"]["taskHub"] == hub
 
 
 def test_the_action_fails_with_an_annotation_if_the_slot_is_not_ready(

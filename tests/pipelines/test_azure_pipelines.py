@@ -24,7 +24,8 @@ SAMPLE, ROLLBACK, QUICKSTART = (
 SIDE_BY_SIDE, *SIDE_BY_SIDE_OTHERS = (
     FOLDER / f"{name}.yml" for name in ("side-by-side", "side-by-side-rollback", "side-by-side-retire")
 )
-PIPELINES = [SAMPLE, ROLLBACK, QUICKSTART, SIDE_BY_SIDE, *SIDE_BY_SIDE_OTHERS]
+ROLLOUT_HEALTH = FOLDER / "rollout-health.yml"
+PIPELINES = [SAMPLE, ROLLBACK, QUICKSTART, SIDE_BY_SIDE, *SIDE_BY_SIDE_OTHERS, ROLLOUT_HEALTH]
 TEMPLATES = sorted([*(FOLDER / "steps").glob("*.yml"), *(FOLDER / "stages").glob("*.yml")])
 REST_API_CHECK = FOLDER / "invoke-rest-api-check.json"
 
@@ -168,6 +169,23 @@ def test_a_release_goes_through_the_slot(create_run: CreateRun, pipeline_app: Pi
     swap = next(record for record in pipeline_app.history() if record["operation"] == "PostSwap")
     assert swap["runUrl"] == f"https://dev.azure.example/acme/{PROJECT}/_build/results?buildId={run.number}"
     assert swap["by"] == "Ada Lovelace"
+
+
+def test_a_gradual_rollout_ends_with_the_swap(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
+    run = create_run(SAMPLE)
+    [swap_step] = [
+        step
+        for step in run.stages["Production"]["jobs"][0]["strategy"]["runOnce"]["deploy"]["steps"]
+        if step.get("name") == "safeDeploySwap"
+    ]
+    swap_step["env"]["ROLLOUT_STEPS"] = "10@1s,50@1s"
+    run_release(run)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old_hub)
+    assert pipeline_app.fake_azure.count_calls("resource patch") == 3
+    assert pipeline_app.fake_azure.ramp_up_rules(pipeline_app.name) == []
+    assert run.jobs["Production"]["Swap"].outputs["safeDeploySwap.state"] == "Finished"
 
 
 def test_the_steps_pass_on_the_outputs_of_the_commands(create_run: CreateRun, pipeline_app: PipelineApp) -> None:
@@ -370,3 +388,23 @@ def test_the_check_is_evaluated_at_most_ten_times_as_azure_devops_requires() -> 
     check = json.loads(REST_API_CHECK.read_text())
     assert check["timeout"] / check["settings"]["retryInterval"] <= 10
     assert check["settings"]["inputs"]["waitForCompletion"] == "false"
+
+
+# --- health ---
+
+
+def test_the_check_of_the_health_succeeds_until_the_candidate_is_unhealthy(
+    machine: Machine, pipeline_app: PipelineApp, tmp_path: Path
+) -> None:
+    pipeline_app.put_app({"slots": {slot: {"taskHub": new_hub_name()} for slot in ("production", "staging")}})
+    text = ROLLOUT_HEALTH.read_text().replace("https://shop-state.azurewebsites.net", pipeline_app.server)
+    copy = tmp_path / ROLLOUT_HEALTH.name
+    copy.write_text(text.replace("app: shop #", f"app: {pipeline_app.name} #"))
+    run = PipelineRun(copy, machine, next(_run_numbers), {})
+    run.start()
+    assert run.results == {"Health": "succeeded"}, run.log
+    outputs = run.jobs["Health"]["Health"].outputs
+    assert (outputs["safeDeployHealth.health"], outputs["safeDeployHealth.decidedBy"]) == (
+        "Undecided",
+        "TooFewFinished",
+    )

@@ -170,6 +170,40 @@ def test_an_interrupted_swap_stays_pending_until_its_outcome_is_sent(
     assert pipeline_app.task_hubs() == ((new_hub, old_hub) if azure_swaps else (old_hub, new_hub))
 
 
+@pytest.mark.parametrize("outcome", ["done", "failed"])
+def test_a_run_reports_no_outcome_for_the_swap_of_another_run(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], outcome: str
+) -> None:
+    """The message prints the command that ends the swap of the other run, and no later one."""
+    _, new_hub = staged
+    other_run = "https://ci.example/pipelines/8"
+    deploy_script.run("swap", "--outcome", "pending", task_hub=new_hub, run_url=other_run)
+    assert deploy_script.exit_code == ExitCode.DONE, deploy_script.stderr
+    pending_swap = pipeline_app.get_app()["pendingSwap"]
+    deploy_script.run("swap", "--outcome", outcome, task_hub=new_hub)
+    assert deploy_script.exit_code == ExitCode.CONFLICT
+    assert pipeline_app.get_app()["pendingSwap"] == pending_swap
+    deploy_script.run_printed_command(outcome, f"SAFE_DEPLOY_RUN_URL={other_run} ")
+    assert pipeline_app.get_app()["pendingSwap"] is None
+
+
+def test_the_outcome_of_a_swap_without_a_run_is_reported_outside_ci(
+    deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str]
+) -> None:
+    """A run cannot prove that it began the swap, so the message says where the printed command works."""
+    _, new_hub = staged
+    ci_variables, deploy_script.ci_variables = deploy_script.ci_variables, {}
+    deploy_script.run("swap", "--outcome", "pending", task_hub=new_hub)
+    assert deploy_script.exit_code == ExitCode.DONE, deploy_script.stderr
+    deploy_script.ci_variables = ci_variables
+    deploy_script.run("swap", "--outcome", "done", task_hub=new_hub)
+    assert deploy_script.exit_code == ExitCode.CONFLICT
+    assert "Run it in a shell outside CI" in deploy_script.stderr
+    assert "SAFE_DEPLOY_RUN_URL" not in deploy_script.stderr
+    deploy_script.run_printed_command("done", f"SAFE_DEPLOY_TASK_HUB={new_hub} ")
+    assert pipeline_app.get_app()["pendingSwap"] is None
+
+
 def test_a_signal_waits_for_the_command_and_leaves_a_failure_pending(
     deploy_script: DeployScript, pipeline_app: PipelineApp, staged: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -31,6 +31,18 @@ def test_a_release_goes_through_the_slot_and_leaves_the_old_version_there(
     assert hub_of_run(run) in run.jobs["production"].summary
 
 
+def test_a_gradual_rollout_ends_with_the_swap(release_runner: ReleaseRunner, pipeline_app: PipelineApp) -> None:
+    old_hub = new_hub_name()
+    pipeline_app.register(old_hub)
+    run = release_runner.run(DURABLE)
+    run.workflow["jobs"]["production"]["steps"][-1]["with"] |= {"command": "rollout start", "steps": "10@1s,50@1s"}
+    run.start()
+    assert set(run.conclusions.values()) == {"success"}, job_logs(run)
+    assert pipeline_app.task_hubs() == (hub_of_run(run), old_hub)
+    assert pipeline_app.fake_azure.count_calls("resource patch") == 3
+    assert pipeline_app.fake_azure.ramp_up_rules(pipeline_app.name) == []
+
+
 @pytest.mark.long
 def test_the_slot_is_stopped_before_its_settings_change_and_gets_its_task_hub_before_its_code(
     release_runner: ReleaseRunner, pipeline_app: PipelineApp

@@ -108,6 +108,7 @@ class Example:
     name: str
     document: str
     target: str
+    method: str
     headers: tuple[tuple[str, str], ...]
     version: str | None
     status: int | None
@@ -120,6 +121,7 @@ def _row(
     goes_to: str | int,
     *,
     target: str = "/orders?id=1",
+    method: str = "GET",
     cookie: str | tuple[str, ...] = (),
     header: str | tuple[str, ...] = (),
     header_name: str = "X-Release-Override",
@@ -132,6 +134,7 @@ def _row(
         name=name,
         document=document,
         target=target,
+        method=method,
         headers=(
             *(("Cookie", value) for value in cookies),
             *((header_name, value) for value in headers),
@@ -144,6 +147,7 @@ def _row(
 
 _MANAGEMENT = "/runtime/webhooks/durabletask"
 _INSTANCE = f"{_MANAGEMENT}/instances/4f2c"
+_STARTS = f"{_MANAGEMENT}/orchestrators"
 
 
 def _management(name: str, goes_to: str | int, target: str, **others: Any) -> Example:
@@ -209,10 +213,137 @@ EXAMPLES: list[Example] = [
     _management("no task hub", "1.5.0", f"{_INSTANCE}?code=k"),
     _management("a parameter without a value", "1.5.0", f"{_INSTANCE}?taskHub"),
     _management("no query", "1.5.0", _INSTANCE),
-    _management("a start", "1.5.0", f"{_MANAGEMENT}/orchestrators/Order?taskHub=shop140"),
-    _management("a start of an unknown task hub", "1.5.0", f"{_MANAGEMENT}/orchestrators/Order?taskHub=other"),
-    _management("a start in another case", "1.5.0", f"{_MANAGEMENT}/Orchestrators/Order?taskHub=shop140"),
-    _management("a start with encoded letters", "1.5.0", f"{_MANAGEMENT}/orchestrator%73/Order?taskHub=shop140"),
+    _management("a start", "1.5.0", f"{_STARTS}/Order?taskHub=shop150", method="POST"),
+    _management("a start without a task hub", "1.5.0", f"{_STARTS}/Order", method="POST"),
+    _management("a start in a staged release", "1.5.0", f"{_STARTS}/Order?taskHub=shop170", method="POST"),
+    _management(
+        "a start with an override",
+        "1.7.0",
+        f"{_STARTS}/Order?taskHub=shop150",
+        method="POST",
+        header=override_token("1.7.0"),
+    ),
+    _management("a start in a draining release", 410, f"{_STARTS}/Order?taskHub=shop140", method="POST"),
+    _management("a start of an unknown task hub", 410, f"{_STARTS}/Order?taskHub=other", method="POST"),
+    _management("a start in another case", 410, f"{_MANAGEMENT}/Orchestrators/Order?taskHub=shop140", method="POST"),
+    _management(
+        "a start with encoded letters", 410, f"{_MANAGEMENT}/orchestrator%73/Order?taskHub=shop140", method="POST"
+    ),
+    _management(
+        "a start behind two slashes", 410, f"{_MANAGEMENT}//orchestrators/Order?taskHub=shop140", method="POST"
+    ),
+    _management(
+        "a start while visitors are kept",
+        "1.5.0",
+        f"{_STARTS}/Order?taskHub=shop140",
+        method="POST",
+        document="keeping visitors",
+    ),
+    # A release without traffic takes no new work.
+    *(
+        _management(
+            f"{method} {path} while {document}",
+            goes_to,
+            f"{_MANAGEMENT}/{path}?taskHub=shop140&code=k",
+            method=method,
+            document=document,
+        )
+        for document in ("active", "removing")
+        for method, path, goes_to in (
+            ("POST", "instances/4f2c/raiseEvent/Approved", "1.4.0"),
+            ("POST", "instances/4f2c/raiseEvent/restart", "1.4.0"),
+            ("POST", "instances/4f2c/terminate", "1.4.0"),
+            ("POST", "instances/4f2c/suspend", "1.4.0"),
+            ("POST", "instances/4f2c/resume", "1.4.0"),
+            ("POST", "Instances/4f2c/Term%69nate", "1.4.0"),
+            ("DELETE", "instances/4f2c", "1.4.0"),
+            ("DELETE", "instances", "1.4.0"),
+            ("GET", "entities/Counter/a", "1.4.0"),
+            ("OPTIONS", "instances/4f2c/terminate", "1.4.0"),
+            ("POST", "instances/4f2c/restart", 410),
+            ("POST", "instances/4f2c/rewind", 410),
+            ("POST", "instances/4f2c/%72ewind", 410),
+            ("POST", "instances/4f2c/Restart", 410),
+            ("POST", "instances/restart", 410),
+            ("POST", "entities/Counter/a", 410),
+            ("PUT", "entities/Counter/a", 410),
+            ("DELETE", "entities/Counter/a", 410),
+            ("POST", "instances/@counter@a/raiseEvent/op", 410),
+            ("POST", "instances/%40counter@a/raiseEvent/op", 410),
+            ("POST", "instances/%4/terminate", "1.4.0"),
+            ("POST", "instances/%/terminate", "1.4.0"),
+            ("POST", "instances//terminate", 410),
+            ("POST", "instances/4f2c/raiseEvent/", 410),
+            ("DELETE", "instances/", "1.4.0"),
+            ("DELETE", "instances/4f2c/history", 410),
+            ("DELETE", "instancesx", 410),
+            # These can lead elsewhere in the app.
+            ("POST", "instances/../orchestrators/F/terminate", 410),
+            ("POST", "instances/x/../../orchestrators/F/suspend", 410),
+            ("POST", "instances/a/raiseEvent/../restart", 410),
+            ("POST", "instances/%2e%2E/orchestrators/F/terminate", 410),
+            ("POST", "instances/.%2e/orchestrators/F/terminate", 410),
+            ("POST", "instances/%252e%252e/terminate", 410),
+            ("POST", "instances/%25252e./terminate", 410),
+            ("POST", "instances/a/raiseEvent/%252E", 410),
+            ("POST", "instances/..%2forchestrators%2fF/terminate", 410),
+            ("POST", "instances/x%252f..%252f/terminate", 410),
+            ("POST", "instances/a/b/terminate", 410),
+            ("POST", "instances/a%2Frewind/terminate", 410),
+            ("POST", "instances/a%2fraiseEvent/restart", 410),
+            ("POST", "instances/a%252fraiseEvent/terminate", 410),
+            ("POST", "instances/a/raiseEvent/b%2fc", 410),
+            ("POST", "instances/a%5Cb/terminate", 410),
+            ("POST", "instances/a\\restart/terminate", 410),
+            ("DELETE", "instances/../entities/x", 410),
+            ("DELETE", "instances/%2e%2e/entities/x", 410),
+            ("DELETE", "instances%2f..%2fentities", 410),
+            ("DELETE", "instances/a%2f..", 410),
+            ("DELETE", "instances/a%252fb", 410),
+            ("GET", "instances/%252e%252e/x", 410),
+            ("GET", "instances/a%2Fb", "1.4.0"),
+            ("GET", "instances/a%252fb", "1.4.0"),
+            ("GET", "instances/a..b", "1.4.0"),
+            ("POST", "instances/a..b/terminate", "1.4.0"),
+            ("POST", "instances/.../terminate", "1.4.0"),
+            ("POST", "instances/..a/raiseEvent/.b", "1.4.0"),
+        )
+    ),
+    _management(
+        "dot segments in another path",
+        410,
+        "/x/../runtime/webhooks/durabletask/orchestrators/F?taskHub=shop140",
+        method="POST",
+    ),
+    _management("double-encoded dot segments in another path", 410, "/x/%252e%252e/runtime?taskHub=shop140"),
+    _management("double-encoded dots in an active release", 410, f"{_MANAGEMENT}/%252e%252e/x?taskHub=shop150"),
+    _management("double-encoded dots without a task hub", "1.5.0", f"{_MANAGEMENT}/%252e%252e/x?code=k"),
+    _management("a restart in the active release", "1.5.0", f"{_INSTANCE}/restart?taskHub=shop150", method="POST"),
+    _management(
+        "a signal in a staged release", "1.7.0", f"{_MANAGEMENT}/entities/Counter/a?taskHub=shop170", method="POST"
+    ),
+    _management(
+        "a restart while visitors are kept",
+        "1.4.0",
+        f"{_INSTANCE}/restart?taskHub=shop140",
+        method="POST",
+        document="keeping visitors",
+    ),
+    _management(
+        "a restart after visitors were kept",
+        410,
+        f"{_INSTANCE}/restart?taskHub=shop140",
+        method="POST",
+        document="visitors were kept",
+    ),
+    _management(
+        "a restart in an adopted release",
+        "1.4.0",
+        f"{_INSTANCE}/restart?taskHub=shop140",
+        method="POST",
+        document="adopted",
+    ),
+    _management("a restart without a task hub", "1.5.0", f"{_INSTANCE}/restart", method="POST"),
     _management("a path that only begins as a start", "1.4.0", f"{_MANAGEMENT}/orchestratorsx?taskHub=shop140"),
     _management("another path", "1.5.0", "/orders?taskHub=shop140"),
     _management("a path that has it in the middle", "1.5.0", f"/x{_INSTANCE}?taskHub=shop140"),
@@ -340,6 +471,13 @@ EXAMPLES: list[Example] = [
     _sticky("in two headers", "at 10", "1.6.0", cookie=("a=b", visit("1.6.0", "07"))),
     _sticky("in two headers, the first counts", "at 10", "1.6.0", cookie=(visit("1.6.0", "07"), visit("1.5.0", "70"))),
 ]
+
+DOT_SEGMENT_TARGETS = [
+    f"/runtime/webhooks/durabletask/{path}/api/start?taskHub=shop140"
+    for path in ("../../..", "instances/../../../..", "%2e%2E/.%2e/..", "..%2f..%2f..", "..\\..\\..", "..%5c..%5C..")
+]
+"""Calls to a draining release that lead to one of its functions. API Management removes the segments by itself before a
+policy sees them, or sees none."""
 
 BUCKET_COOKIES = [visit(version, f"{bucket:02}") for version in ("1.5.0", "1.6.0") for bucket in range(100)]
 """The sticky cookies of all visitors of a split. A bucket has the same release in every router."""

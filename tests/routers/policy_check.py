@@ -27,14 +27,19 @@ class PolicyResult:
 
 
 def build_case(
-    now: float, server_response: Json | None, target: str = "/orders", headers: Sequence[tuple[str, str]] = ()
+    now: float,
+    server_response: Json | None,
+    target: str = "/orders",
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    method: str = "GET",
 ) -> Json:
     """A request at a time in seconds. `server_response` is the state server's, with status and body; None if it does
     not respond."""
     sent: dict[str, list[str]] = {}
     for name, value in headers:
         sent.setdefault(name, []).append(value)
-    request = {"method": "GET", "url": f"{_GATEWAY}{target}", "headers": sent}
+    request = {"method": method, "url": f"{_GATEWAY}{target}", "headers": sent}
     return {"now": now, "request": request, "fetch": {ROUTING_URL: server_response}}
 
 

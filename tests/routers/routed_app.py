@@ -20,7 +20,8 @@ _RUN_URL = "https://ci.example/runs/1"
 
 @dataclass
 class RoutedApp:
-    """The app, the addresses of its releases, and the folder that its follower and Envoy share."""
+    """The app, the addresses of its releases, and the folder that its follower and Envoy share. `key`: a key of the
+    server, if it has any."""
 
     name: str
     server_url: str
@@ -28,14 +29,14 @@ class RoutedApp:
     folder: Path
     port: int
     task_hubs: dict[str, str] = field(default_factory=dict)
+    key: str | None = None
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request about the app to the state server. Returns the JSON of the response."""
         url = f"{self.server_url}/api/apps/{self.name}{path}"
+        headers = {"X-Run-Url": _RUN_URL} | ({"x-functions-key": self.key} if self.key else {})
         # `verify=False`, because loading all certificates for each request would take longer than the request.
-        response = httpx.request(
-            method, url, json=body, headers={"X-Run-Url": _RUN_URL}, timeout=60, trust_env=False, verify=False
-        )
+        response = httpx.request(method, url, json=body, headers=headers, timeout=60, trust_env=False, verify=False)
         assert response.is_success, response.text
         return response.json()
 
@@ -67,7 +68,8 @@ class RoutedApp:
 
     def variables(self) -> dict[str, str]:
         """The environment of the follower."""
-        return environment({"SAFE_DEPLOY_SERVER": self.server_url, "SAFE_DEPLOY_APP": self.name})
+        key = {"SAFE_DEPLOY_KEY": self.key} if self.key else {}
+        return environment({"SAFE_DEPLOY_SERVER": self.server_url, "SAFE_DEPLOY_APP": self.name, **key})
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of the follower for this app."""

@@ -14,6 +14,7 @@ from tests.routers.examples import (
     AT_10,
     BUCKET_COOKIES,
     DOCUMENTS,
+    DOT_SEGMENT_TARGETS,
     DRAWN,
     EXAMPLES,
     NONE_ACTIVE,
@@ -50,7 +51,9 @@ def _describe_difference(example: Example, result: PolicyResult) -> str | None:
     if set_cookie == DRAWN:
         bucket = int((result.set_cookies or ("=x.00;",))[0].partition(";")[0].rpartition(".")[2])
         document = parse_routing_document(DOCUMENTS[example.document])
-        routed = route(document, RoutedRequest(example.target, example.headers), functools.partial(int, bucket))
+        routed = route(
+            document, RoutedRequest(example.target, example.headers, example.method), functools.partial(int, bucket)
+        )
         version, set_cookie = routed.version, routed.set_cookie
     expected = (example.status, _address(version) if version else None, (set_cookie,) if set_cookie else ())
     actual = (result.status, result.address, result.set_cookies)
@@ -60,12 +63,21 @@ def _describe_difference(example: Example, result: PolicyResult) -> str | None:
 def test_the_policy_routes_the_examples(tmp_path: Path) -> None:
     cases = [
         # The cache of the previous request has expired.
-        build_case(100 * number, _respond(DOCUMENTS[example.document]), example.target, example.headers)
+        build_case(
+            100 * number, _respond(DOCUMENTS[example.document]), example.target, example.headers, method=example.method
+        )
         for number, example in enumerate(EXAMPLES)
     ]
     results = run_policy(_policy(), cases, tmp_path)
     differences = [_describe_difference(example, result) for example, result in zip(EXAMPLES, results, strict=True)]
     assert [difference for difference in differences if difference] == []
+
+
+def test_no_call_leads_to_a_function_of_a_draining_release(tmp_path: Path) -> None:
+    cases = [build_case(0, _respond(ACTIVE), target) for target in DOT_SEGMENT_TARGETS]
+    results = run_policy(_policy(), cases, tmp_path)
+    assert len(results) == len(DOT_SEGMENT_TARGETS)
+    assert _address("1.4.0") not in {result.address for result in results}
 
 
 def test_a_bucket_has_the_same_release_as_by_the_rules(tmp_path: Path) -> None:
@@ -99,10 +111,22 @@ _FAILURES: dict[str, Json | None] = {
     "another page": {"status": 200, "body": "<html>Sign in</html>"},
     "a list": {"status": 200, "body": "[]"},
     "another app": {"status": 200, "body": {"app": "other", "releases": {}}},
+    "no app": {"status": 200, "body": {"releases": {}}},
     "no releases": {"status": 200, "body": {"app": "shop", "releases": None}},
 }
 """How a server fails. All are tested in one run, which compiles the policy once; two days are between them."""
 _TWO_DAYS = 2 * 86_400
+
+
+def test_an_app_that_is_created_again_in_another_case_is_followed(tmp_path: Path) -> None:
+    """The server knows it in any case, and its document has the new one. So has a policy that is rendered again, and
+    that must find the document of the one before."""
+    created_again = _OTHER_ACTIVE | {"app": "SHOP"}
+    results = run_policy(
+        _policy(), [build_case(0, _respond(ACTIVE)), build_case(3600, _respond(created_again))], tmp_path
+    )
+    assert [result.address for result in results] == [_address("1.5.0"), _address("1.6.0")]
+    assert _policy(ACTIVE | {"app": "SHOP"}) == _policy().replace("/apps/shop/", "/apps/SHOP/")
 
 
 def test_a_failure_is_remembered_for_five_seconds(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.routers.examples import (
     ACTIVE,
     BUCKET_COOKIES,
     DOCUMENTS,
+    DOT_SEGMENT_TARGETS,
     DRAWN,
     EXAMPLES,
     NAMES,
@@ -44,7 +45,7 @@ def _describe_difference(example: Example, document: Json, reply: Reply) -> str 
         bucket = int((reply.set_cookies or ("=x.00;",))[0].partition(";")[0].rpartition(".")[2])
         routed = route(
             parse_routing_document(document),
-            RoutedRequest(example.target, example.headers),
+            RoutedRequest(example.target, example.headers, example.method),
             functools.partial(int, bucket),
         )
     else:
@@ -62,11 +63,17 @@ def test_envoy_routes_the_examples_of_a_document(name: str, addresses: dict[str,
     examples = [example for example in EXAMPLES if example.document == name]
     assert examples
     with run_envoy_for(document, tmp_path) as running:
-        replies = [send(running.port, example.target, example.headers) for example in examples]
+        replies = [send(running.port, example.target, example.headers, method=example.method) for example in examples]
     differences = [
         _describe_difference(example, document, reply) for example, reply in zip(examples, replies, strict=True)
     ]
     assert [difference for difference in differences if difference] == []
+
+
+def test_no_call_leads_to_a_function_of_a_draining_release(addresses: dict[str, str], tmp_path: Path) -> None:
+    with run_envoy_for(with_addresses(ACTIVE, addresses), tmp_path) as running:
+        replies = {target: send(running.port, target, method="GET").status for target in DOT_SEGMENT_TARGETS}
+    assert replies == dict.fromkeys(DOT_SEGMENT_TARGETS, 410)
 
 
 @pytest.mark.parametrize("name", ["at 10", "at 50"])

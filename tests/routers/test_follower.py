@@ -15,7 +15,8 @@ from harness.state_server import ServerProcess
 from state_api.settings import StorageSettings
 from tests.routers.routed_app import RoutedApp, kill
 from tests.routers.upstreams import run_releases, send
-from tests.safe_deploy.processes import state_server
+from tests.safe_deploy.processes import KEYS, state_server
+from tests.safe_deploy.shifted_server import serve_with_shifted_clock
 
 _VERSIONS = ("1.4.0", "1.5.0", "1.6.0")
 
@@ -127,6 +128,27 @@ def test_no_request_fails_while_the_routing_flips(routed_app: RoutedApp) -> None
             visitors.join()
     assert set(statuses) == {200}
     assert releases == set(_VERSIONS)
+
+
+def test_visitors_leave_a_release_by_the_time_of_the_server_and_not_of_the_router(
+    storage: StorageSettings, addresses: dict[str, str], tmp_path: Path
+) -> None:
+    """The machine of the router is an hour behind: by its clock, visitors stay for another hour."""
+    with serve_with_shifted_clock(storage) as server:
+        app = RoutedApp(f"shop-{uuid.uuid4().hex[:12]}", server.url, dict(addresses), tmp_path, free_port())
+        app.key = KEYS["admin"]
+        app.create(policy={"settleSeconds": 0, "stickyAfterPromotion": True})
+        app.promote("1.5.0")
+        old = app.request("GET", "/routing")["releases"]["1.5.0"]
+        revision = app.promote("1.6.0")
+        visit = [("Cookie", f"release={old['stickyToken']}.05")]
+        app.write_once()
+        with run_envoy(app.folder, app.port), app.follow():
+            app.wait_until_acknowledged(revision)
+            assert send(app.port, "/", visit).release == "1.5.0"
+        server.clock.advance(3600)
+        with run_envoy(app.folder, app.port), app.follow():
+            wait_until(lambda: send(app.port, "/", visit).release == "1.6.0", "the visitor leaves the release")
 
 
 def test_a_release_that_was_removed_leaves_envoy(routed_app: RoutedApp) -> None:

@@ -7,16 +7,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from safe_deploy.routers.patterns import (
+    build_coded_separator_pattern,
+    build_control_pattern,
+    build_dot_segment_pattern,
     build_management_path_pattern,
-    build_starts_pattern,
+    build_purge_pattern,
     build_task_hub_pattern,
     encoded,
 )
-from safe_deploy.routers.rules import find_task_hub
+from safe_deploy.routers.rules import RoutedRequest, find_task_hub, has_dot_segment, starts_nothing
 from tests.routers.examples import EXAMPLES, NAMES
 
 _MANAGEMENT = re.compile(build_management_path_pattern())
-_STARTS = re.compile(build_starts_pattern())
+_CONTROL = re.compile(build_control_pattern())
+_PURGE = re.compile(build_purge_pattern())
+_CODED_SEPARATOR = re.compile(build_coded_separator_pattern())
+_DOT_SEGMENT = re.compile(build_dot_segment_pattern())
 _ANY_TASK_HUB = re.compile(build_task_hub_pattern())
 _TASK_HUBS = {name.lower(): re.compile(build_task_hub_pattern(name)) for name in NAMES.values()}
 
@@ -41,7 +47,7 @@ _TARGETS = st.tuples(_PATHS, st.lists(_PARAMETER, max_size=4).map("&".join)).map
 
 def _find_task_hub_by_patterns(target: str) -> str | None:
     """What routes of these patterns find: a known task hub, any other as empty text, or none."""
-    if not _MANAGEMENT.fullmatch(target) or _STARTS.fullmatch(target) or not _ANY_TASK_HUB.fullmatch(target):
+    if not _MANAGEMENT.fullmatch(target) or not _ANY_TASK_HUB.fullmatch(target):
         return None
     return next((name for name, pattern in _TASK_HUBS.items() if pattern.fullmatch(target)), "")
 
@@ -63,6 +69,36 @@ def test_the_patterns_find_the_task_hubs_of_the_examples() -> None:
 @example("/runtime/webhooks/durabletask/instances?%7&taskHub=shop140")
 def test_the_patterns_find_the_same_task_hub_as_the_rules(target: str) -> None:
     _assert_same(target)
+
+
+_SEPARATORS = st.sampled_from(["/", "/", "/", "/", "\\", "%2f", "%5C", "%252F", "%25255c", "%%32f", "%2%66"])
+_SEGMENTS = st.one_of(
+    st.sampled_from(["", "a", "@c@a", "%40c", "%4", "%", "%4a", "%25", "terminate", "Resum%65", "restart"]),
+    st.sampled_from(["raiseEvent", "instances", ".", "..", "%2e", ".%2E", "%252e.", "%25%32%65", "...", ".a"]),
+)
+_CALLS = st.lists(st.tuples(_SEPARATORS, _SEGMENTS).map("".join), max_size=4).map(
+    lambda segments: "".join(["/runtime/webhooks/durabletask/instances", *segments])
+)
+_QUERIES = st.sampled_from(["", "?", "?taskHub=shop140", "?x=/terminate", "?x=/../%2f"])
+
+
+@given(_CALLS, _QUERIES, st.sampled_from(["POST", "DELETE"]))
+@example("/runtime/webhooks/durabletask/instances/%/terminate", "", "POST")
+@example("/runtime/webhooks/durabletask/instances/%4/terminate", "?taskHub=shop140", "POST")
+@example("/runtime/webhooks/durabletask/instances/%40c@a/raiseEvent/op", "", "POST")
+@example("/runtime/webhooks/durabletask/instances/", "", "DELETE")
+def test_the_patterns_find_the_same_calls_that_start_nothing_as_the_rules(path: str, query: str, method: str) -> None:
+    target = path + query
+    is_known = _CONTROL.fullmatch(target) or (method == "DELETE" and _PURGE.fullmatch(target))
+    is_safe = bool(is_known and not _CODED_SEPARATOR.fullmatch(target))
+    assert is_safe == starts_nothing(RoutedRequest(target, method=method))
+
+
+@given(_CALLS, _QUERIES)
+@example("/runtime/webhooks/durabletask/instances/..", "")
+@example("/runtime/webhooks/durabletask/instances/%25%32%65", "?taskHub=shop140")
+def test_the_pattern_finds_the_same_dot_segments_as_the_rules(path: str, query: str) -> None:
+    assert (_DOT_SEGMENT.fullmatch(path + query) is not None) == has_dot_segment(path + query)
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=8))

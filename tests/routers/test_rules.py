@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from safe_deploy.routers.documents import RoutingDocument, end_sticky_visits, parse_routing_document
 from safe_deploy.routers.rules import Routed, RoutedRequest, route
-from tests.routers.examples import DOCUMENTS, DRAWN, EXAMPLES, Example, build_document, set_cookie, visit
+from tests.routers.examples import (
+    DOCUMENTS,
+    DOT_SEGMENT_TARGETS,
+    DRAWN,
+    EXAMPLES,
+    Example,
+    build_document,
+    set_cookie,
+    visit,
+)
 
 _NOW = datetime(2026, 11, 27, tzinfo=UTC)
 _VISITED = ("1.5.0", "1.6.0")
@@ -42,7 +51,7 @@ def test_the_examples_have_names_of_their_own() -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_the_rules_route_the_example(example: Example) -> None:
     document = _current_document(example.document)
-    request = RoutedRequest(example.target, example.headers)
+    request = RoutedRequest(example.target, example.headers, example.method)
     if example.set_cookie == DRAWN:
         for bucket in range(100):
             version = "1.6.0" if bucket < 10 else "1.5.0"
@@ -53,6 +62,13 @@ def test_the_rules_route_the_example(example: Example) -> None:
     else:
         expected = Routed(example.version, example.status, example.set_cookie)
         assert route(document, request, _draw_nothing) == expected
+
+
+@pytest.mark.parametrize("target", DOT_SEGMENT_TARGETS)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_no_call_leads_to_a_function_of_a_draining_release(target: str, method: str) -> None:
+    request = RoutedRequest(target, method=method)
+    assert route(_current_document("active"), request, _draw_nothing) == Routed(None, 410)
 
 
 @given(

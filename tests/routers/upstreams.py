@@ -41,7 +41,7 @@ def run_release(version: str, tls: SSLContext | None = None) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_GET  # noqa: N815  # the name that the base class calls
+        do_POST = do_PUT = do_DELETE = do_OPTIONS = do_GET  # noqa: N815  # the names that the base class calls
 
         def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  # the base class's name
             """Write no access log."""

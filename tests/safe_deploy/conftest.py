@@ -24,6 +24,7 @@ from tests.safe_deploy.injections import AppWithInjections
 from tests.safe_deploy.processes import server_key_entries, state_server
 from tests.safe_deploy.release_fixture import ReleaseFixture, create_release_fixture
 from tests.safe_deploy.shifted_server import ShiftedServer, serve_with_shifted_clock
+from tests.safe_deploy.slot_rollout_fixture import SlotRolloutFixture, create_slot_rollout_fixture
 from tests.safe_deploy.wait_scenario import WaitScenario
 
 
@@ -152,3 +153,12 @@ def registered_app(app_client: AppClient, storage: StorageSettings) -> AppClient
 def app_with_injections(served: ServerProcess) -> AppWithInjections:
     """An app whose names and reasons hold what a log or a terminal would take for commands."""
     return AppWithInjections(AppClient(served.url))
+
+
+@pytest.fixture
+def slot_rollout(
+    shifted_server: ShiftedServer, shifted_client: httpx.Client, fork_server: ForkServer, tmp_path: Path, app: str
+) -> Iterator[SlotRolloutFixture]:
+    """A version in slot staging that is ready for a rollout."""
+    with run_connection_proxy(shifted_server.url) as proxy:
+        yield create_slot_rollout_fixture(shifted_client, fork_server, tmp_path, shifted_server.clock, proxy, app)

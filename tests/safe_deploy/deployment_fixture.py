@@ -37,6 +37,7 @@ import json, os, signal, sys
 from pathlib import Path
 from safe_deploy import client, slot_observer
 from safe_deploy.cli import main
+from safe_deploy.rollouts import following, slot_share
 from safe_deploy.side_by_side import function_apps, retirement
 from tests.pipelines.fork_server import import_everything
 
@@ -73,6 +74,8 @@ for line in iter(sys.stdin.readline, ""):
         if request["retry_seconds"] is not None:
             slot_observer.CONFIRMATION_INTERVAL_SECONDS = 0.05
             function_apps.DELETION_SECONDS = retirement.RESTART_SECONDS = 0
+            following.POLL_SECONDS = 0.05
+            slot_share.CLEARED_SECONDS = slot_share.READ_BACK_SECONDS = slot_share.AZURE_RETRY_SECONDS = 0.05
             client.RETRY_SECONDS = request["retry_seconds"]
         sys.argv[1:] = request["arguments"]
         main()
@@ -210,17 +213,7 @@ class DeploymentFixture:
         out, err = (self.folder / f"{kind}-{self.start_count}" for kind in ("out", "err"))
         for file in (out, err):
             file.touch()
-        path_variable = f"{self.bin_folder}:/usr/bin:/bin" if az_on_path else "/usr/bin:/bin"
-        all_variables = {
-            "PATH": path_variable,
-            "SAFE_DEPLOY_SERVER": url or self.url,
-            "SAFE_DEPLOY_APP": self.app,
-            "SAFE_DEPLOY_KEY": KEYS["deployer"],
-            "SAFE_DEPLOY_RUN_URL": run_url or "",
-            "SAFE_DEPLOY_STABILIZATION_WINDOW": str(STABILIZATION_SECONDS),
-            "COLUMNS": "1000",
-            **variables,
-        }
+        all_variables = self.build_environment(az_on_path=az_on_path, url=url, run_url=run_url) | variables
         pid = self.fork_server.start(
             arguments=list(arguments),
             env=environment(all_variables),
@@ -231,6 +224,18 @@ class DeploymentFixture:
         )
         return RunningCli(pid, self.fork_server.exit_code_directory / str(pid), out, err)
 
+    def build_environment(self, *, az_on_path: bool = True, url: str = "", run_url: str | None = RUN) -> dict[str, str]:
+        """The variables with which a pipeline runs safe-deploy."""
+        return {
+            "PATH": f"{self.bin_folder}:/usr/bin:/bin" if az_on_path else "/usr/bin:/bin",
+            "SAFE_DEPLOY_SERVER": url or self.url,
+            "SAFE_DEPLOY_APP": self.app,
+            "SAFE_DEPLOY_KEY": KEYS["deployer"],
+            "SAFE_DEPLOY_RUN_URL": run_url or "",
+            "SAFE_DEPLOY_STABILIZATION_WINDOW": str(STABILIZATION_SECONDS),
+            "COLUMNS": "1000",
+        }
+
     def run(self, arguments: Sequence[str], **options: Any) -> CliResult:
         """Run safe-deploy to its end. Fails if it prints a key or a traceback."""
         result = self.start(arguments, **options).wait_for_result()
@@ -239,11 +244,11 @@ class DeploymentFixture:
             assert key not in result.stdout + result.stderr
         return result
 
-    def run_command_line(self, line: str) -> CliResult:
+    def run_command_line(self, line: str, **options: Any) -> CliResult:
         """Run a command that a message has printed."""
         words = shlex.split(line)
         assert words.pop(0) == "safe-deploy"
-        return self.run(words)
+        return self.run(words, **options)
 
     def stage(self, hub: str = "", run_url: str = RUN) -> None:
         """Stage a task hub on the server, and set it in Azure's slot."""
@@ -253,9 +258,10 @@ class DeploymentFixture:
         self.set_slot_task_hubs(staging=hub or self.new)
 
     def report_swap(self, hub: str, outcome: str, run_url: str | None = RUN) -> None:
-        """Report `Pending`, `Done` or `Failed` to the server, without a swap in Azure."""
+        """Report `Pending`, `Done` or `Failed` to the server, for the app as it is now and without a swap in Azure."""
         body = {"taskHub": hub, "outcome": outcome}
-        headers = {"X-Run-Url": run_url} if run_url else {}
+        headers = {"If-Match": self.server.get(f"/api/apps/{self.app}").headers["ETag"]}
+        headers |= {"X-Run-Url": run_url} if run_url else {}
         response = self.server.post(f"/api/apps/{self.app}/swap", json=body, headers=headers)
         assert response.status_code == 200, response.text
 

@@ -29,6 +29,7 @@ class CheckResults(dict[str, tuple[str, str]]):
         checks = json.loads(result.out)
         super().__init__({check["check"]: (check["status"], check["message"]) for check in checks})
         assert len(self) == len(checks), "every check has one result"
+        self.repaired = {check["check"]: check["repaired"] for check in checks if check["repaired"] is not None}
         self.code = result.code
         self.err = result.err
 

@@ -85,7 +85,10 @@ class AppWithInjections:
             "doctor": (["doctor", "--for", "administer"], ExitCode.FAILURE),
             "cleanup": (["cleanup", "--dry-run"], ExitCode.DONE),
             "waive": (waive, ExitCode.DONE),
-            "register": (["register", "--task-hub", self.production, "--version", INJECTIONS["github"]], ExitCode.DONE),
+            "register": (
+                ["register", "--task-hub", self.production, "--version", INJECTIONS["github"], "--yes"],
+                ExitCode.DONE,
+            ),
         }
 
 

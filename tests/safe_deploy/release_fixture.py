@@ -18,6 +18,9 @@ from tests.safe_deploy.processes import CliResult
 SECONDS_UNTIL_ROUTERS_STOP = 61
 """How long after a change routers that ask under no name may send requests by the older document, and one second."""
 
+SECONDS_UNTIL_REMOVAL_EXPIRES = 60 * 60 + 1
+"""How long after its beginning another run may take over a removal, and one second."""
+
 
 def name_of(version: str) -> str:
     """The name of a release's Function App."""

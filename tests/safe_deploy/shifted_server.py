@@ -25,12 +25,13 @@ class ShiftedServer:
 
 
 @contextmanager
-def serve_with_shifted_clock(storage: StorageSettings) -> Iterator[ShiftedServer]:
-    """Serve until the block ends. The server has a key for every role, and its own storage as STATE_TASKHUBS_SHOP."""
+def serve_with_shifted_clock(storage: StorageSettings, **settings_of_test: str) -> Iterator[ShiftedServer]:
+    """Serve until the block ends. The server has a key for every role, its own storage as STATE_TASKHUBS_SHOP, and
+    these further settings."""
     assert storage.connection_string is not None
     connection = storage.connection_string.get_secret_value()
     settings = read_settings(
-        build_server_environment(storage, server_key_entries()) | {"STATE_TASKHUBS_SHOP": connection}
+        build_server_environment(storage, server_key_entries()) | {"STATE_TASKHUBS_SHOP": connection} | settings_of_test
     )
     clock = ShiftedClock()
     with socket.socket() as listener:

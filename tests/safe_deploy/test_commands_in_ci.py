@@ -92,14 +92,16 @@ def test_in_azure_pipelines_run_url_outputs_and_summary_are_written(app_client: 
 def test_in_azure_pipelines_a_failure_is_an_annotation(app_client: AppClient, tmp_path: Path) -> None:
     result = app_client.run_cli("status", AGENT_TEMPDIRECTORY=str(tmp_path), **AZURE)
     assert result.code == ExitCode.FAILURE
-    assert f"##vso[task.logissue type=error]there is no app {app_client.app}" in result.stderr
+    assert f"##vso[task.logissue type=error]AppNotFound: the server has no app {app_client.app}" in result.stderr
 
 
 def test_outside_ci_the_audit_log_names_the_logged_in_user(app_client: AppClient) -> None:
     app_client.register()
     for number, actor in enumerate(({"LOGNAME": "anna"}, {"LOGNAME": "Zoë"}, {"SAFE_DEPLOY_ACTOR": "Łucja\nx"})):
         assert (
-            app_client.run_cli("register", "--task-hub", app_client.hub, "--version", f"1.{number}", **actor).code
+            app_client.run_cli(
+                "register", "--yes", "--task-hub", app_client.hub, "--version", f"1.{number}", **actor
+            ).code
             == ExitCode.DONE
         )
     assert [entry["by"] for entry in reversed(app_client.history())][1:] == ["anna", "Zoe", "?ucja x"]

@@ -130,7 +130,7 @@ def test_a_stopped_deploy_command_leaves_the_deployment_open_without_a_swap(
     running = deployment_fixture.start(deployment_fixture.deploy(deploy_command=slow))
     wait_until(lambda: is_written(group_id_file), "the command runs")
     running.send(stop_signal)
-    assert_exit(running.wait_for_result(), ExitCode.FAILURE, "The deployment stays open")
+    assert_exit(running.wait_for_result(), ExitCode.INTERRUPTED, "The deployment stays open")
     wait_until(lambda: is_process_group_gone(int(group_id_file.read_text())), "all processes of the command have ended")
     assert (deployment_fixture.count_swaps(), deployment_fixture.open_deployment_hub()) == (0, deployment_fixture.new)
     assert_exit(deployment_fixture.run(deployment_fixture.deploy()), ExitCode.DONE)
@@ -240,6 +240,18 @@ def test_an_instance_that_starts_on_a_prior_task_hub_blocks_the_run_that_staged(
     arguments = swapped.deploy("--timeout", "1", hub=third_hub, deploy_command=f"touch {touched_file}")
     assert_exit(swapped.run(arguments, run_url=OTHER_RUN), ExitCode.TIMED_OUT, "not ready within")
     assert not touched_file.exists()
+    assert swapped.is_swapped() is False
+
+
+def test_a_refusal_after_the_time_is_up_ends_as_a_wait_does(swapped: DeploymentFixture) -> None:
+    """The run that has staged stages again at once, so it is refused before it waits."""
+    third_hub = new_hub_name()
+    assert_exit(swapped.run(["stage", "--task-hub", third_hub], run_url=OTHER_RUN), ExitCode.DONE)
+    swapped.server.post("/api/events", json=[event(swapped.old, status="Running")]).raise_for_status()
+    arguments = swapped.deploy("--timeout", "0", hub=third_hub)
+    assert_exit(
+        swapped.run(arguments, run_url=OTHER_RUN), ExitCode.TIMED_OUT, "not ready within 0 s", "InstancesActive"
+    )
     assert swapped.is_swapped() is False
 
 

@@ -58,7 +58,7 @@ def test_a_slot_sticky_setting_fails_the_check(registered_app: AppClient, azure_
     results, azure = run_doctor_with_azure(registered_app)
     assert results.code == ExitCode.FAILURE
     assert results.failed_checks() == ["Azure: setting"]
-    assert "not --slot-settings" in azure["Azure: setting"][1]
+    assert "safe-deploy doctor --fix" in azure["Azure: setting"][1]
 
 
 def test_the_options_choose_function_app_slot_and_setting(registered_app: AppClient, azure_on_path: FakeAzure) -> None:
@@ -105,3 +105,19 @@ def test_a_slot_that_is_missing_in_azure_is_named(registered_app: AppClient, azu
     assert results.code == ExitCode.FAILURE
     assert [status for status, _ in azure.values()] == ["ok", "failed", "ok"]
     assert "Azure has no slot 'staging'" in azure["Azure: staging"][1]
+
+
+@pytest.mark.parametrize(("name", "status"), [("", "ok"), ("-staging", "failed")])
+def test_a_status_url_names_the_slot_of_its_task_hub(
+    registered_app: AppClient, azure_on_path: FakeAzure, name: str, status: str
+) -> None:
+    set_slot_task_hubs(azure_on_path, registered_app, production=registered_app.hub, staging=None)
+    origin = f"https://{registered_app.app}{name}.azurewebsites.net"
+    url = f"{origin}/runtime/webhooks/durabletask/instances/1?taskHub={registered_app.hub}"
+    results, _ = run_doctor_with_azure(registered_app, "--status-url", url)
+    assert results["status URLs"][0] == status
+
+
+def test_a_status_url_without_a_resource_group_is_unknown(registered_app: AppClient) -> None:
+    url = f"https://shop.example/runtime/webhooks/durabletask/instances/1?taskHub={registered_app.hub}"
+    assert run_doctor(registered_app, "--status-url", url)["status URLs"][0] == "unknown"

@@ -7,13 +7,16 @@ import httpx
 import pytest
 
 from safe_deploy.client import PipelineCaller, StateServerClient
-from safe_deploy.diagnostics.checks import CheckOptions, run_checks
+from safe_deploy.diagnostics.checks import run_checks
 from safe_deploy.diagnostics.keys import KeyPurpose
+from safe_deploy.diagnostics.options import CheckOptions
 from safe_deploy.errors import ExitCode
 from state_api.settings import StorageSettings
 from tests.builders import event
 from tests.conftest import new_hub_name
+from tests.durable_app.host_processes import KEY
 from tests.pipelines.fake_cloud import FakeAzure
+from tests.platform.event_grid import run_event_grid
 from tests.safe_deploy.app_client import AppClient
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
 from tests.safe_deploy.doctor_runner import VERIFIED, CheckResults, create_provider_hub, run_doctor
@@ -91,12 +94,13 @@ def run_checks_at(app: SideBySideApp, now: datetime) -> dict[str, tuple[str, str
         function_apps=None,
         task_hub_setting="TASK_HUB",
         status_url=None,
+        now=now,
     )
     client = app.client
     with StateServerClient(
         client.url, client.app, key=KEYS["reader"], caller=PipelineCaller(), report=lambda _: None
     ) as server:
-        return {result.check: (result.status.value, result.message) for result in run_checks(server, options, now)}
+        return {result.check: (result.status.value, result.message) for result in run_checks(server, options)}
 
 
 def test_every_check_passes_on_a_complete_set_up(
@@ -110,7 +114,11 @@ def test_every_check_passes_on_a_complete_set_up(
         app.client, "--resource-group", RESOURCE_GROUP, "--status-url", app.status_url(proxy.url, "1.5.0")
     )
     assert (results.code, results.err) == (ExitCode.DONE, "")
-    assert {check: status for check, (status, _) in results.items() if status != "ok"} == {}
+    assert {check: status for check, (status, _) in results.items() if status != "ok"} == {
+        "host.json": "unknown",
+        "topic: release 1.5.0": "warning",
+        "extension": "unknown",
+    }
     assert results["app"][1] == "releases side by side; 1.5.0 gets 100 % of the requests"
     assert results["release 1.4.0"][1] == f"Staged, task hub {hubs['1.4.0']}, {app.address('1.4.0')}"
     assert results["release 1.5.0"][1].startswith("Serving, ")
@@ -206,6 +214,17 @@ def test_a_function_app_with_the_task_hub_of_another_release_is_a_conflict(
     assert (
         f"has {hubs['1.4.0']} in its setting TASK_HUB, but the server has {hubs['1.5.0']}" in results["Azure: 1.5.0"][1]
     )
+
+
+def test_the_events_of_the_active_release_are_followed(side_by_side: SideBySideApp, azure_on_path: FakeAzure) -> None:
+    app = side_by_side
+    with run_event_grid(f"{app.client.url}/api/events?code={KEYS['publisher']}") as grid:
+        settings = {"LIFECYCLE_TOPIC_ENDPOINT": grid.topic.url, "LIFECYCLE_TOPIC_KEY": KEY}
+        app.set_function_apps(azure_on_path, app.task_hubs, **settings)
+        results = run_doctor(app.client, "--resource-group", RESOURCE_GROUP)
+    assert results["topic: release 1.5.0"][0] == "ok"
+    assert results["event subscription"][0] == "unknown", "az sees no topic"
+    assert results["test event"][1].startswith(f"an event of task hub {app.task_hubs['1.5.0']} arrived ")
 
 
 def test_a_release_without_a_function_app_fails_its_check_alone(
@@ -314,10 +333,3 @@ def test_other_urls_are_refused_without_being_printed(side_by_side: SideBySideAp
     result = side_by_side.client.run_cli("doctor", "--status-url", url)
     assert result.code == ExitCode.USAGE
     assert "secret-0" not in result.stderr
-
-
-def test_a_status_url_for_an_app_with_slots_is_refused(app_client: AppClient) -> None:
-    app_client.register()
-    url = "https://shop.example/runtime/webhooks/durabletask/instances/1?taskHub=shop150"
-    result = app_client.run_cli("doctor", "--status-url", url)
-    assert (result.code, "Omit it" in result.stderr) == (ExitCode.USAGE, True)

@@ -14,8 +14,12 @@ import typer.main
 from safe_deploy.cli import cli
 from safe_deploy.errors import ExitCode
 from safe_deploy.rendering import app_outputs, cleanup_outputs, verdict_outputs
+from safe_deploy.rollouts.health_report import health_outputs
+from safe_deploy.rollouts.messages import rollout_outputs
 from safe_deploy.side_by_side.rendering import release_outputs, retirement_outputs, routing_outputs
+from state_api.app import StateServer
 from state_api.settings import read_settings, sha256_of
+from tests.documents.api_contract import operations
 from tests.documents.page_tables import (
     AZURE,
     CODE,
@@ -28,6 +32,7 @@ from tests.documents.page_tables import (
     read_table_rows,
     remove_markup,
 )
+from tests.safe_deploy.rollout_responses import build_health, build_rollout
 
 CLI = ROOT / "docs" / "cli.md"
 GUIDES = {
@@ -61,9 +66,34 @@ def test_exactly_the_existing_commands_are_documented() -> None:
     assert documented == {f"safe-deploy {name}" for name in COMMANDS}
 
 
+def test_every_operation_of_the_api_has_a_command_or_a_reason_to_have_none() -> None:
+    api = StateServer(read_settings({"STATE_STORAGE": "UseDevelopmentStorage=true"})).api
+    rows = read_table_rows(CLI, "Operations and commands", "Operation")
+    documented = {remove_markup(operation): cell for operation, cell in rows}
+    assert documented.keys() == {operation["operationId"] for _, _, operation in operations(api)}
+    for operation, cell in documented.items():
+        names = CODE.findall(cell)
+        assert names or cell.startswith("none: "), operation
+        assert set(names) <= COMMANDS.keys(), operation
+
+
+# What acts on Azure or on this machine only, or follows what another command has begun.
+_COMMANDS_WITHOUT_OPERATION = {"explain", "init", "keys new", "quiesce", "unquiesce"}
+
+
+def test_every_command_that_calls_the_server_is_that_of_an_operation() -> None:
+    rows = read_table_rows(CLI, "Operations and commands", "Operation")
+    documented = {name for _, cell in rows for name in CODE.findall(cell)}
+    assert documented == COMMANDS.keys() - _COMMANDS_WITHOUT_OPERATION
+
+
 def test_exactly_the_options_of_each_command_are_documented() -> None:
-    (common_sentence,) = re.findall(r"^Each command but `keys new` takes (.*?)\. ", CLI.read_text(), re.MULTILINE)
+    (common_sentence,) = re.findall(
+        r"^Each command but `explain`, `init` and `keys new` takes (.*?)\. ", CLI.read_text(), re.MULTILINE
+    )
     common = set(CODE.findall(common_sentence))
+    (without_app,) = re.findall(r"Those\s+that are about no app take no `--app`: (.*?)\. The", CLI.read_text())
+    exceptions = {name: {"--app"} for name in CODE.findall(without_app)}
     documented = {
         remove_markup(cells[0]): set(CODE.findall(cells[1]))
         for cells in read_table_rows(CLI, "Commands", "Command")
@@ -73,7 +103,10 @@ def test_exactly_the_options_of_each_command_are_documented() -> None:
         name: {parameter.opts[0] for parameter in command.params if parameter.opts[0].startswith("--")}
         for name, command in COMMANDS.items()
     }
-    assert {name: (set() if name == "keys new" else common) | rest for name, rest in documented.items()} == actual
+    assert {
+        name: (set() if name in {"explain", "init", "keys new"} else common - exceptions.get(name, set())) | rest
+        for name, rest in documented.items()
+    } == actual
 
 
 def test_exactly_the_existing_options_without_variables_are_documented() -> None:
@@ -106,9 +139,10 @@ def test_an_option_has_the_same_variable_and_default_in_every_command() -> None:
     taken: dict[str, set[Any]] = {}
     for _, option in options():
         taken.setdefault(option.opts[0], set()).add((option.envvar, str(option.default)))
-    # `rollback` and `instances` find a task hub themselves, only `waive` requires a reason, and only `release` and
-    # `promote` a version. Routers confirm a change sooner than a Function App starts, or a slot drains.
-    exceptions = {"--task-hub", "--reason", "--version", "--timeout"}
+    # `rollback` and `instances` find a task hub themselves, only `waive` requires a reason, only `release` an address,
+    # and only `release` and `promote` a version. A rollout may take days, and routers confirm a change sooner than a
+    # Function App starts, or a slot drains.
+    exceptions = {"--task-hub", "--reason", "--version", "--timeout", "--address"}
     assert {name: seen for name, seen in taken.items() if len(seen) > 1}.keys() <= exceptions
 
 
@@ -148,6 +182,8 @@ def test_exactly_the_existing_outputs_are_documented() -> None:
         release_outputs("1.5.0", release) | {"override-token": "secret"},
         retirement_outputs([]),
         routing_outputs(releases, previous=None, behind=[]),
+        health_outputs(build_health()),
+        rollout_outputs(build_rollout()),
         app_outputs({"slots": {}}, "staging", "v42"),
         cleanup_outputs({"taskHubs": []}),
     ]
@@ -193,6 +229,11 @@ def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> 
         "DeleteRelease",
         "GetRouting",
         "PutRouting",
+        "GetTimeline",
+        "GetRolloutHealth",
+        "GetRollout",
+        "PutRollout",
+        "PostRollout",
     }
     (header,) = re.findall(r"^\| Operation \|.*$", read_section(SETTINGS, "Keys and roles"), re.MULTILINE)
     column = [remove_markup(cell.strip()) for cell in header.strip("|").split("|")].index(pipeline_role)
@@ -206,7 +247,8 @@ def test_the_role_of_a_pipeline_permits_all_operations_of_the_command_line() -> 
 
 def test_the_commands_that_create_keys_for_azure_create_a_setting_that_the_server_accepts(tmp_path: Path) -> None:
     """The commands of both pages that need no Azure, run unchanged. A caller's old function key stays valid."""
-    creation, vault = [body for language, body in FENCE.findall(read_section(AZURE, "Keys")) if language == "sh"]
+    (creation,) = [body for language, body in FENCE.findall(read_section(AZURE, "Keys")) if language == "sh"]
+    vault = read_section(AZURE, "Store the keys")
     moving = read_section(OPERATIONS, "Move from function keys")
     move, _ = [body for language, body in FENCE.findall(moving) if language == "sh"]
     assert "state-keys.json" in vault

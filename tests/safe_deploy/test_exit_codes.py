@@ -54,7 +54,7 @@ SetUp = Callable[[AppClient], None]
             ExitCode.NOT_READY,
             "1 orchestration instance",
         ),
-        (stage_and_start_instance, ["status"], "reader", ExitCode.NOT_READY, "NotReady: slot staging"),
+        (stage_and_start_instance, ["status"], "reader", ExitCode.NOT_READY, "slot staging is not ready: "),
         (
             stage_and_start_instance,
             ["status", "--wait", "--timeout", "0"],
@@ -70,7 +70,7 @@ SetUp = Callable[[AppClient], None]
             f"{RUN}1",
         ),
         (AppClient.register, ["stage", "--task-hub", "OWN"], "deployer", ExitCode.CONFLICT, "slot production"),
-        (use_task_hub_in_other_app, ["stage", "--task-hub", "OWN"], "deployer", ExitCode.CONFLICT, ""),
+        (use_task_hub_in_other_app, ["stage", "--create", "--task-hub", "OWN"], "deployer", ExitCode.CONFLICT, ""),
         (AppClient.register, ["swap", "--task-hub", "HUB", "--outcome", "done"], "deployer", ExitCode.CONFLICT, "HUB"),
         (AppClient.register, ["swap", "--task-hub", "HUB"], "deployer", ExitCode.USAGE, "--outcome"),
         (AppClient.register, ["rollback"], "deployer", ExitCode.USAGE, "--outcome"),
@@ -145,21 +145,21 @@ SetUp = Callable[[AppClient], None]
             ["status"],
             "reader",
             ExitCode.FAILURE,
-            "Register the task hub in production: safe-deploy register",
+            "registers its task hub in production: safe-deploy register --create",
         ),
         (
             register_nothing,
             ["history"],
             "reader",
             ExitCode.FAILURE,
-            "Register the task hub in production: safe-deploy register",
+            "registers its task hub in production: safe-deploy register --create",
         ),
         (
             register_nothing,
             ["cleanup"],
             "deployer",
             ExitCode.FAILURE,
-            "Register the task hub in production: safe-deploy register",
+            "registers its task hub in production: safe-deploy register --create",
         ),
     ],
 )
@@ -206,4 +206,4 @@ def test_an_unknown_key_is_not_allowed(app_client: AppClient) -> None:
     for key in ("", "unknown-key-0123456789", " "):
         result = app_client.run_cli("status", SAFE_DEPLOY_KEY=key)
         assert result.code == ExitCode.NOT_ALLOWED
-        assert "send a key that this server knows" in result.stderr
+        assert "the key is missing or unknown" in result.stderr

@@ -180,3 +180,49 @@ def test_fake_az_sets_settings_that_are_given_as_json(path: str, fake_azure: Fak
     assert az(path, *change, "{}", "TASK_HUB=v43").returncode == 0
     settings = fake_azure.settings("shop")
     assert (settings["ORDERS"], settings["TASK_HUB"]) == ("a=b", "v43")
+
+
+WEB_CONFIGURATION = [
+    *["--resource-group", "shop-rg", "--namespace", "Microsoft.Web", "--parent", "sites/shop"],
+    *["--resource-type", "config", "--name", "web", "--api-version", "2022-03-01"],
+]
+READ_RULES = ["resource", "show", *WEB_CONFIGURATION, "--query", "properties.experiments.rampUpRules"]
+
+
+def set_rules(path: str, *shares: float) -> subprocess.CompletedProcess[str]:
+    """Set a rule for slot staging with each share."""
+    rule = {"name": "staging", "actionHostName": "shop-staging.azurewebsites.net"}
+    rules = [rule | {"reroutePercentage": share} for share in shares]
+    properties = json.dumps({"experiments": {"rampUpRules": rules}})
+    return az(path, "resource", "patch", *WEB_CONFIGURATION, "--properties", properties)
+
+
+def test_fake_az_replaces_the_traffic_rules_and_shows_all_their_members(path: str) -> None:
+    assert json.loads(az(path, *READ_RULES).stdout) == []
+    assert set_rules(path, 10).returncode == 0
+    [rule] = json.loads(az(path, *READ_RULES).stdout)
+    assert (rule["name"], rule["reroutePercentage"], rule["changeStep"]) == ("staging", 10, None)
+    assert set_rules(path, 60, 60).returncode == 1
+    set_rules(path)
+    assert json.loads(az(path, *READ_RULES).stdout) == []
+
+
+def test_fake_az_shows_old_rules_for_as_many_reads_as_a_test_wants(path: str, fake_azure: FakeAzure) -> None:
+    fake_azure.update_app("shop", staleReadsAfterChange=2)
+    set_rules(path, 10)  # the command itself reads once
+    assert json.loads(az(path, *READ_RULES).stdout) == []
+    assert [rule["reroutePercentage"] for rule in json.loads(az(path, *READ_RULES).stdout)] == [10]
+    fake_azure.update_app("shop", ignoresChanges=True, staleReadsAfterChange=0)
+    assert set_rules(path, 50).returncode == 0
+    assert [rule["reroutePercentage"] for rule in json.loads(az(path, *READ_RULES).stdout)] == [10]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--namespace", "Microsoft.Sql"), ("--name", "metadata"), ("--parent", "sites/bakery")]
+)
+def test_fake_az_knows_no_other_resources(path: str, option: str, value: str) -> None:
+    names = list(WEB_CONFIGURATION)
+    names[names.index(option) + 1] = value
+    for command in (["show"], ["patch", "--properties", "{}"]):
+        assert az(path, "resource", *command, *names).returncode == 3
+    assert az(path, "resource", "patch", *WEB_CONFIGURATION, "--properties", "{").returncode == 1

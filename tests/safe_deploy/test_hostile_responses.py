@@ -11,6 +11,7 @@ from harness.state_server import ServerProcess
 from safe_deploy.errors import ExitCode
 from tests.pipelines.fake_cloud import FakeAzure, install_fake_az
 from tests.safe_deploy.app_client import AppClient
+from tests.safe_deploy.canned_server import run_canned_server
 from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP
 from tests.safe_deploy.fault_proxy import CannedResponse, run_fault_proxy
@@ -133,7 +134,8 @@ def test_on_other_ci_systems_errors_are_printed_and_are_not_commands(
         "status", "--slot", "production", variables=app_with_injections.app_client.build_environment() | system
     )
     assert result.code == ExitCode.NOT_READY
-    assert "error: NotReady: slot production" in result.stderr
+    assert "NotReady: slot production" in result.stdout
+    assert "error: slot production is not ready: " in result.stderr
     assert find_terminal_effects(result.stdout + result.stderr) == []
 
 
@@ -160,3 +162,16 @@ def test_hostile_output_of_az_is_not_a_command(served: ServerProcess, tmp_path: 
         assert find_forged_github_commands(result.stdout + result.stderr) == []
         assert find_azure_commands(result.stdout + result.stderr) == []
         assert find_terminal_effects(result.stdout + result.stderr) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["show", "--app"], ["instances", "--task-hub"], ["history", "--continuation-token"]], ids=" ".join
+)
+def test_bytes_that_are_not_utf_8_are_an_error_of_the_command_line(arguments: list[str]) -> None:
+    """The operating system passes them on as lone surrogates."""
+    with run_canned_server() as server:
+        result = server.run(*arguments, "shop\udcff")
+    assert result.code == ExitCode.USAGE
+    assert result.stderr.splitlines() == [
+        "error: an option or variable has bytes that are not UTF-8. Check how the command line is made"
+    ]

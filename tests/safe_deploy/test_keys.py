@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+import yaml
 
 from safe_deploy.errors import ExitCode
 from safe_deploy.keys import KeyRole
@@ -32,6 +33,14 @@ def test_key_entry_and_instructions_are_printed() -> None:
     assert json.loads(entry) == {"name": "admin", "role": "admin", "sha256": digest}
     assert "STATE_KEYS" in result.stderr
     assert key not in result.stderr
+
+
+def test_a_new_key_is_printed_as_yaml_and_quietly() -> None:
+    result = run_safe_deploy("keys", "new", "--role", "admin", "-o", "yaml", "-q")
+    printed = yaml.safe_load(result.stdout)
+    assert printed["entry"]["sha256"] == hashlib.sha256(printed["key"].encode()).hexdigest()
+    quiet = run_safe_deploy("keys", "new", "--quiet")
+    assert (len(quiet.stdout.splitlines()), quiet.stderr) == (2, "")
 
 
 def test_two_keys_differ() -> None:

@@ -11,8 +11,10 @@ import pytest
 from harness.processes import wait_until
 from safe_deploy.errors import ExitCode
 from tests.conftest import new_hub_name
+from tests.safe_deploy.assertions import OTHER_RUN, assert_exit
 from tests.safe_deploy.connection_proxy import ConnectionProxy, run_connection_proxy
 from tests.safe_deploy.deployment_fixture import (
+    RESOURCE_GROUP,
     SWAP_COMMAND,
     DeploymentFixture,
     ForkServer,
@@ -185,3 +187,20 @@ def find_az_process_group(deployment_fixture: DeploymentFixture) -> int:
         ):
             return os.getpgid(int(entry.name))
     raise AssertionError("no az of this app is running")
+
+
+@pytest.mark.parametrize("command", ["false", ""], ids=["Azure does not swap", "Azure swaps"])
+def test_a_run_that_was_killed_at_its_outcome_leaves_the_next_swap_of_another_run_alone(
+    deployment_fixtures: Callable[[], DeploymentFixture], connection_proxy: ConnectionProxy, command: str
+) -> None:
+    """The server has recorded the outcome. Another run begins to swap before the killed run is started again."""
+    deployment_fixture = deployment_fixtures()
+    deployment_fixture.stage()
+    arguments = deployment_fixture.swap(*([command] if command else []), options=["--resource-group", RESOURCE_GROUP])
+    Killer(connection_proxy, 3, server_answers=True).run_until_killed(deployment_fixture.start, arguments)
+    connection_proxy.clear()
+    next_hub = deployment_fixture.old if deployment_fixture.is_swapped() else deployment_fixture.new
+    deployment_fixture.report_swap(next_hub, "Pending", OTHER_RUN)
+    again = deployment_fixture.run(arguments)
+    assert_exit(again, ExitCode.CONFLICT, OTHER_RUN, "has not reported its outcome")
+    assert deployment_fixture.pending_hub() == next_hub

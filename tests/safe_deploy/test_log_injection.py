@@ -4,15 +4,11 @@ Tables are printed by new processes, as in pipelines. Everything else is printed
 """
 
 import json
-import os
-import pty
 import re
-import subprocess
-import threading
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.safe_deploy.ci_systems import AZURE, github_environment
 from tests.safe_deploy.injections import (
@@ -29,12 +25,13 @@ from tests.safe_deploy.logging_commands import (
     find_terminal_effects,
     split_lines,
 )
-from tests.safe_deploy.processes import CliResult, build_command_line, environment
+from tests.safe_deploy.processes import CliResult
+from tests.safe_deploy.terminal import run_to_end_in_terminal
 
 COMMANDS = ["status", "wait", "stage", "instances", "history", "doctor", "cleanup", "waive", "register"]
 
 
-@pytest.mark.parametrize("output", ["table", "json"])
+@pytest.mark.parametrize("output", ["table", "json", "yaml"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_on_github_no_hostile_text_is_a_command(
     app_with_injections: AppWithInjections, tmp_path: Path, name: str, output: str
@@ -51,13 +48,13 @@ def test_on_github_no_hostile_text_is_a_command(
     assert find_forged_github_commands(result.stdout) == find_forged_github_commands(result.stderr) == []
     assert find_github_commands(result.stdout) == []
     assert find_terminal_effects(result.stdout + result.stderr) == []
-    check_json_output(result, output)
+    check_structured_output(result, output)
     for line in (tmp_path / "output").read_text().splitlines():
         assert re.fullmatch(r"[a-z-]+=[^\x00-\x1f\x7f-\x9f]*", line)
     check_summary((tmp_path / "summary").read_text())
 
 
-@pytest.mark.parametrize("output", ["table", "json"])
+@pytest.mark.parametrize("output", ["table", "json", "yaml"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_in_azure_pipelines_no_hostile_text_is_a_command(
     app_with_injections: AppWithInjections, tmp_path: Path, name: str, output: str
@@ -71,7 +68,7 @@ def test_in_azure_pipelines_no_hostile_text_is_a_command(
     # One command on each line: what the agent unescapes is data and nothing else.
     assert all(len(find_azure_commands(line)) <= 1 for line in split_lines(result.stderr))
     assert find_terminal_effects(result.stdout + result.stderr) == []
-    check_json_output(result, output)
+    check_structured_output(result, output)
     for file in tmp_path.iterdir():
         check_summary(file.read_text())
 
@@ -82,46 +79,18 @@ def test_in_a_terminal_no_hostile_text_moves_the_cursor_or_forges_a_line(
 ) -> None:
     """A terminal wraps lines, and no part of a line is a command. Some pipelines give their steps a terminal."""
     arguments, code = app_with_injections.commands[name]
-    exit_code, text = run_in_terminal(arguments, app_with_injections.app_client.build_environment())
+    exit_code, text = run_to_end_in_terminal(arguments, app_with_injections.app_client.build_environment())
     assert exit_code == code, text
     assert find_terminal_effects(text, live=name == "wait") == []
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     assert find_github_commands(plain) == find_azure_commands(plain) == []
 
 
-def run_in_terminal(arguments: list[str], variables: dict[str, str], columns: int = 80) -> tuple[int, str]:
-    """Run a command with stdout and stderr in a terminal. Returns the exit code and everything that the terminal
-    received."""
-    terminal_end, process_end = pty.openpty()
-    with subprocess.Popen(
-        build_command_line(*arguments),
-        env=environment({"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "40"} | variables),
-        stdin=process_end,
-        stdout=process_end,
-        stderr=process_end,
-        start_new_session=True,
-    ) as process:
-        os.close(process_end)
-        received = bytearray()
-
-        def read_until_closed() -> None:
-            """Keep what the process writes to its terminal, until it closes the terminal."""
-            with suppress(OSError):  # reading fails when the process has closed the terminal
-                while output := os.read(terminal_end, 65536):
-                    received.extend(output)
-
-        reader = threading.Thread(target=read_until_closed)
-        reader.start()
-        code = process.wait(60)
-        reader.join()
-        os.close(terminal_end)
-    return code, received.decode()
-
-
-def check_json_output(result: CliResult, output: str) -> None:
-    """JSON output is one document, in printable ASCII. A refused command prints none."""
-    if output == "json":
-        assert result.stdout == "" or json.loads(result.stdout)
+def check_structured_output(result: CliResult, output: str) -> None:
+    """JSON and YAML output is one document, in printable ASCII. A refused command prints none."""
+    if output != "table":
+        parse = json.loads if output == "json" else yaml.safe_load
+        assert result.stdout == "" or parse(result.stdout)
         assert all(character == "\n" or " " <= character <= "~" for character in result.stdout)
 
 

@@ -105,7 +105,7 @@ def test_an_empty_variable_counts_as_not_set(app_client: AppClient, command: str
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("WAIT", "perhaps"), ("VERIFY", "never"), ("OUTPUT", "yaml"), ("TIMEOUT", "long")]
+    ("name", "value"), [("WAIT", "perhaps"), ("VERIFY", "never"), ("OUTPUT", "xml"), ("TIMEOUT", "long")]
 )
 def test_an_invalid_variable_is_named(app_client: AppClient, name: str, value: str) -> None:
     result = app_client.run_cli("status", **{f"SAFE_DEPLOY_{name}": value})

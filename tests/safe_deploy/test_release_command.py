@@ -90,6 +90,18 @@ def test_a_release_whose_task_hub_does_not_exist_has_not_started(
     assert len(releases.list_commands()) == 2
 
 
+def test_an_app_that_never_rests_has_started(releases: ReleaseFixture, storage: StorageSettings) -> None:
+    """A timer of the app starts a short orchestration within each settle window. Between two of them nothing is active,
+    and the server does not read the task hub."""
+    releases.create(taskHubs=PROVIDER_CONFIG, policy={"settleSeconds": 3600})
+    arguments = releases.release("1.0", options=["--timeout", "0"])
+    assert_exit(releases.run(arguments), ExitCode.TIMED_OUT, "does not exist at its provider")
+    create_provider_hub(storage, releases.task_hub_of("1.0"))
+    releases.publish("1.0", "tick-1", "Running")
+    releases.publish("1.0", "tick-1", "Completed")
+    assert_exit(releases.run(arguments), ExitCode.DONE, "has started")
+
+
 def test_a_release_has_not_started_without_its_task_hub_even_if_missing_task_hubs_count_as_drained(
     releases: ReleaseFixture,
 ) -> None:

@@ -7,11 +7,10 @@ import pytest
 
 from harness.processes import wait_until
 from safe_deploy.errors import ExitCode
-from state_api.settings import StorageSettings
 from tests.safe_deploy.assertions import assert_exit
 from tests.safe_deploy.connection_proxy import ConnectionProxy
 from tests.safe_deploy.deployment_fixture import RESOURCE_GROUP, kill_cli
-from tests.safe_deploy.doctor_runner import PROVIDER_CONFIG, create_provider_hub
+from tests.safe_deploy.doctor_runner import PROVIDER_CONFIG
 from tests.safe_deploy.release_fixture import ReleaseFixture, address_of, name_of
 
 GROUP = ["--resource-group", RESOURCE_GROUP]
@@ -293,40 +292,6 @@ def test_azure_that_refuses_to_disable_functions_leaves_the_release_as_it_was(dr
     assert drained.states()["1.0"] == "Draining"
 
 
-@pytest.mark.parametrize("failure", [None, "taskhub delete"])
-def test_the_task_hub_on_a_scheduler_is_deleted_before_the_release_is_removed(
-    releases: ReleaseFixture, storage: StorageSettings, failure: str | None
-) -> None:
-    releases.create(taskHubs=PROVIDER_CONFIG)
-    for version in ("1.0", "1.1"):
-        releases.register(version)
-        create_provider_hub(storage, releases.task_hub_of(version))
-        releases.route(version)
-    releases.let_routers_stop()
-    azure = releases.cli.fake_azure
-    task_hub = releases.task_hub_of("1.0")
-    reset_scheduler(releases, task_hub, "other", function_apps=[name_of("1.0")])
-    arguments = releases.retire("sh", "-c", DELETE_ONCE, options=[*RETIRE, "--scheduler", "shop-dts"])
-    if failure is not None:
-        azure.set_fault("taskhub delete", call_count=1)
-        assert_exit(releases.run(arguments), ExitCode.FAILURE, "the release stays Removing")
-        assert releases.states()["1.0"] == "Removing"
-    assert_exit(releases.run(arguments), ExitCode.DONE)
-    assert azure.task_hubs("shop-dts") == ["other"]
-    assert releases.states()["1.0"] == "Removed"
-
-
-def test_a_task_hub_that_was_not_new_stays_on_the_scheduler(releases: ReleaseFixture) -> None:
-    releases.register_and_promote("1.0", "1.1")
-    releases.let_routers_stop()
-    task_hub = releases.task_hub_of("1.0")
-    azure = releases.cli.fake_azure
-    reset_scheduler(releases, task_hub, function_apps=[name_of("1.0")])
-    result = releases.run(releases.retire("sh", "-c", DELETE_ONCE, options=[*RETIRE, "--scheduler", "shop-dts"]))
-    assert_exit(result, ExitCode.DONE, f"task hub {task_hub} stays on the scheduler")
-    assert azure.task_hubs("shop-dts") == [task_hub]
-
-
 # promote and rollback
 
 
@@ -341,6 +306,25 @@ def test_a_promotion_and_a_rollback_leave_the_functions_to_the_active_release(qu
     assert quiesced.cli.fake_azure.count_restarts(name_of("1.1")) == restarts
     assert_exit(quiesced.run(ROLLBACK), ExitCode.DONE)
     assert quiesced.disabled_functions() == {"1.0": False, "1.1": True}
+
+
+@pytest.mark.parametrize("order", ["gap", "overlap"])
+def test_a_promotion_that_ends_the_use_of_an_adopted_release_restarts_no_other_one(
+    quiesced: ReleaseFixture, order: str
+) -> None:
+    adopted = {"taskHub": quiesced.task_hub_of("0.9"), "address": address_of("0.9")}
+    quiesced.create(policy={"quiesceFunctions": ["Nightly"], "quiesceOrder": order}, releases={"0.9": adopted})
+    quiesced.create_function_apps("0.9", "1.0", "1.1")
+    azure = quiesced.cli.fake_azure
+    azure.set_fault("functionapp list")
+    promote_active = ["promote", "--version", "1.0", *GROUP]
+    assert_exit(quiesced.run(promote_active), ExitCode.FAILURE, "release 0.9, which was adopted", "az failed")
+    assert quiesced.states()["0.9"] == "Draining"
+    azure.clear_faults()
+    assert_exit(quiesced.run(promote_active), ExitCode.DONE, "Nightly of release 0.9 will be disabled")
+    assert quiesced.disabled_functions()["0.9"] is True
+    restarts = [azure.count_restarts(name_of(version)) for version in ("0.9", "1.0", "1.1")]
+    assert restarts == [1, 0, 0]
 
 
 def test_with_overlap_the_old_release_restarts_when_routers_send_it_nothing(
@@ -359,7 +343,7 @@ def test_with_overlap_the_old_release_restarts_when_routers_send_it_nothing(
         return False
 
     releases_proxy.cut_before_request = acknowledge_at_second_look
-    assert_exit(quiesced.run(PROMOTE), ExitCode.DONE, "waiting for these routers", "all routers")
+    assert_exit(quiesced.run(PROMOTE), ExitCode.DONE, "waiting until the routers confirm", "all routers")
     assert disabled_at_look == [False, False]
     assert quiesced.disabled_functions() == {"1.0": True, "1.1": False}
 
@@ -395,7 +379,9 @@ def test_a_promotion_that_the_server_refuses_gives_the_functions_back(
     quiesced.create_function_apps("1.0", "1.1", "1.2")
     releases_proxy.cut_before_request = remove_first
     result = quiesced.run(["promote", "--version", "1.2", *GROUP])
-    assert_exit(result, ExitCode.CONFLICT, "so release 1.0 gets its functions as before", "removing release 1.2")
+    assert_exit(
+        result, ExitCode.CONFLICT, "release 1.0 is active, so it gets its functions as before", "removing release 1.2"
+    )
     assert quiesced.disabled_functions()["1.0"] is False
 
 
@@ -414,7 +400,12 @@ def test_functions_that_cannot_be_disabled_in_an_older_release_stay_with_the_act
         }
     )
     result = quiesced.run(["promote", "--version", "1.2", *GROUP])
-    assert_exit(result, ExitCode.FAILURE, "is a reference to Key Vault", "so release 1.1 gets its functions as before")
+    assert_exit(
+        result,
+        ExitCode.FAILURE,
+        "is a reference to Key Vault",
+        "release 1.1 is active, so it gets its functions as before",
+    )
     assert quiesced.active() == "1.1"
     assert quiesced.disabled_functions()["1.1"] is False
 

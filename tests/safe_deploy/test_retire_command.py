@@ -14,9 +14,8 @@ from tests.safe_deploy.ci_systems import github_environment, read_outputs
 from tests.safe_deploy.connection_proxy import ConnectionProxy, Request
 from tests.safe_deploy.deployment_fixture import RUN
 from tests.safe_deploy.doctor_runner import PROVIDER_CONFIG, create_provider_hub, delete_provider_hub
-from tests.safe_deploy.release_fixture import ReleaseFixture, address_of
+from tests.safe_deploy.release_fixture import SECONDS_UNTIL_REMOVAL_EXPIRES, ReleaseFixture, address_of
 
-SECONDS_UNTIL_REMOVAL_EXPIRES = 60 * 60 + 1
 FAIL_FOR_1_0 = 'test "$SAFE_DEPLOY_VERSION" != 1.0'
 
 
@@ -142,7 +141,9 @@ def test_a_wait_ends_when_the_release_has_drained(drained: ReleaseFixture, relea
 def test_a_wait_that_is_too_short_times_out(drained: ReleaseFixture) -> None:
     drained.publish("1.0", "order-1", "Running")
     result = drained.run(drained.retire(options=["--wait", "--timeout", "0"]))
-    assert_exit(result, ExitCode.TIMED_OUT, "not retired within 0 s", "release 1.0: 1 orchestration instance")
+    assert_exit(
+        result, ExitCode.TIMED_OUT, "not retired within 0 s", "release 1.0: InstancesActive: 1 orchestration instance"
+    )
     assert drained.states()["1.1"] == "Removed"
 
 
@@ -165,7 +166,7 @@ def test_a_rollback_that_comes_first_wins(drained: ReleaseFixture, releases_prox
 
     releases_proxy.cut_before_request = route_first
     result = drained.run(drained.retire(options=["--version", "1.0"]))
-    assert_exit(result, ExitCode.NOT_READY, "release 1.0 of app", "must not be removed")
+    assert_exit(result, ExitCode.NOT_READY, "release 1.0 is NotDrained: ReleaseInUse", "gets 100 %")
     assert drained.list_commands() == []
     assert drained.active() == "1.0"
 
@@ -186,7 +187,7 @@ def test_a_removal_that_another_caller_has_ended_is_not_carried_out(
 
     releases_proxy.cut_before_request = give_back_before_last_verdict
     result = drained.run(drained.retire(options=["--version", "1.0"]))
-    assert_exit(result, ExitCode.FAILURE, "another caller has ended its removal")
+    assert_exit(result, ExitCode.CONFLICT, "another caller has ended its removal")
     assert drained.list_commands() == []
     assert_exit(drained.run(["rollback", "--version", "1.0"]), ExitCode.DONE)
 
@@ -196,7 +197,7 @@ def test_a_staged_release_is_removed_when_routers_send_it_nothing(
 ) -> None:
     advance_clock_at_verdict(drained, releases_proxy, 3)
     result = drained.run(drained.retire(options=["--version", "1.3"]))
-    assert_exit(result, ExitCode.DONE, "release 1.3 is Removing; waiting: routers may send requests")
+    assert_exit(result, ExitCode.DONE, "release 1.3 is Removing; waiting: RoutersBehind: routers may send requests")
     assert drained.states()["1.3"] == "Removed"
 
 
@@ -237,7 +238,7 @@ def test_a_signal_during_the_command_leaves_the_removal_pending(drained: Release
     running = drained.start(drained.retire("sh", "-c", f"touch {started}; sleep 60"))
     wait_until(started.exists, "the command runs")
     running.send(signal.SIGTERM)
-    assert_exit(running.wait_for_result(), ExitCode.FAILURE, "after a request to stop")
+    assert_exit(running.wait_for_result(), ExitCode.INTERRUPTED, "after a request to stop")
     assert drained.states() == {"1.0": "Removing", "1.1": "Draining", "1.2": "Serving", "1.3": "Staged"}
     assert_exit(drained.run(drained.retire()), ExitCode.DONE)
     assert drained.states()["1.0"] == drained.states()["1.1"] == "Removed"

@@ -27,6 +27,7 @@ def build_release(version: str, state: str, registered_at: str = "1") -> Release
         state=state,
         registered_at=registered_at,
         first_traffic_at=None,
+        last_traffic_at=None,
     )
 
 

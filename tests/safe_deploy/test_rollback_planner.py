@@ -7,6 +7,7 @@ import pytest
 from safe_deploy.errors import ConflictError
 from safe_deploy.side_by_side.app_state import Release, ReleaseState, Routing, SideBySideApp
 from safe_deploy.side_by_side.rollback_planner import RoutingChange, choose_rollback_version
+from safe_deploy.side_by_side.routing_history import find_routing_changes
 
 Share = str | tuple[str, str]
 """The active release, or the active one and a candidate."""
@@ -51,6 +52,7 @@ def choose(
             state=find_state(version, removing, staged),
             registered_at=f"2026-11-0{number}",
             first_traffic_at=None if version in staged else f"2026-11-1{number}",
+            last_traffic_at=None,
         )
         for number, version in enumerate((*versions, *staged), 1)
         if version not in removed
@@ -89,8 +91,14 @@ def test_a_rollback_goes_to_the_release_that_was_active_before(shares: Sequence[
 
 @pytest.mark.parametrize(
     "shares",
-    [["1", "2", "1"], ["1", "2", "3", "2"], ["1", "2", "3", "1"], ["1", "2", ("2", "3"), "2"]],
-    ids=["back", "back to the second", "back by two", "a split was ended"],
+    [
+        ["1", "2", "1"],
+        ["1", "2", "3", "2"],
+        ["1", "2", "3", "1"],
+        ["1", "2", ("2", "3"), "2"],
+        ["1", "2", "1", "1"],
+    ],
+    ids=["back", "back to the second", "back by two", "a split was ended", "the use of an adopted release was ended"],
 )
 def test_a_repeated_rollback_stays_where_it_is(shares: Sequence[Share]) -> None:
     assert choose(*shares) == shares[-1]
@@ -128,6 +136,27 @@ def test_a_named_release_must_have_had_traffic() -> None:
         choose("1", "2", requested="4", staged=["4"])
 
 
+@pytest.mark.parametrize(("state", "winner"), [("Finished", "2"), ("Aborted", "1")])
+def test_a_rollout_that_the_server_ends_changes_the_routing_twice(state: str, winner: str) -> None:
+    newest_first = [
+        {"operation": "AdvanceRollout", "details": {"state": state}},
+        {"operation": "AdvanceRollout", "details": {"state": "Running"}},
+        {"operation": "PutRollout", "details": {"baseline": "1", "candidate": "2"}},
+        {"operation": "PostRelease", "details": {"version": "2"}},
+        {"operation": "PutRouting", "details": {"from": {"active": None}, "to": {"active": "1"}}},
+    ]
+    begin, end = build_change("1", ("1", "2")), build_change(("1", "2"), winner)
+    assert list(find_routing_changes(newest_first)) == [end, begin, build_change(None, "1")]
+
+
+def test_a_rollout_that_is_live_has_changed_the_routing_once() -> None:
+    newest_first = [
+        {"operation": "PostRollout", "details": {"state": "Paused"}},
+        {"operation": "PutRollout", "details": {"baseline": "1", "candidate": "2"}},
+    ]
+    assert list(find_routing_changes(newest_first)) == [build_change("1", ("1", "2"))]
+
+
 def test_only_as_much_of_the_audit_log_is_read_as_is_needed() -> None:
     def list_changes_until_the_second() -> Iterator[RoutingChange]:
         """The last change of the routing. Fails if an earlier one is asked for."""
@@ -144,6 +173,7 @@ def test_only_as_much_of_the_audit_log_is_read_as_is_needed() -> None:
                 state="Draining",
                 registered_at="1",
                 first_traffic_at="1",
+                last_traffic_at="2",
             )
         },
         removed=frozenset(),

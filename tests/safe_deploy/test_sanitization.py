@@ -1,6 +1,5 @@
 """Sanitized text: examples of known attacks, and properties of every text."""
 
-import json
 import re
 
 import pytest
@@ -12,7 +11,6 @@ from safe_deploy.sanitization import (
     MAX_LINE_LENGTH,
     escape_markdown,
     escape_unprintable,
-    format_json,
     sanitize_cells,
     sanitize_line,
 )
@@ -107,16 +105,6 @@ def test_a_long_text_is_truncated_and_shows_its_length() -> None:
     )
     assert sanitize_cells(["o" * 2000]) == [f"{'o' * MAX_CELL_LENGTH}... (2000 characters)"]
     assert sanitize_line("o" * MAX_LINE_LENGTH) == "o" * MAX_LINE_LENGTH
-
-
-@settings(deadline=None)
-@given(values=st.dictionaries(anything, anything | st.lists(anything)))
-def test_json_is_printable_ascii_without_commands_and_keeps_its_content(values: dict[str, object]) -> None:
-    text = format_json(values)
-    assert json.loads(text) == json.loads(json.dumps(values))
-    assert all(character == "\n" or " " <= character <= "~" for character in text)
-    assert find_github_commands(text) == []
-    assert find_azure_commands(text) == []
 
 
 @settings(deadline=None)

@@ -134,7 +134,7 @@ def test_an_unregistered_production_is_refused_by_stage_and_swap(staged: Deploym
     other.old, other.new = new_hub_name(), new_hub_name()
     slots = {"production": {"settings": {"TASK_HUB": other.old}}, "staging": {"settings": {}}}
     other.fake_azure.reset({other.app: {"resourceGroup": RESOURCE_GROUP, "slots": slots}})
-    result = run_stage(other)
+    result = run_stage(other, "", "--create")
     assert_exit(
         result,
         ExitCode.CONFLICT,

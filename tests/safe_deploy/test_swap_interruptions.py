@@ -121,7 +121,7 @@ def test_a_signal_before_the_command_leaves_the_record_unchanged(
     running = staged.start(staged.swap())
     wait_until(lambda: staged.fake_azure.count_calls(LIST_SETTINGS_COMMAND) == 1, "safe-deploy queries Azure")
     running.send(stop_signal)
-    assert_exit(running.wait_for_result(), ExitCode.FAILURE, "stopped before the command was run")
+    assert_exit(running.wait_for_result(), ExitCode.INTERRUPTED, "stopped before the command was run")
     assert staged.is_unswapped()
     assert (staged.count_swaps(), staged.open_deployment_hub()) == (0, staged.new)
 
@@ -157,7 +157,7 @@ def test_a_signal_after_azure_has_swapped_confirms_the_swap(staged: DeploymentFi
     running = staged.start(staged.swap())
     wait_until(lambda: staged.azure_hubs() == (staged.new, staged.old), "Azure has swapped")
     running.send(signal.SIGTERM)
-    assert_exit(running.wait_for_result(), ExitCode.FAILURE, "the swap is done and on record")
+    assert_exit(running.wait_for_result(), ExitCode.INTERRUPTED, "the swap is done and on record")
     assert staged.is_swapped()
 
 

@@ -375,9 +375,10 @@ def test_a_rollback_to_the_task_hub_in_production_is_refused_after_a_deployment(
 
 def test_the_message_about_an_interrupted_swap_says_who_when_and_what_to_run() -> None:
     message = describe_interrupted_swap(PENDING, PENDING_SWAP)
-    for part in ("ann", RUN, STARTED_AT, "v42, not v41", "--outcome failed"):
+    for part in ("ann", RUN, "2026-11-21 10:00:00 UTC", "v42, not v41", "--outcome failed"):
         assert part in message
-    assert "safe-deploy swap --app shop --slot staging --task-hub v42 --outcome done" in message
+    command = f"safe-deploy swap --app shop --run-url {RUN} --slot staging --task-hub v42 --outcome done"
+    assert command in message
     assert "(run" not in describe_interrupted_swap(PENDING, replace(PENDING_SWAP, run_url=None))
     assert "not v41" not in describe_interrupted_swap(PENDING, replace(PENDING_SWAP, swapped_out=None))
     with_server = replace(PENDING, server_url="https://state.example")

@@ -12,7 +12,7 @@ from tests.safe_deploy.fault_proxy import (
     FaultProxy,
 )
 from tests.safe_deploy.terminal import run_in_terminal
-from tests.safe_deploy.wait_scenario import CLOCK, SOON, WAIT, WaitScenario, do_nothing
+from tests.safe_deploy.wait_scenario import CLOCK, SOON, WAIT, WaitScenario
 
 HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 """The escape sequences that hide and show the cursor."""
@@ -20,38 +20,46 @@ HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 ERASE_LINE = b"\x1b[2K"
 
 
-def test_a_terminal_shows_a_table_of_the_blockers_that_is_kept_up_to_date(
-    wait_scenario: WaitScenario, proxy: FaultProxy
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_terminal_shows_one_line_that_is_kept_up_to_date(
+    wait_scenario: WaitScenario, proxy: FaultProxy, columns: int
 ) -> None:
-    """The table is below the reported polls, and the command erases it at the end. Stdout has the result."""
+    """It says at once what is waited for, then who blocks, and never wraps. The command erases it. Stdout has the
+    result."""
 
-    def wait_until_drawn(name: bytes) -> None:
-        # The table is drawn after a response, before the next request.
-        wait_until(lambda: name in window.output, f"{name!r} is in the table")
+    def wait_until_drawn(text: str) -> None:
+        # The line is drawn after a response, before the next request.
+        wait_until(lambda: text.encode() in window.output, f"{text!r} is in the line")
+
+    def expect_subject() -> None:
+        """The line names what is waited for before the first response arrives."""
+        wait_until_drawn("waiting until slot production")
 
     def begin_second_order() -> None:
-        """Begin another order once the table shows the first."""
-        wait_until_drawn(b"order-1    ProcessOrder ")
-        assert b"order-2 " not in window.output
+        """Begin another order once the line shows the first."""
+        wait_until_drawn("InstancesActive: 1, oldest order-1")
         wait_scenario.begin("order-2")
 
     def end_both_orders() -> None:
-        """End the orders once the table shows the second."""
-        wait_until_drawn(b"order-2    ProcessOrder ")
+        """End the orders once the line shows that there are two."""
+        wait_until_drawn("InstancesActive: 2, oldest order-1")
         wait_scenario.end()
 
-    wait_scenario.script(proxy, do_nothing, begin_second_order, end_both_orders)
+    wait_scenario.script(proxy, expect_subject, begin_second_order, end_both_orders)
     with run_in_terminal(
-        [*WAIT, *SOON], wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url)
+        [*WAIT, *SOON], wait_scenario.app_client.build_environment(SAFE_DEPLOY_SERVER=proxy.url), columns=columns
     ) as window:
         assert window.wait() == 0
         assert window.process.stdout is not None
         out = window.process.stdout.read().decode()
     assert out == f"Ready: slot production (task hub {wait_scenario.app_client.hub}), by lifecycle events alone\n"
     assert window.output.count(HIDE_CURSOR) == window.output.count(SHOW_CURSOR) == 1
-    assert len(re.findall(rf"{CLOCK} (?:Not)?Ready", window.output.decode())) == 3
-    # The table is erased.
-    assert ERASE_LINE in window.output
+    drawn = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "\n", window.output.decode())
+    lines = re.findall(r"^.*\(waited \d+ s, \d+ s left\)", drawn, re.MULTILINE)
+    assert len(lines) >= 3
+    assert max(map(len, lines)) <= columns
+    # The line is erased before the result.
+    assert window.output.rindex(ERASE_LINE) > window.output.rindex(b" s left)")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +72,7 @@ def test_no_live_table_in_ci_or_without_color(wait_scenario: WaitScenario, varia
         assert window.wait() == 0
     assert b"\x1b" not in window.output
     assert len(re.findall(rf"^{CLOCK} Ready", window.output.decode(), re.MULTILINE)) == 1
+    assert len(re.findall(rf"^{CLOCK} waiting until slot production", window.output.decode(), re.MULTILINE)) == 1
 
 
 @pytest.mark.parametrize(
@@ -82,7 +91,7 @@ def test_a_signal_ends_the_wait(
         code = window.wait()
         assert time.monotonic() - began < 10
     if terminal or stop_signal == signal.SIGINT:
-        assert (code, b"error: stopped" in window.output) == (ExitCode.FAILURE, True)
+        assert (code, b"error: stopped" in window.output) == (ExitCode.INTERRUPTED, True)
     else:
         assert code == -stop_signal
     assert b"Traceback" not in window.output

@@ -19,6 +19,7 @@ from tests.safe_deploy.fault_proxy import CannedResponse, FaultProxy, run_fault_
 
 START = {"instanceId": "order-7", "functionName": "ProcessOrder"}
 UNREAD = {"instanceId": "", "functionName": ""}
+START_REASON = "StartsPending: 1 message that starts work waits"
 UNSEEN = {"code": "MessagesUnseen", "message": "the control queues are not looked at::error::x"}
 
 
@@ -101,7 +102,9 @@ def test_a_warning_with_a_hostile_message_is_printed_once_and_sanitized(app_clie
     with run_fault_proxy() as proxy:
         result = run_status(app_client, proxy, build_verdict_response(app_client, warnings=(UNSEEN, UNSEEN)))
     assert result.code == ExitCode.DONE
-    assert result.stderr == "warning: MessagesUnseen: the control queues are not looked at: :error::x\n"
+    message = "warning: MessagesUnseen: the control queues are not looked at: :error::x. Keep the app running until its"
+    assert result.stderr.startswith(message)
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_verdict_without_warnings_is_accepted(app_client: AppClient) -> None:
@@ -123,9 +126,9 @@ def test_a_pending_start_is_shown_with_its_instance_and_function(app_client: App
         )
     assert result.code == ExitCode.NOT_READY
     rows = [" ".join(line.split()) for line in result.stdout.splitlines() if line.strip()]
-    assert rows[0] == f"NotReady: slot production (task hub {app_client.hub}): 1 message that starts work waits"
+    assert rows[0] == f"NotReady: slot production (task hub {app_client.hub}): {START_REASON}"
     assert rows[1] == "Instance Function Status Active for Last event Known by"
-    assert rows[3:] == ["order-7 ProcessOrder start in queue queue", "unknown unknown start in queue queue"]
+    assert rows[3:-1] == ["order-7 ProcessOrder start in queue queue", "unknown unknown start in queue queue"]
     outputs = (tmp_path / "output").read_text()
     assert "reasons=StartsPending\n" in outputs
     assert "has-running=true\n" in outputs

@@ -70,8 +70,10 @@ class WaitScenario:
 
 
 def reported_lines(result: InProcessResult) -> list[str]:
-    """The reported polls, without the time of day."""
-    return [re.sub(rf"^{CLOCK} ", "", line) for line in result.err.splitlines() if re.match(rf"{CLOCK} ", line)]
+    """The reported polls, without the time of day, and without the first line, which says what is waited for."""
+    lines = [re.sub(rf"^{CLOCK} ", "", line) for line in result.err.splitlines() if re.match(rf"{CLOCK} ", line)]
+    assert lines[0].startswith("waiting until slot production of app "), lines
+    return lines[1:]
 
 
 def is_ready(result: InProcessResult, wait_scenario: WaitScenario) -> bool:

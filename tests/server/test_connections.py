@@ -229,7 +229,7 @@ def test_idle_connections_do_not_block_other_callers(storage: StorageSettings, t
     ],
 )
 def test_a_flood_of_requests_does_not_fill_the_log(
-    flooding_request: bytes, log_line: str, storage: StorageSettings, tmp_path: Path
+    flooding_request: bytes, log_line: str, own_storage: StorageSettings, tmp_path: Path
 ) -> None:
     """On a slow machine the flood lasts longer than one window of the limit, and each window shows its messages.
 
@@ -239,7 +239,7 @@ def test_a_flood_of_requests_does_not_fill_the_log(
     max_log_characters_per_window = 60_000
     request_count = MAX_MESSAGES_PER_WINDOW + 400
     began_at = time.monotonic()
-    with run_server(storage, tmp_path) as server:
+    with run_server(own_storage, tmp_path) as server:
         for _ in range(request_count):
             with connect(server, flooding_request) as connection:
                 connection.recv(65_536)
@@ -254,9 +254,9 @@ def test_a_flood_of_requests_does_not_fill_the_log(
     assert shown_count + sum(int(dropped_count) for dropped_count in summaries) == request_count
 
 
-def test_quarantined_events_do_not_fill_the_log(storage: StorageSettings, tmp_path: Path) -> None:
+def test_quarantined_events_do_not_fill_the_log(own_storage: StorageSettings, tmp_path: Path) -> None:
     dropped_count = 20
-    with run_server(storage, tmp_path) as server, server.client() as http:
+    with run_server(own_storage, tmp_path) as server, server.client() as http:
         for number in range(MAX_MESSAGES_PER_WINDOW + dropped_count):
             assert http.post("/api/events", json=[{"odd": number}]).json()["quarantined"] == 1
         assert server.stop() == 0

@@ -16,6 +16,7 @@ from state_api.settings import StorageSettings, emulator_connection_string
 from tests.backends.storage_account import connection_string_of
 from tests.builders import event
 from tests.conftest import new_hub_name
+from tests.http.operations import fill_path
 from tests.http.test_keys_and_roles import OPERATIONS
 from tests.keys import key_entries, key_entry
 from tests.server.raw_connections import connect
@@ -146,7 +147,7 @@ def test_no_secret_reaches_the_log_or_a_response_of_a_server(
     responses, verdict_count = [], 0
     with debug_server.client() as http:
         for method, path, _ in OPERATIONS:
-            url = path.format(app="shop-loud", hub=new_hub_name(), version="1.5.0", router="envoy-1")
+            url = fill_path(path, app="shop-loud", hub=new_hub_name())
             responses.append(http.request(method, url, headers={"x-functions-key": KEYS["admin"]}))
             responses.append(http.request(method, url, params={"code": KEYS["publisher"]}))
             responses.append(http.request(method, url, params={"code": WRONG_KEY, "taskHub": "x", "wait": "y"}))

@@ -1,25 +1,29 @@
 """Requests that wait for the answer to the same question: when they are woken, and what their answers show."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import pytest
 
 from state_api.domain.instants import Instant
 from state_api.domain.names import STAGING
-from state_api.domain.readiness.evidence import InstanceActivity
+from state_api.domain.readiness.evidence import Evidence, InstanceActivity
 from state_api.domain.readiness.exemptions import Exemptions
 from state_api.domain.readiness.plan import RecordedState
+from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.requirements import VerificationMode
-from state_api.domain.readiness.verdict import Verdict
+from state_api.domain.readiness.verdict import Verdict, assess_readiness
 from state_api.domain.readiness.waiting import NO_END, InstanceChange, RecordedChanges, VerificationIntervals
+from state_api.domain.releases.apps import App, Deployment
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.slot_status import SlotStatus, StatusQuestion
-from state_api.services.waiting_groups import AppChanges, WaitingGroup
+from state_api.services.waiting_groups import AppChanges, AskedQuestion, WaitingGroup
 from state_api.services.waiting_reads import ReadListener, WaitingReads
 from tests.domain.builders import (
     ANNA,
     NOON,
+    RUN_8_URL,
     build_app,
     build_not_ready_verdict,
     build_ready_verdict,
@@ -49,6 +53,11 @@ class GroupUnderTest:
             activity = InstanceActivity(active=verdict.active)
             known.end_read(known.begin_read(), RecordedState(activity, seen_before=True), Exemptions())
             asked.status = SlotStatus(build_app(staging=slot), STAGING, slot, verdict)
+
+    def end_question(self, asked: AskedQuestion, verdict: Verdict, app: App | None = None) -> None:
+        """A question that began before gets this verdict."""
+        slot = build_slot(HUB)
+        asked.status = SlotStatus(app or build_app(staging=slot), STAGING, slot, verdict)
 
     def record_end(self) -> None:
         """This process records the end of the active instance. It is a correction, so nothing has to settle."""
@@ -129,3 +138,50 @@ async def test_a_question_that_fails_leaves_the_outlook_as_it_is(group_under_tes
         raise ConnectionError
     assert group_under_test.group.outlook is outlook
     assert not group_under_test.group.is_busy
+
+
+def build_blocked_verdict(app: App) -> Verdict:
+    """The verdict on a drained task hub while the deployment of this app blocks."""
+    assert app.deployment is not None
+    evidence = Evidence(HUB, deployment=app.deployment.to_open_deployment())
+    return assess_readiness(evidence, app.policy, NOON)
+
+
+@pytest.mark.parametrize("is_first_to_end", [True, False])
+async def test_a_question_beside_another_one_does_not_hide_the_moment_that_the_other_one_waits_for(
+    group_under_test: GroupUnderTest, *, is_first_to_end: bool
+) -> None:
+    """The deployment of another run expires between the beginnings of two questions. The answer to the first one still
+    says that it blocks."""
+    group = group_under_test.group
+    deployment = Deployment(HUB, None, STAGING, NOON, "ben", RUN_8_URL, "run")
+    app = replace(build_app(staging=build_slot(HUB)), deployment=deployment)
+    expires_at = app.deployment_expires_at(deployment)
+    with ExitStack() as first, ExitStack() as second:
+        questions = (
+            first.enter_context(group.track_question(KNOWN, Instant(expires_at - 1))),
+            second.enter_context(group.track_question(KNOWN, Instant(expires_at + 1))),
+        )
+        group_under_test.end_question(questions[0], build_blocked_verdict(app), app)
+        group_under_test.end_question(questions[1], build_not_ready_verdict())
+        for question in (first, second) if is_first_to_end else (second, first):
+            question.close()
+    group_under_test.record_end()
+    moment = group.next_moment(KNOWN, Instant(expires_at + 2))
+    assert moment is not None
+    assert moment <= expires_at + 2
+
+
+async def test_a_question_that_began_by_a_time_that_had_not_come_yet_is_asked_again_at_its_moment(
+    group_under_test: GroupUnderTest,
+) -> None:
+    """The clock of this machine had gained two seconds when the question began, which the storage's response showed."""
+    settling = InstanceActivity(last_recorded_at=noon_plus(-29))
+    verdict = assess_readiness(Evidence(HUB, settling), Policy(), NOON)
+    known = group_under_test.group.reads.known(HUB)
+    with group_under_test.group.track_question(KNOWN, noon_plus(2)) as asked:
+        known.end_read(known.begin_read(), RecordedState(settling, seen_before=True), Exemptions())
+        group_under_test.end_question(asked, verdict)
+    moment = group_under_test.group.next_moment(KNOWN, NOON)
+    assert moment is not None
+    assert noon_plus(1) <= moment < noon_plus(1.1)

@@ -16,7 +16,7 @@ from state_api.app import StateServer
 from state_api.backends import azure_storage
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
-from state_api.storage.tables import StorageClock
+from state_api.storage.storage_clock import StorageClock
 from tests.http.operations import run_headers
 from tests.simulator.parameters import PAGE_SIZES, SimulationParameters
 from tests.simulator.results import SimulationFailure, SimulationResults
@@ -156,7 +156,7 @@ async def _simulation_context(storage: StorageSettings, tally: Counter[str]) -> 
                 headers=run_headers(1),
                 event_hooks={"request": [count_api_request]},
             ) as client:
-                yield SimulationContext(client, server.services.readiness, account, hooks, tally)
+                yield SimulationContext(client, server, server.services.readiness, account, hooks, tally)
                 tally["provider writes"] = account.writes
         finally:
             await server.close()

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import httpx
 
+from state_api.app import StateServer
 from state_api.domain.readiness.policy import Policy
 from state_api.services.readiness import Readiness
 from tests.simulator.activity_timeline import ActivityTimeline
@@ -36,6 +37,7 @@ class SimulationContext:
     """The server and the storage that all histories share."""
 
     http: httpx.AsyncClient
+    server: StateServer
     readiness: Readiness
     account: SimulatedAccount
     read_hooks: ReadHooks

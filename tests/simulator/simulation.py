@@ -20,6 +20,7 @@ from tests.simulator.platform import (
 )
 from tests.simulator.simulated_task_hub import POLICY, SimulatedTaskHub, SimulationContext
 from tests.simulator.verdict_checker import NeverReady, WrongVerdict
+from tests.storage.stored_timelines import check_timeline
 
 DIRECT_CONNECTION, PROXIED_CONNECTION = "STATE_TASKHUBS_DIRECT", "STATE_TASKHUBS_WATCHED"
 """The connection settings of task hubs: one reads the storage directly, the other through the proxy."""
@@ -75,6 +76,8 @@ class Simulation:
                 if self._parameters.messages_unseen and number == self._parameters.steps // 2:
                     await self._purge_and_start_again()
             await self._finish()
+            for task_hub in self._task_hubs:
+                await check_timeline(self._context.server, task_hub.hub)
         finally:
             for task_hub in self._task_hubs:
                 self._context.read_hooks.unregister(task_hub.hub)

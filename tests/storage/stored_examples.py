@@ -27,9 +27,14 @@ from state_api.domain.releases.side_by_side.releases import (
     RouterAcknowledgement,
     Routing,
     RoutingChange,
+    TrafficStop,
 )
+from state_api.domain.rollouts.analysis import Analysis, OnUndecided, OnUnhealthy
+from state_api.domain.rollouts.rollouts import Decision, DecisionAction, Rollout, RolloutState, Step
+from state_api.domain.task_hubs.delivery_checks import DeliveryCheck
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, Finished, Instance, RuntimeStatus, Started
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis
+from state_api.domain.task_hubs.timeline import CounterKey, minute_of
 from state_api.services.ports import AuditRecord, QuarantinedEvent, TaskHubRecord
 from state_api.storage.task_hub_state_rows import TaskHubState
 
@@ -60,7 +65,9 @@ APP = App(
             version=None,
             since=noon_plus(2),
             promoted=False,
-            prior_hubs=(PriorHub(task_hub="shop0", promoted=True),),
+            prior_hubs=(PriorHub(task_hub="shop0", promoted=True, had_traffic=True),),
+            had_traffic=True,
+            may_have_pinned_visitors=True,
         ),
         "canary": None,
     },
@@ -131,6 +138,33 @@ APP = App(
         ),
     ),
     routing=Routing(revision=8, updated_at=noon_plus(19), active="2.1.0", split={"2.1.0": 90, "2.2.0": 10}),
+    rollout=Rollout(
+        candidate="2.2.0",
+        baseline="2.1.0",
+        candidate_hub="shop22",
+        baseline_hub="shop21",
+        candidate_version="2.2.0",
+        steps=(Step(weight=10, minutes=15.5), Step(weight=50, minutes=30)),
+        analysis=Analysis(
+            tolerated_ratio=1.5,
+            confidence=0.99,
+            minimum_finished=20,
+            maximum_active_age_minutes=45,
+            on_unhealthy=OnUnhealthy.PAUSE,
+            on_undecided=OnUndecided.ABORT,
+        ),
+        state=RolloutState.PAUSED,
+        step_index=1,
+        weight=50,
+        confirmed_at=noon_plus(20),
+        started_at=noon_plus(21),
+        started_by="release",
+        run_url="https://example.com/runs/4",
+        run_id="url:https://example.com/runs/4",
+        share_changes=(noon_plus(21), noon_plus(22)),
+        cleared_at=noon_plus(23),
+        last_decision=Decision(noon_plus(24), DecisionAction.PAUSE, "FailureRateHigher", "3 of 10 failed"),
+    ),
     retired=(RetiredHub(task_hub="shop0", version="0.9.0", retired_at=noon_plus(4)),),
     waivers=(
         Waiver(
@@ -148,7 +182,16 @@ APP = App(
     updated_by="release",
     deleted=True,
 )
-ROUTER_ACKNOWLEDGEMENT = RouterAcknowledgement(router="envoy-1", revision=8, since=noon_plus(1), seen_at=noon_plus(2))
+ROUTER_ACKNOWLEDGEMENT = RouterAcknowledgement(
+    router="envoy-1",
+    revision=8,
+    since=noon_plus(1),
+    seen_at=noon_plus(2),
+    stops=(
+        TrafficStop(revision=5, visits_end=noon_plus(3), since=noon_plus(4)),
+        TrafficStop(revision=6, visits_end=None, since=noon_plus(5)),
+    ),
+)
 AUDIT_RECORD = AuditRecord(
     revision=8,
     at=noon_plus(9),
@@ -167,9 +210,9 @@ TASK_HUB = TaskHubRecord(
     closed=True,
     deletion_id="9f86d081884c7d65",
     deleting_from="azureStorage STATE_TASKHUBS_SHOP",
-    run_id="url:https://example.com/runs/2",
     proof=OwnershipProof(basis=ProofBasis.NEW, addresses=("https://shop.table.core.windows.net",), at=noon_plus(0)),
 )
+DELIVERY_CHECKS = (DeliveryCheck("0123456789abcdef0123456789abcdef", noon_plus(1), noon_plus(2)),)
 TASK_HUB_STATE = TaskHubState(
     shards=4,
     recording=True,
@@ -296,6 +339,14 @@ RESTARTED_INSTANCE = Instance(
         source=EvidenceSource.PROBE,
     ),
 )
+COUNTED_MINUTES = minute_of(NOON)
+COUNTS = {
+    CounterKey(COUNTED_MINUTES, "Fulfill", "started"): 3,
+    CounterKey(COUNTED_MINUTES + 9, "Fulfill", "started"): -1,
+    CounterKey(COUNTED_MINUTES + 2, "Fulfill", "failed"): 1,
+    CounterKey(COUNTED_MINUTES, "Fulfill", "cohort.failed.43.2"): 1,
+    CounterKey(COUNTED_MINUTES, "Ship", "cohort.completed.43"): 2,
+}
 QUARANTINED_EVENT = QuarantinedEvent(
     received_at=noon_plus(0),
     code="TooManyTaskHubs",

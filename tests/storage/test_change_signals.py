@@ -78,9 +78,9 @@ async def test_only_another_revision_that_a_router_acknowledges_is_signalled(ser
     store = RouterStore(server.tables, signals)
     with signals.listen_to_acknowledgements(app.upper(), lambda: heard.append("acknowledged")):
         for revision in (1, 1, 2, 1):
-            await store.acknowledge(app, "envoy-1", revision, START, again_after=None)
+            await store.acknowledge(App(app), "envoy-1", revision, START)
         assert len(heard) == 3, "the second request repeats the first one"
-    await store.acknowledge(app, "envoy-1", 3, START, again_after=None)
+    await store.acknowledge(App(app), "envoy-1", 3, START)
     assert len(heard) == 3, "the listener is gone at the end"
 
 

@@ -24,6 +24,7 @@ class FakeClocks:
 
     machine_seconds: float = 1000.0
     storage_seconds: float = 5000.0
+    uncertainty_seconds: float = 0.0
     synchronized: bool = True
 
     def monotonic(self) -> float:
@@ -31,6 +32,9 @@ class FakeClocks:
 
     def now(self) -> Instant:
         return Instant(seconds(self.storage_seconds))
+
+    def upper_bound(self) -> Instant:
+        return Instant(seconds(self.storage_seconds + self.uncertainty_seconds))
 
     def advance(self, duration_seconds: float) -> None:
         self.machine_seconds += duration_seconds
@@ -69,6 +73,15 @@ def test_a_suspension_of_the_machine_ends_the_lease(open_task_hubs: OpenTaskHubs
     """The clock of the machine stands still meanwhile."""
     open_task_hubs.add(open_record("shop1"), open_task_hubs.start_read())
     clocks.storage_seconds += LEASE_SECONDS
+    assert not open_task_hubs.has_lease("shop1")
+
+
+def test_a_suspension_ends_the_lease_although_the_storages_time_is_known_only_to_seconds(
+    open_task_hubs: OpenTaskHubs, clocks: FakeClocks
+) -> None:
+    open_task_hubs.add(open_record("shop1"), open_task_hubs.start_read())
+    clocks.storage_seconds += LEASE_SECONDS - 3
+    clocks.uncertainty_seconds = 3
     assert not open_task_hubs.has_lease("shop1")
 
 

@@ -58,7 +58,7 @@ async def probe_store(server: StateServer, hub: str) -> ProbeStore:
 
 async def claim_task_hub(tables: Tables, hub: str) -> None:
     """Claim the task hub for an app, which creates its table."""
-    await TaskHubStore(tables, shards=1).claim(hub, TaskHubClaim("shop", "run 1"))
+    await TaskHubStore(tables, shards=1).claim(hub, TaskHubClaim("shop"))
 
 
 async def acquire_lease(

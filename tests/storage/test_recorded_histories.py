@@ -9,16 +9,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from state_api.app import StateServer
-from state_api.domain.instants import Instant, format_instant, parse_instant
+from state_api.domain.instants import Instant, format_instant, seconds
 from state_api.domain.readiness.exemptions import Exemptions
+from state_api.domain.task_hubs.timeline import instant_of_minute
 from state_api.settings import Settings, StorageSettings
 from state_api.storage.tables import instance_table_name
 from tests.builders import event
 from tests.conftest import new_hub_name
 from tests.hypothesis_profiles import example_count
 from tests.storage.stored_rows import active_instance_ids, instance_store, task_hub_record
+from tests.storage.stored_timelines import check_timeline, this_minute
 
-BASE = parse_instant("2026-11-20T09:00:00Z")
+BASE = Instant(instant_of_minute(this_minute()) - seconds(3600))
+TICK = seconds(150)
+"""Long enough that the ticks are in different rows of the timeline."""
 # Few ids and few times, so that events of the same id and time occur, and events in the wrong order.
 IDS = st.sampled_from(["order/1", "order#2", "monitor", "@counter@basket"])
 TICKS = st.integers(0, 11)
@@ -34,7 +38,7 @@ class RecordModel:
     events_by_id: dict[str, set[tuple[int, str]]] = field(default_factory=dict)
 
     def add_event(self, instance_id: str, tick: int, status: str) -> None:
-        """Add an event. Its time is the base time plus this many ticks."""
+        """Add an event. Its time is the base time plus this many times TICK."""
         self.events_by_id.setdefault(instance_id, set()).add((tick, status))
 
     def last_start(self, instance_id: str) -> int | None:
@@ -92,7 +96,7 @@ class RecordedHistories(RuleBasedStateMachine):
     def _new_event(self, instance_id: str, tick: int, status: str) -> dict[str, Any]:
         """An event that the model knows and that later steps may send again."""
         self.model.add_event(instance_id, tick, status)
-        new_event = event(self.hub, instance_id, status, time=format_instant(Instant(BASE + tick)))
+        new_event = event(self.hub, instance_id, status, time=format_instant(Instant(BASE + TICK * tick)))
         self.sent.append(new_event)
         return new_event
 
@@ -164,12 +168,13 @@ class RecordedHistories(RuleBasedStateMachine):
         assert await active_instance_ids(server, self.hub) == expected
         activity = (await store.read_records(record.name, Exemptions())).activity
         assert sorted(instance.instance_id for instance in activity.active) == expected
+        await check_timeline(server, self.hub)
         for instance_id in self.model.events_by_id:
             stored = await store.get(record, instance_id)
             assert stored is not None
             start, end = self.model.last_start(instance_id), self.model.last_end(instance_id)
-            assert (stored.started.at - BASE if stored.started else None) == start
-            assert ((stored.finished.at - BASE, stored.finished.outcome) if stored.finished else None) == end
+            assert ((stored.started.at - BASE) // TICK if stored.started else None) == start
+            assert (((stored.finished.at - BASE) // TICK, stored.finished.outcome) if stored.finished else None) == end
 
     def teardown(self) -> None:
         """Delete the table of this history, and close the servers."""

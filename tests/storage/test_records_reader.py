@@ -27,7 +27,7 @@ from state_api.storage.task_hubs import TaskHubStore
 pytestmark = pytest.mark.anyio
 
 NOW = parse_instant("2026-11-20T09:00:00Z")
-CLAIM = TaskHubClaim("shop", "run 1")
+CLAIM = TaskHubClaim("shop")
 RESULT = ProbeResult(ProbeStatus.COMPLETE, "azureStorage", NOW)
 NO_EXEMPTIONS = Exemptions()
 every_shard_count = pytest.mark.parametrize("shards", [1, 4])

@@ -23,6 +23,7 @@ from state_api.storage.app_rows import (
     task_hub_from_version_row,
     version_row,
 )
+from state_api.storage.delivery_checks import delivery_checks_from_row, delivery_checks_row
 from state_api.storage.instance_rows import (
     active_instance_from_row,
     active_row,
@@ -45,6 +46,14 @@ from state_api.storage.routers import acknowledgement_from_row, router_row
 from state_api.storage.schema import SCHEMA_PROPERTY
 from state_api.storage.task_hub_rows import task_hub_record_from_row, task_hub_row
 from state_api.storage.task_hub_state_rows import task_hub_state_from_row, task_hub_state_row
+from state_api.storage.timeline_rows import (
+    RowCounts,
+    StoredCounts,
+    add_counts,
+    counts_from_row,
+    timeline_row,
+    timeline_row_key,
+)
 from tests.storage import stored_examples as examples
 
 Row = dict[str, Any]
@@ -78,9 +87,19 @@ def example_rows() -> dict[str, Row]:
         "active instance": active_row("00", active_row_key(restarted), restarted),
         "activity stamp": activity_stamp_row("00", "Fulfill", examples.NOON),
         "correction epoch": correction_epoch_row("00"),
+        "counters of a timeline": example_timeline_row(),
+        "delivery checks": delivery_checks_row(examples.DELIVERY_CHECKS),
         "event in quarantine": quarantine_row(examples.QUARANTINED_EVENT),
     }
     return {name: {column: value for column, value in row.items() if value is not None} for name, row in rows.items()}
+
+
+def example_timeline_row() -> Row:
+    """The row of the example counters."""
+    counts: RowCounts = {}
+    add_counts(counts, examples.COUNTS.items())
+    key = timeline_row_key(examples.COUNTED_MINUTES, secrets.token_hex(8))
+    return timeline_row("00", key, StoredCounts(counts=counts).to_json())
 
 
 def parse_json_columns(row: Row) -> Row:
@@ -120,6 +139,8 @@ def test_the_recorded_rows_are_read_as_the_examples() -> None:
     assert instance_from_row(rows["instance"]) == examples.RESTARTED_INSTANCE
     active = ActiveInstance.from_instance(active_instance_from_row(rows["active instance"]))
     assert active == ActiveInstance.from_instance(examples.RESTARTED_INSTANCE)
+    assert counts_from_row(rows["counters of a timeline"]) == examples.COUNTS
+    assert delivery_checks_from_row(rows["delivery checks"]) == examples.DELIVERY_CHECKS
     event = quarantined_event_from_row(rows["event in quarantine"])
     assert (event.event, event.task_hub, event.code) == ('{"id": 1}', "Shop1", "TooManyTaskHubs")
 

@@ -24,40 +24,39 @@ def registry(server: StateServer) -> TaskHubStore:
     return TaskHubStore(server.tables, shards=4)
 
 
-async def test_a_claim_stores_its_app_its_run_and_its_proof(registry: TaskHubStore, hub: str) -> None:
-    claimed = await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
-    assert (claimed.app, claimed.run_id, claimed.proof) == ("shop", "run 1", PROOF)
+async def test_a_claim_stores_its_app_and_its_proof(registry: TaskHubStore, hub: str) -> None:
+    claimed = await registry.claim(hub, TaskHubClaim("shop", PROOF))
+    assert (claimed.app, claimed.proof) == ("shop", PROOF)
     assert await registry.get(hub.upper()) == claimed
 
 
 async def test_repeating_a_claim_writes_nothing(registry: TaskHubStore, server: StateServer, hub: str) -> None:
-    await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
+    await registry.claim(hub, TaskHubClaim("shop", PROOF))
     table = server.tables.client(TASK_HUBS_TABLE)
     etag_before = (await table.get_entity("hub", hub)).metadata["etag"]
-    await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
-    await registry.claim(hub, TaskHubClaim("shop", "run 1"))
+    await registry.claim(hub, TaskHubClaim("shop", PROOF))
+    await registry.claim(hub, TaskHubClaim("shop"))
     assert (await table.get_entity("hub", hub)).metadata["etag"] == etag_before
 
 
 async def test_a_claim_without_a_proof_keeps_the_one_on_record(registry: TaskHubStore, hub: str) -> None:
-    await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
-    second = await registry.claim(hub, TaskHubClaim("shop", "run 2"))
-    assert (second.run_id, second.proof) == ("run 2", PROOF)
+    await registry.claim(hub, TaskHubClaim("shop", PROOF))
+    assert (await registry.claim(hub, TaskHubClaim("shop"))).proof == PROOF
 
 
 async def test_a_newer_proof_replaces_the_one_on_record(registry: TaskHubStore, hub: str) -> None:
-    await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
+    await registry.claim(hub, TaskHubClaim("shop", PROOF))
     adopted = OwnershipProof(ProofBasis.ADOPTED, ("https://moved.table.core.windows.net",), PROOF.at)
-    assert (await registry.claim(hub, TaskHubClaim("SHOP", "run 2", adopted))).proof == adopted
+    assert (await registry.claim(hub, TaskHubClaim("SHOP", adopted))).proof == adopted
 
 
 async def test_a_refused_claim_does_not_change_the_proof_on_record(registry: TaskHubStore, hub: str) -> None:
-    await registry.claim(hub, TaskHubClaim("shop", "run 1"))
+    await registry.claim(hub, TaskHubClaim("shop"))
     with pytest.raises(TaskHubInUse):
-        await registry.claim(hub, TaskHubClaim("other", "run 1", PROOF))
+        await registry.claim(hub, TaskHubClaim("other", PROOF))
     await registry.close(hub)
     with pytest.raises(TaskHubAlreadyUsed):
-        await registry.claim(hub, TaskHubClaim("shop", "run 1", PROOF))
+        await registry.claim(hub, TaskHubClaim("shop", PROOF))
     record = await registry.get(hub)
     assert record is not None
     assert (record.app, record.proof) == ("shop", None)

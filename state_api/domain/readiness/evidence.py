@@ -146,6 +146,23 @@ class OpenSwap:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenRollout:
+    """A rollout that may bring traffic to a slot or release, as a verdict reports it.
+
+    - `until`: when the last visitor has left and the verdict can know it; None while the rollout is live.
+    - `wait`: the step, what the rollout waits for, and until when, as a sentence without its period. None once the
+      rollout has ended and its last visitor has left.
+    """
+
+    candidate: str
+    by: str
+    run_url: str | None
+    state: str
+    until: Instant | None
+    wait: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceActivity:
     """The activity of one task hub by its recorded events.
 
@@ -187,6 +204,7 @@ class Evidence:
     probe: ProbeResult | None = None
     deployment: OpenDeployment | None = None
     pending_swap: OpenSwap | None = None
+    rollout: OpenRollout | None = None
     waivers: tuple[Waiver, ...] = ()
     active_instance_seen: bool = False
     looked_up_instances: tuple[ActiveInstance, ...] = ()

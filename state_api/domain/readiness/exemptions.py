@@ -3,10 +3,9 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from state_api.domain.instants import Instant
-from state_api.domain.names import same_hub
+from state_api.domain.names import matches_function_pattern, same_hub
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Exemptions:
 
     def ignores(self, function_name: str) -> bool:
         """Whether the policy ignores this function."""
-        return any(fnmatchcase(function_name, pattern) for pattern in self.ignore_functions)
+        return matches_function_pattern(function_name, self.ignore_functions)
 
     def find_waiver(self, instance_id: str) -> Waiver | None:
         """The waiver of this instance; None if it has none."""

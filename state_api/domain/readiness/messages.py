@@ -26,9 +26,10 @@ VISIBILITY_MARGIN_SECONDS = 30
 """Time that a quiet period must last beyond the longest time for which a message can be hidden."""
 
 TIMER_EARLY_MARGIN = seconds(10)
-"""A timer that fires within this time explains no invisible message. Workers compute the delay with their own clocks,
-and queues hide messages for whole seconds, so a timer can fire up to a second early (measured on the real
-extension)."""
+"""A timer that fires within this time explains no invisible message, because its message may be visible already, or
+gone. A queue hides a message for whole seconds, so a timer fires up to a second early (measured on the real extension,
+docs/platform.md, The Durable Functions extension, 6). Two more seconds are for clocks. The rest is for a machine that
+is suspended just before it reads the queues (docs/correctness.md, Messages that cannot be seen)."""
 
 TIMER_LATE_MARGIN = seconds(60)
 """How long after its `FireAt` a timer's message may still be in the queue, until a worker has polled. Where the app is
@@ -202,7 +203,8 @@ class MessageEvidence:
 
 @dataclass(frozen=True, slots=True)
 class ObservedQueues:
-    """A snapshot of the control queues that was taken between `began_at` and `ended_at`, by the state storage's clock.
+    """A snapshot of the control queues that was certainly taken between `began_at` and `ended_at`, by the state
+    storage's clock.
 
     `pending_timers`: timers, known before, that certainly have an invisible message in the snapshot.
     `possibly_pending_timers`: these, and timers that are firing.
@@ -281,20 +283,24 @@ def assess_messages(
 ) -> MessageEvidence:
     """The evidence that these queues give.
 
-    Unexplained messages block until they are waived, or were seen unchanged for `max_hidden_seconds`. Only the time
-    until the queues were read counts, because later changes are unknown.
+    Unexplained messages block until they were seen unchanged for `max_hidden_seconds`, or are waived. Only the time
+    until the queues were read counts, because later changes are unknown. The time rule comes before the waiver, because
+    it proves that the messages start nothing. A waiver proves nothing, so it closes no unconfirmed start.
     """
     snapshot = observed.snapshot
     starts = _find_pending_starts(snapshot.visible, exemptions)
     unexplained = observed.unexplained_count
     waived = 0
     unblocks_at: Instant | None = None
-    if unexplained and exemptions.waived_messages >= unexplained:
-        unexplained, waived = 0, unexplained
-    elif unexplained and quiet_period is not None:
+    if unexplained and quiet_period is not None:
         unblocks_at = Instant(quiet_period.began_at + seconds(max_hidden_seconds))
-        if observed.began_at >= unblocks_at and unexplained <= quiet_period.unexplained_count:
+        if unexplained > quiet_period.unexplained_count:
+            # A timer that fires soon may be among them.
+            unblocks_at = max(unblocks_at, Instant(observed.ended_at + TIMER_EARLY_MARGIN))
+        elif observed.began_at >= unblocks_at:
             unexplained, unblocks_at = 0, None
+    if exemptions.waived_messages >= unexplained:
+        unexplained, waived, unblocks_at = 0, unexplained, None
     return MessageEvidence(
         checked_at=observed.began_at,
         visible=len(snapshot.visible),

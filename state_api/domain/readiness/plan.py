@@ -249,14 +249,18 @@ def _plan_for_verdict(state: ReadState, records: RecordedState, now: Instant) ->
 
 def _plan_lookup(state: ReadState, activity: InstanceActivity, now: Instant) -> Step:
     """The next step for the active instances: look them up, a second time if needed, and record what has ended."""
-    batch = state.batch
-    if batch is None:
+    if state.batch is None:
         return LookUp(next_batch(activity.active, state.position))
+    return plan_batch(state.batch, backend_id=state.requirements.backend_id, now=now)
+
+
+def plan_batch(batch: Batch, *, backend_id: str, now: Instant) -> LookUp | CountMessages | Correct:
+    """The next step for instances that were looked up once: look again if needed, then record what has ended."""
     if batch.needs_second_look:
         if batch.sees_messages and batch.queued_messages is None:
             return CountMessages()
         return LookUp(batch.unconfirmed, again=True)
-    assessment = assess_batch(batch, backend_id=state.requirements.backend_id, now=now)
+    assessment = assess_batch(batch, backend_id=backend_id, now=now)
     return Correct(
         ended=assessment.ended,
         pending=assessment.pending,

@@ -9,6 +9,7 @@ from state_api.domain.readiness.evidence import (
     ActiveInstance,
     InstanceActivity,
     OpenDeployment,
+    OpenRollout,
     OpenSwap,
     ProbeResult,
     ProbeStatus,
@@ -25,6 +26,7 @@ class ReasonCode(StrEnum):
     SETTLING = "Settling"
     DEPLOYMENT_IN_PROGRESS = "DeploymentInProgress"
     SWAP_PENDING = "SwapPending"
+    ROLLOUT_IN_PROGRESS = "RolloutInProgress"
     RELEASE_IN_USE = "ReleaseInUse"
     ROUTERS_BEHIND = "RoutersBehind"
     VERIFICATION_REQUIRED = "VerificationRequired"
@@ -44,6 +46,8 @@ REASON_DESCRIPTIONS: dict[ReasonCode, str] = {
     ReasonCode.DEPLOYMENT_IN_PROGRESS: "Another run has staged a task hub in this app, and neither swapped nor "
     "abandoned it.",
     ReasonCode.SWAP_PENDING: "A swap has begun and its outcome is not reported: the task hub in the slot is unknown.",
+    ReasonCode.ROLLOUT_IN_PROGRESS: "A rollout may bring requests to the slot or release, or visitors whom the "
+    "platform sends back to the slot may still come.",
     ReasonCode.RELEASE_IN_USE: "The release has traffic, or was adopted and may have some.",
     ReasonCode.ROUTERS_BEHIND: "A router may still send requests to the release, because it has not confirmed the "
     "change, or because the change was made less than 60 seconds ago.",
@@ -152,10 +156,13 @@ def _invisible_messages_message(task_hub: str, messages: MessageEvidence, now: I
     )
     if messages.unblocks_at is None:
         return message
-    wait = format_duration(max(0, messages.unblocks_at - now))
     stop, know, waive = ("it stops", "it is", "it") if is_single else ("they stop", "they are", "them")
+    remaining_ticks = messages.unblocks_at - now
+    # The queues were read before that moment, and only a later read can show that nothing has changed.
+    is_due = remaining_ticks < seconds(1)
+    when = "as soon as the control queues are read again" if is_due else f"in {format_duration(remaining_ticks)}"
     return (
-        f"{message}. If nothing changes, {stop} blocking in {wait}. If you know what {know}, waive {waive} with "
+        f"{message}. If nothing changes, {stop} blocking {when}. If you know what {know}, waive {waive} with "
         "PostWaiver (unexplainedMessages)"
     )
 
@@ -179,6 +186,23 @@ def swap_pending_reason(swap: OpenSwap, now: Instant) -> ReadinessReason:
         f"{format_duration(now - swap.started_at)} ago and has not reported the outcome, "
         "so the task hub in the slot is unknown",
     )
+
+
+def rollout_in_progress_reason(rollout: OpenRollout) -> ReadinessReason:
+    """The reason RolloutInProgress. Its message says who rolls out what, the step and what it waits for, or until when
+    visitors may still come."""
+    if rollout.until is not None:
+        message = (
+            f"the rollout of {rollout.candidate} is {rollout.state}, but visitors whom the platform sends back there "
+            f"may still start work until {format_instant(rollout.until)}"
+        )
+    else:
+        run = f", run {rollout.run_url}," if rollout.run_url else ""
+        message = (
+            f"{rollout.by}{run} rolls out {rollout.candidate}, and the rollout is {rollout.state}, so requests may "
+            f"start work there: {rollout.wait}. Wait until it has ended, or abort it with PostRollout"
+        )
+    return ReadinessReason(ReasonCode.ROLLOUT_IN_PROGRESS, message)
 
 
 def verification_required_reason() -> ReadinessReason:

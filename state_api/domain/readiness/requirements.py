@@ -14,7 +14,8 @@ from state_api.domain.readiness.scans import Scan
 from state_api.domain.readiness.validity import has_settled, is_probe_valid, is_recent, is_superseded
 
 CLOCK_TOLERANCE = seconds(1)
-"""Maximum difference between two servers' estimates of the state storage's time."""
+"""How far a server's lower bound may be ahead of the state storage's time, because the clock of its machine has gained
+(docs/correctness.md, Two bounds of one clock)."""
 
 LARGE_HUB_READ_SECONDS = 30.0
 """A task hub that takes this long to read is too large to be read from the beginning for every request."""
@@ -38,7 +39,9 @@ class ReadRequirements:
     """What a probe must satisfy to answer one request.
 
     - `request_key`: the settings, policy and exemptions that the probe must be read under.
-    - `requested_at`: the time of the request by the state storage's clock.
+    - `requested_at`: a time after the request, by the state storage's clock.
+    - `must_begin_after`: a time by the state storage's clock. A probe that began earlier does not count, not even one
+      of a large task hub.
     - `for_verdict`: False for a list of what is active. A list needs no look-ups, and events that were recorded since
       do not invalidate it.
     """
@@ -51,6 +54,7 @@ class ReadRequirements:
     mode: VerificationMode
     requested_at: Instant
     for_verdict: bool = True
+    must_begin_after: Instant = Instant(0)
 
 
 def must_wait(result: ProbeResult | None, now: Instant) -> bool:
@@ -65,11 +69,20 @@ def is_scan_useful(activity: InstanceActivity, policy: Policy, now: Instant) -> 
     return has_settled(activity, policy, now) and not is_superseded(now, activity.correction_epoch, activity, policy)
 
 
+def _certainly_began_after(began_at: Instant, moment: Instant) -> bool:
+    """Whether a probe certainly began after a moment that another server may have noted."""
+    return began_at >= moment + CLOCK_TOLERANCE
+
+
 def is_fresh_enough(result: ProbeResult, requirements: ReadRequirements) -> bool:
-    """Whether the result is as fresh as the request demands."""
+    """Whether the result of another request, or of an earlier read of the same one, is as fresh as the request demands.
+
+    What the request reads by itself always is, so it is not asked here."""
+    if not _certainly_began_after(result.began_at, requirements.must_begin_after):
+        return False
     if requirements.mode is not VerificationMode.FRESH:
         return True
-    if result.began_at >= requirements.requested_at + CLOCK_TOLERANCE:
+    if _certainly_began_after(result.began_at, requirements.requested_at):
         return True
     # A large task hub is not read in one request. The scan that this request completes is as fresh as possible.
     is_large = result.resumed and result.read_seconds >= LARGE_HUB_READ_SECONDS
@@ -102,18 +115,21 @@ def can_resume(scan: Scan, requirements: ReadRequirements, activity: InstanceAct
     - The records supersede the scan.
     - The scan is older than the freshness, and reading has taken less than half of that time.
     - The request demands a fresh read, the scan began before the request, and the task hub is not large.
+    - The scan began before the time after which the request demands it.
     """
     freshness = requirements.policy.freshness_seconds
     is_young = now - scan.began_at < seconds(freshness) or scan.read_seconds >= freshness / 2
     is_fresh = (
         requirements.mode is not VerificationMode.FRESH
         or scan.read_seconds >= LARGE_HUB_READ_SECONDS
-        or scan.began_at >= requirements.requested_at + CLOCK_TOLERANCE
+        or _certainly_began_after(scan.began_at, requirements.requested_at)
     )
     is_outdated = requirements.for_verdict and is_superseded(
         scan.began_at, scan.correction_epoch, activity, requirements.policy
     )
-    return scan.request_key == requirements.request_key and is_young and is_fresh and not is_outdated
+    is_late_enough = _certainly_began_after(scan.began_at, requirements.must_begin_after)
+    is_allowed = is_young and is_fresh and is_late_enough
+    return scan.request_key == requirements.request_key and is_allowed and not is_outdated
 
 
 def replaces_last_result(result: ProbeResult) -> bool:

@@ -31,6 +31,7 @@ from state_api.domain.readiness.reasons import (
     probe_incomplete_reason,
     probe_pending_reason,
     probe_stale_reason,
+    rollout_in_progress_reason,
     settling_reason,
     starts_pending_reason,
     swap_pending_reason,
@@ -144,12 +145,14 @@ class _Assessment:
     # Reasons
 
     def _deployment_reasons(self) -> list[ReadinessReason]:
-        """The reasons by which the deployment or the swap of another run blocks."""
+        """The reasons by which the deployment or the swap of another run, or a rollout, blocks."""
         reasons = []
         if self._evidence.deployment is not None:
             reasons.append(deployment_in_progress_reason(self._evidence.deployment, self._now))
         if self._evidence.pending_swap is not None:
             reasons.append(swap_pending_reason(self._evidence.pending_swap, self._now))
+        if self._evidence.rollout is not None:
+            reasons.append(rollout_in_progress_reason(self._evidence.rollout))
         return reasons
 
     def _task_hub_reasons(

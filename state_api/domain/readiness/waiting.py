@@ -22,6 +22,7 @@ _NOT_ABOUT_THE_TASK_HUB = frozenset(
     {
         ReasonCode.DEPLOYMENT_IN_PROGRESS,
         ReasonCode.SWAP_PENDING,
+        ReasonCode.ROLLOUT_IN_PROGRESS,
         ReasonCode.RELEASE_IN_USE,
         ReasonCode.ROUTERS_BEHIND,
     }

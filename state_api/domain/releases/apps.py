@@ -14,6 +14,7 @@ from state_api.domain.readiness.evidence import OpenDeployment, OpenSwap
 from state_api.domain.readiness.exemptions import Waiver
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.side_by_side.releases import Model, PendingRemoval, Release, RemovedRelease, Routing
+from state_api.domain.rollouts.rollouts import Rollout
 from state_api.domain.task_hubs.ownership import OwnershipProof
 
 
@@ -21,10 +22,17 @@ from state_api.domain.task_hubs.ownership import OwnershipProof
 class PriorHub:
     """A task hub that another one replaced on record, although the slot in Azure may still run on it.
 
-    `promoted`: the task hub has been in production."""
+    `promoted`: the task hub has been in production. `had_traffic`: a rollout has given it a share of the requests."""
 
     task_hub: str
     promoted: bool
+    had_traffic: bool = False
+
+    @property
+    def was_started(self) -> bool:
+        """Whether an app has run on the task hub. If it does not exist now, it was deleted or is looked for in the
+        wrong place."""
+        return self.promoted or self.had_traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +40,12 @@ class Slot:
     """The task hub in a slot.
 
     `promoted`: the task hub has been in production. It may hold work of a released version and is never staged again.
+    `had_traffic`: a rollout has given it a share of production's requests. It is never staged again either.
     `prior_hubs`: task hubs that the platform's slot may still carry, newest first. A version that was staged need not
     have been deployed; its promotion proves that it was, and ends the list.
+
+    `may_have_pinned_visitors`: visitors of an earlier rollout may have started work in the task hub, because it was
+    staged with force before they had left the slot.
     """
 
     task_hub: str
@@ -41,11 +53,18 @@ class Slot:
     since: Instant
     promoted: bool = False
     prior_hubs: tuple[PriorHub, ...] = ()
+    had_traffic: bool = False
+    may_have_pinned_visitors: bool = False
 
     def possible_hubs(self) -> tuple[PriorHub, ...]:
         """All task hubs that the platform's slot may carry, newest first. They become the `prior_hubs` of the next task
         hub that is staged."""
-        return (PriorHub(self.task_hub, self.promoted), *self.prior_hubs)
+        return (PriorHub(self.task_hub, self.promoted, self.had_traffic), *self.prior_hubs)
+
+    def hubs_to_drain_before_redeployment(self) -> tuple[PriorHub, ...]:
+        """The task hubs whose work may break if the staged one is deployed again. These are the prior ones, and the
+        staged one if pinned visitors may have used it."""
+        return self.possible_hubs() if self.may_have_pinned_visitors else self.prior_hubs
 
     def find_promoted_prior_hub(self, task_hub: str) -> PriorHub | None:
         """The prior task hub of this name that has been in production."""
@@ -153,6 +172,8 @@ class App:
     `revision` counts the writes and is the ETag; 0 means never written. A `deleted` app keeps only its revision, so
     that the audit log continues if the app is created again.
 
+    `rollout` is the last one, live or ended.
+
     With the model `sideBySide`, all slots are empty. `releases` are those that are not removed, by version.
     `removed_releases` are the last removed ones, newest first.
     """
@@ -167,6 +188,7 @@ class App:
     releases: Mapping[str, Release] = field(default_factory=dict)
     removed_releases: tuple[RemovedRelease, ...] = ()
     routing: Routing = field(default_factory=Routing)
+    rollout: Rollout | None = None
     retired: tuple[RetiredHub, ...] = ()
     waivers: tuple[Waiver, ...] = ()
     revision: int = 0

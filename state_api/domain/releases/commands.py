@@ -49,13 +49,19 @@ class SwapOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapCommand(Command):
-    """PostSwap. `task_hub` is the one that goes into production. Without an `outcome`, production and the slot are
-    exchanged at once. `rollback` demands that the task hub has been in production before."""
+    """PostSwap. `task_hub` is the one that goes into production.
+
+    - `outcome`: without it, production and the slot are exchanged at once.
+    - `rollback`: the task hub must have been in production before.
+    - `is_conditional`: the request had an ETag in If-Match (not `*`), so its outcome is about the swap that its caller
+      has read.
+    """
 
     task_hub: str
     slot: str = STAGING
     outcome: SwapOutcome | None = None
     rollback: bool = False
+    is_conditional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases import other_run_refusals, refusals
 from state_api.domain.releases.apps import App, Transition
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.rollout_checks import check_no_live_rollout
 from state_api.domain.releases.side_by_side import refusals as release_refusals
 from state_api.domain.releases.transition_checks import check_no_pending_swap
 
@@ -16,8 +17,8 @@ from state_api.domain.releases.transition_checks import check_no_pending_swap
 def check_app_deletable(app: App, now: Instant) -> Refusal | None:
     """Refuse to delete an app for a reason that needs no verdict.
 
-    Refusals: SwapPending, RemovalPending, DeploymentInProgress, CleanupRequired."""
-    if refusal := check_no_pending_swap(app) or _check_no_pending_removal(app, now):
+    Refusals: SwapPending, RolloutInProgress, RemovalPending, DeploymentInProgress, CleanupRequired."""
+    if refusal := check_no_pending_swap(app) or check_no_live_rollout(app) or _check_no_pending_removal(app, now):
         return refusal
     deployment = app.get_open_deployment(now)
     if deployment is not None:
@@ -40,7 +41,8 @@ def _check_no_pending_removal(app: App, now: Instant) -> Refusal | None:
 class DeletionEvidence:
     """Verdicts on what the app has.
 
-    `slots`: one for each slot that holds a task hub, on all that the slot may carry. `releases`: one for each release.
+    `slots`: one for each slot, on all task hubs that it may carry. Visitors of a rollout may come to an empty one.
+    `releases`: one for each release.
     """
 
     slots: Mapping[str, Verdict] = field(default_factory=dict)
@@ -51,8 +53,7 @@ def delete_app(app: App, evidence: DeletionEvidence, now: Instant) -> Transition
     """Delete the app. Its task hubs stay claimed. Refusals: those of `check_app_deletable`, AppNotDrained."""
     if refusal := check_app_deletable(app, now):
         return refusal
-    slots = {name: slot for name, slot in app.slots.items() if slot is not None}
-    assert evidence.slots.keys() == slots.keys(), "every slot that holds a task hub has a verdict"
+    assert evidence.slots.keys() == app.slots.keys(), "every slot has a verdict"
     assert evidence.releases.keys() == app.releases.keys(), "every release has a verdict"
     verdicts = [
         *((f"slot {name}", verdict) for name, verdict in evidence.slots.items()),
@@ -61,7 +62,8 @@ def delete_app(app: App, evidence: DeletionEvidence, now: Instant) -> Transition
     not_ready = {holder: verdict for holder, verdict in verdicts if not verdict.ready}
     if not_ready:
         return refusals.app_not_drained(app, not_ready)
-    possible_hubs = [possible.task_hub for slot in slots.values() for possible in slot.possible_hubs()]
+    slots = [slot for slot in app.slots.values() if slot is not None]
+    possible_hubs = [possible.task_hub for slot in slots for possible in slot.possible_hubs()]
     details: dict[str, Any] = {"slots": app.task_hubs_by_slot(), "taskHubs": possible_hubs}
     if app.releases:
         details["releases"] = {version: release.task_hub for version, release in app.releases.items()}

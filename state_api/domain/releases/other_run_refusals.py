@@ -3,9 +3,9 @@
 from typing import Any
 
 from state_api.domain.errors import DeploymentInProgress, SwapMismatch, SwapPending
-from state_api.domain.instants import Instant, format_instant, seconds
+from state_api.domain.instants import Instant, format_instant
 from state_api.domain.releases.apps import App, Deployment, PendingSwap
-from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.refusals import Refusal, retry_after_seconds
 from state_api.domain.releases.side_by_side.releases import PendingRemoval
 
 MAX_DEPLOYMENT_RETRY_SECONDS = 60
@@ -28,7 +28,7 @@ def deployment_in_progress(app: App, deployment: Deployment, now: Instant) -> Re
         f"at {format_instant(expires_at)}",
         {
             "deployment": deployment_details(deployment),
-            "retryAfterSeconds": min(MAX_DEPLOYMENT_RETRY_SECONDS, max(1, (expires_at - now) // seconds(1))),
+            "retryAfterSeconds": retry_after_seconds(expires_at, now, longest=MAX_DEPLOYMENT_RETRY_SECONDS),
         },
     )
 
@@ -52,7 +52,7 @@ def swap_pending(app: App, pending: PendingSwap) -> Refusal:
         f"{format_instant(pending.started_at)} and has not reported its outcome, so it is unknown what production and "
         f"slot {pending.slot} hold. Wait for that run. If it has ended, look up which task hub the platform has in "
         f"production: if it is {pending.task_hub}, send PostSwap for it with the outcome Done, otherwise with the "
-        "outcome Failed",
+        "outcome Failed, and with the ETag of GetApp in If-Match",
         {
             "pendingSwap": {
                 "taskHub": pending.task_hub,

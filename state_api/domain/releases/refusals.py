@@ -25,13 +25,20 @@ from state_api.domain.errors import (
     TaskHubNotFound,
     TaskHubUnavailable,
 )
-from state_api.domain.readiness.reasons import ReadinessReason
+from state_api.domain.instants import Instant
+from state_api.domain.readiness.reasons import ReadinessReason, ceil_seconds
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, TaskHubHolder
 from state_api.domain.task_hubs.ownership import ExistingArtifacts, ProviderUnavailable
 
 _MAX_NAMED_ARTIFACTS = 3
 """How many artifacts a message names. The member `existing` of the problem lists all of them."""
+
+
+def retry_after_seconds(end: Instant, now: Instant, *, longest: int) -> int:
+    """The `retryAfterSeconds` of a refusal that ends at this time: rounded up, so that a retry does not come before
+    it."""
+    return min(longest, max(1, ceil_seconds(end - now)))
 
 
 @dataclass(frozen=True, slots=True)

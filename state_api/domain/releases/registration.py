@@ -14,6 +14,7 @@ from state_api.domain.releases import other_run_refusals, refusals, slot_refusal
 from state_api.domain.releases.apps import App, PendingSwap, RetiredHub, Slot, Transition
 from state_api.domain.releases.commands import RegisterCommand, SlotAssignment
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.rollout_checks import check_no_live_rollout
 from state_api.domain.releases.side_by_side.adoption import (
     AdoptionEvidence,
     assign_releases,
@@ -66,11 +67,12 @@ def register_app(app: App, command: RegisterCommand, evidence: RegisterEvidence,
     """Register or correct an app.
 
     Refusals: InvalidRequest, WrongModel, SwapPending, DeploymentInProgress, TaskHubInUse, TaskHubAlreadyUsed,
-    StagingNotReady, ReleaseExists, AddressNotAllowed, TooManyReleases.
+    StagingNotReady, ReleaseExists, AddressNotAllowed, TooManyReleases, RolloutInProgress.
     """
     slots = _assign_slots(app, command, now)
     refusal = (
         _check_pending_swap(app, command)
+        or _check_no_rollout(app, command)
         or _check_slots(app, command, evidence, now)
         or check_releases(app, command, slots, evidence.adoption, now)
     )
@@ -117,6 +119,17 @@ def _check_pending_swap(app: App, command: RegisterCommand) -> Refusal | None:
     if app.pending_swap is None or all(_is_slot_unchanged(app, name, slot) for name, slot in command.slots.items()):
         return None
     return other_run_refusals.swap_pending(app, app.pending_swap)
+
+
+def _check_no_rollout(app: App, command: RegisterCommand) -> Refusal | None:
+    """Refuse to change the slots of a live rollout, also by making their task hubs those of releases."""
+    changed = {
+        app.registered_slot_name(name)
+        for name, assignment in command.slots.items()
+        if not _is_slot_unchanged(app, name, assignment)
+    }
+    changed.update(find_moved_slots(app, command))
+    return check_no_live_rollout(app, *changed) if changed else None
 
 
 def _is_slot_unchanged(app: App, requested_name: str, assignment: SlotAssignment | None) -> bool:

@@ -37,11 +37,15 @@ def swap_mismatch(app: App, slot_name: str, task_hub: str) -> Refusal:
     """For a slot that is empty or holds another task hub than the request names."""
     name = app.registered_slot_name(slot_name)
     slot = app.slots.get(name)
+    mismatch = (
+        f"does not hold task hub {task_hub} but {slot.task_hub}"
+        if slot
+        else f"is empty, and does not hold task hub {task_hub}"
+    )
     return _build_mismatch(
         app,
         task_hub,
-        f"slot {name} of app {app.name} does not hold task hub {task_hub} but {slot.task_hub if slot else 'nothing'}. "
-        "Do not swap; read GetHistory for what changed the slot",
+        f"slot {name} of app {app.name} {mismatch}. Do not swap; read GetHistory for what changed the slot",
     )
 
 

@@ -14,6 +14,7 @@ from state_api.domain.releases import other_run_refusals, refusals, slot_refusal
 from state_api.domain.releases.apps import App, Deployment, RetiredHub, Slot, Transition
 from state_api.domain.releases.commands import AbandonCommand, StageCommand
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.rollout_checks import check_no_live_rollout, check_no_rollout_traffic
 from state_api.domain.releases.side_by_side.releases import Model
 from state_api.domain.releases.transition_checks import (
     check_model,
@@ -30,8 +31,8 @@ class StageEvidence:
     """What is known of the slot and of the new name.
 
     - `verdict`: the verdict on all task hubs that the slot may carry, without regard to deployments. If this run has
-      staged the task hub already (`is_staged_by`), the verdict is on the task hubs that it replaced. None is allowed if
-      there are no such task hubs, or if `needs_verdict` is false.
+      staged the task hub already (`is_staged_by`), the verdict is on `Slot.hubs_to_drain_before_redeployment`. None is
+      allowed if there are no such task hubs, or if `needs_verdict` is false.
     - `used_before`: an app of this server or a recorded event used the name.
     - `existing`: what the provider has under the name, or why the provider is unavailable. None if the provider need
       not or must not be asked.
@@ -43,16 +44,23 @@ class StageEvidence:
 
 
 def needs_verdict(app: App, command: StageCommand, now: Instant) -> bool:
-    """Whether staging depends on a verdict on the slot. It does not if this run has staged the task hub already, or
-    while a swap is pending."""
-    return app.pending_swap is None and not is_staged_by(app, command, now)
+    """Whether staging depends on a verdict on the slot. It does not if this run has staged the task hub already, while
+    a swap is pending, or if a rollout may bring traffic to the slot."""
+    return (
+        app.pending_swap is None
+        and not is_staged_by(app, command, now)
+        and _check_no_rollout(app, command, now) is None
+    )
 
 
 def is_staged_by(app: App, command: StageCommand, now: Instant) -> bool:
     """Whether this run holds the open deployment of this task hub into this slot."""
     deployment = app.get_open_deployment(now)
+    slot = app.slots.get(app.registered_slot_name(command.slot))
     return (
         deployment is not None
+        # A task hub that had traffic may hold customers' work, which a second deployment would overwrite.
+        and not (slot is not None and slot.had_traffic)
         and app.slot_holding(deployment.task_hub) == deployment.slot
         and deployment.run_id == command.caller.run_id(command.task_hub)
         and same_hub(deployment.task_hub, command.task_hub)
@@ -61,27 +69,31 @@ def is_staged_by(app: App, command: StageCommand, now: Instant) -> bool:
 
 
 def is_staged_in_slot(app: App, command: StageCommand) -> bool:
-    """Whether the slot holds this task hub and it was never in production. Such a task hub can be staged again, and
-    its name is claimed already."""
+    """Whether the slot holds this task hub and it never had traffic, from production or a rollout. Such a task hub can
+    be staged again, and its name is claimed already."""
     slot = app.slots.get(app.registered_slot_name(command.slot))
-    return slot is not None and same_hub(slot.task_hub, command.task_hub) and not slot.promoted
+    if slot is None or slot.promoted or slot.had_traffic:
+        return False
+    return same_hub(slot.task_hub, command.task_hub)
 
 
 def stage_task_hub(app: App, command: StageCommand, evidence: StageEvidence, now: Instant) -> Transition | Refusal:
     """Put a new task hub into a slot and open a deployment for the caller's run.
 
     Refusals: WrongModel, InvalidRequest, SlotNotFound, SwapPending, DeploymentInProgress, TaskHubInUse,
-    TaskHubAlreadyUsed, StagingNotReady, TaskHubUnavailable.
+    TaskHubAlreadyUsed, StagingNotReady, TaskHubUnavailable, RolloutInProgress.
     """
     if refusal := check_model(app, Model.SLOTS) or _check_command(command):
         return refusal
     if is_staged_by(app, command, now):
         # Nothing changes on record, but the caller will deploy over what the slot may still carry.
-        return _check_drained(app, command, evidence.verdict) or Transition(app, "PostStaging", changed=False)
+        refusal = _check_no_rollout(app, command, now) or _check_drained(app, command, evidence.verdict)
+        return refusal or Transition(app, "PostStaging", changed=False)
     refusal = (
         # Force does not help: which task hub the platform has in the slot is unknown.
         check_no_pending_swap(app)
         or check_slot_exists(app, command.slot)
+        or _check_no_rollout(app, command, now)
         or _check_other_runs(app, command, now)
         or _check_task_hub_is_new(app, command, evidence)
         or _check_drained(app, command, _require_verdict(evidence))
@@ -98,6 +110,13 @@ def _check_command(command: StageCommand) -> Refusal | None:
     if (command.force or command.take_over) and not (command.reason or "").strip():
         return refusals.reason_required("force or takeOver")
     return None
+
+
+def _check_no_rollout(app: App, command: StageCommand, now: Instant) -> Refusal | None:
+    """Refuse the command while a rollout uses the slot. Once the rollout has ended, force allows to overwrite the slot
+    before the last pinned visitor has left."""
+    name = app.registered_slot_name(command.slot)
+    return check_no_live_rollout(app, name) or (None if command.force else check_no_rollout_traffic(app, name, now))
 
 
 def _check_other_runs(app: App, command: StageCommand, now: Instant) -> Refusal | None:
@@ -146,11 +165,23 @@ def _stage(app: App, command: StageCommand, evidence: StageEvidence, now: Instan
     name = app.registered_slot_name(command.slot)
     slot = app.slot(name)
     staged_again = is_staged_in_slot(app, command)
+    # Only with force: the command is refused otherwise.
+    visitors_may_come = check_no_rollout_traffic(app, name, now) is not None
     if slot is not None and staged_again:
-        new_slot = replace(slot, version=command.version or slot.version)
+        new_slot = replace(
+            slot,
+            version=command.version or slot.version,
+            may_have_pinned_visitors=slot.may_have_pinned_visitors or visitors_may_come,
+        )
         retired = app.retired
     else:
-        new_slot = Slot(command.task_hub, command.version, now, prior_hubs=slot.possible_hubs() if slot else ())
+        new_slot = Slot(
+            command.task_hub,
+            command.version,
+            now,
+            prior_hubs=slot.possible_hubs() if slot else (),
+            may_have_pinned_visitors=visitors_may_come,
+        )
         retired = (*app.retired, RetiredHub(slot.task_hub, slot.version, now)) if slot else app.retired
     deployment = Deployment(
         task_hub=command.task_hub,
@@ -196,8 +227,8 @@ def _prove_unused(evidence: StageEvidence, now: Instant) -> OwnershipProof | Non
 def abandon_deployment(app: App, command: AbandonCommand, now: Instant) -> Transition | Refusal:
     """Close the open deployment of this task hub. The task hub stays in its slot and must drain there.
 
-    Refusals: WrongModel; SlotNotFound; SwapPending if a swap with this slot is pending; SwapMismatch if the slot holds
-    another task hub or another run holds the deployment.
+    Refusals: WrongModel; SlotNotFound; SwapPending if a swap with this slot is pending; RolloutInProgress if the slot
+    is being rolled out; SwapMismatch if the slot holds another task hub or another run holds the deployment.
     """
     if refusal := check_model(app, Model.SLOTS) or check_slot_exists(app, command.slot):
         return refusal
@@ -205,6 +236,8 @@ def abandon_deployment(app: App, command: AbandonCommand, now: Instant) -> Trans
     if app.pending_swap is not None and app.pending_swap.slot == name:
         # The swap closes the deployment if it is done, and opens it again if it fails.
         return other_run_refusals.swap_pending(app, app.pending_swap)
+    if refusal := check_no_live_rollout(app, name):
+        return refusal
     deployment = app.get_open_deployment(now)
     if deployment is None or deployment.slot != name:
         slot = app.slot(name)

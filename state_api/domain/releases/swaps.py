@@ -15,14 +15,16 @@ from state_api.domain.releases import other_run_refusals, slot_refusals
 from state_api.domain.releases.apps import App, PendingSwap, PriorHub, RetiredHub, Slot, Transition
 from state_api.domain.releases.commands import SwapCommand, SwapOutcome
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.rollout_checks import check_swap_allowed, is_finishing_swap
 from state_api.domain.releases.side_by_side.releases import Model
 from state_api.domain.releases.transition_checks import check_model, check_slot_exists
+from state_api.domain.rollouts.rollouts import RolloutState
 
 
 def swap_slots(app: App, command: SwapCommand, now: Instant) -> Transition | Refusal:
     """Exchange production and the slot, or report on a swap that the platform carries out.
 
-    Refusals: WrongModel, InvalidRequest, SlotNotFound, SwapPending, SwapMismatch.
+    Refusals: WrongModel, InvalidRequest, SlotNotFound, SwapPending, SwapMismatch, RolloutInProgress.
     """
     if refusal := check_model(app, Model.SLOTS) or _check_not_production(command) or _check_pending_swap(app, command):
         return refusal
@@ -33,13 +35,24 @@ def swap_slots(app: App, command: SwapCommand, now: Instant) -> Transition | Ref
         return Transition(app, "PostSwap", changed=False)
     if refusal := check_slot_exists(app, command.slot):
         return refusal
-    if command.outcome is SwapOutcome.PENDING:
-        return _begin_swap(app, command, now)
-    if command.outcome is SwapOutcome.DONE:
-        return _confirm_swap(app, command, now)
     if command.outcome is SwapOutcome.FAILED:
         return _revert_swap(app, command)
-    return _swap_at_once(app, command, now)
+    if refusal := check_swap_allowed(app, command):
+        return refusal
+    if command.outcome is SwapOutcome.PENDING:
+        return _begin_swap(app, command, now)
+    confirmed = command.outcome is SwapOutcome.DONE
+    result = _confirm_swap(app, command, now) if confirmed else _swap_at_once(app, command, now)
+    return _finish_rollout(app, command, result)
+
+
+def _finish_rollout(app: App, command: SwapCommand, result: Transition | Refusal) -> Transition | Refusal:
+    """The result of the swap with which a rollout finishes. Any other result is unchanged."""
+    rollout = app.rollout
+    if isinstance(result, Refusal) or rollout is None or not is_finishing_swap(app, command):
+        return result
+    finished = replace(rollout, state=RolloutState.FINISHED)
+    return replace(result, app=replace(result.app, rollout=finished))
 
 
 def _check_not_production(command: SwapCommand) -> Refusal | None:
@@ -47,10 +60,17 @@ def _check_not_production(command: SwapCommand) -> Refusal | None:
 
 
 def _check_pending_swap(app: App, command: SwapCommand) -> Refusal | None:
-    """Refuse a command that is about another swap than the pending one."""
+    """Refuse a command that is about another swap than the pending one.
+
+    An outcome may be sent again because its response was lost, while another run has begun the next swap of the same
+    task hub. So an outcome of another run must name the revision of the app.
+    """
     pending = app.pending_swap
     if pending is None:
         return None
+    is_own_run = command.caller.run_url == pending.run_url
+    if command.outcome is not SwapOutcome.PENDING and not command.is_conditional and not is_own_run:
+        return other_run_refusals.swap_pending(app, pending)
     other_slot = pending.slot != app.registered_slot_name(command.slot)
     # The outcome of a rollback says nothing about a pending swap into the other direction.
     other_direction = command.rollback and not pending.rollback

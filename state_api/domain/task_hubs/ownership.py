@@ -50,11 +50,10 @@ class OwnershipProof:
 
 @dataclass(frozen=True, slots=True)
 class TaskHubClaim:
-    """A claim on a task hub name. `run_id` identifies the pipeline run that makes it. Without a `proof` it reserves the
-    name on this server and says nothing about the provider."""
+    """A claim on a task hub name. Without a `proof` it reserves the name on this server and says nothing about the
+    provider."""
 
     app: str
-    run_id: str
     proof: OwnershipProof | None = None
 
 

@@ -9,6 +9,7 @@ from state_api.domain.releases.apps import App, Deployment, PendingSwap, Provide
 from state_api.domain.releases.side_by_side.releases import Model, find_state
 from state_api.http.responses.base import ResponseModel, Timestamp
 from state_api.http.responses.releases import ReleaseResponse, RemovedReleaseResponse, RoutingResponse
+from state_api.http.responses.rollouts import RolloutResponse
 
 
 class SlotResponse(ResponseModel):
@@ -191,6 +192,7 @@ class AppResponse(ResponseModel):
     releases: dict[str, ReleaseResponse] = Field(description="The releases that are not removed, by version.")
     removed_releases: list[RemovedReleaseResponse] = Field(description="The last 20 removed releases, newest first.")
     routing: RoutingResponse | None = Field(description="Null for an app with slots.")
+    rollout: RolloutResponse | None = Field(description="The last rollout; null if there was none.")
     retired: list[RetiredTaskHubResponse]
     waivers: list[WaiverResponse] = Field(description="The waivers that have not expired.")
     updated_at: Timestamp
@@ -214,6 +216,7 @@ class AppResponse(ResponseModel):
             },
             removed_releases=[RemovedReleaseResponse.of(removed) for removed in app.removed_releases],
             routing=None if has_slots else RoutingResponse.of(app.routing),
+            rollout=RolloutResponse.of_app(app, now),
             retired=[RetiredTaskHubResponse.of(retired) for retired in app.retired],
             waivers=[WaiverResponse.of(waiver) for waiver in app.waivers if now < waiver.expires_at],
             updated_at=format_instant(app.updated_at),

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from state_api.domain.instants import format_instant
 from state_api.domain.readiness.evidence import ProbeResult, ProbeStatus
+from state_api.domain.task_hubs.delivery_checks import DeliveryCheck
 from state_api.domain.task_hubs.lifecycle import EvidenceSource, Instance, RuntimeStatus
 from state_api.domain.task_hubs.ownership import OwnershipProof, ProofBasis
 from state_api.http.responses.base import ResponseModel, Timestamp, format_optional_instant
@@ -28,6 +29,21 @@ class OwnershipProofResponse(ResponseModel):
         return cls(basis=proof.basis, addresses=list(proof.addresses), at=format_instant(proof.at))
 
 
+class DeliveryCheckResponse(ResponseModel):
+    check_id: str
+    published_at: Timestamp = Field(description="By the publisher's clock.")
+    recorded_at: Timestamp = Field(description="By the storage's clock.")
+
+    @classmethod
+    def of(cls, check: DeliveryCheck) -> "DeliveryCheckResponse":
+        """One delivery check."""
+        return cls(
+            check_id=check.check_id,
+            published_at=format_instant(check.published_at),
+            recorded_at=format_instant(check.recorded_at),
+        )
+
+
 class TaskHubResponse(ResponseModel):
     task_hub: str
     app: str | None = Field(description="The app that has claimed the task hub.")
@@ -49,6 +65,9 @@ class TaskHubResponse(ResponseModel):
     active: list[ActiveInstanceResponse] = Field(
         description=f"The oldest {MAX_LISTED_INSTANCES} active instances; ListInstances lists all."
     )
+    delivery_checks: list[DeliveryCheckResponse] = Field(
+        description="Events of the last hour by which safe-deploy doctor checked whether events arrive, latest first."
+    )
 
     @classmethod
     def of(cls, status: TaskHubStatus) -> "TaskHubResponse":
@@ -67,6 +86,7 @@ class TaskHubResponse(ResponseModel):
             last_event_at=format_optional_instant(activity.last_event_at),
             last_recorded_at=format_optional_instant(activity.last_recorded_at),
             active=[ActiveInstanceResponse.of(active) for active in activity.active[:MAX_LISTED_INSTANCES]],
+            delivery_checks=[DeliveryCheckResponse.of(check) for check in status.delivery_checks],
         )
 
 

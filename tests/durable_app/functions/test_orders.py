@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from durable_app.orders.order import InvalidOrder, parse_order
+from durable_app.orders.payment import FAILURE_PERCENT_SETTING, is_payment_defective
 from tests.durable_app.functions.orchestrator_replay import OrchestratorReplay
 
 BOTH_VERSIONS = pytest.mark.parametrize("version", ["v1", "v2"])
@@ -93,6 +94,28 @@ def test_an_order_fails_once_the_charge_has_failed_three_times(version: str) -> 
     assert str(replay_result.error) == "the card for order order-1 was declined"
     assert replay_result.calls.count("ChargePayment") == 3
     assert "ShipOrder" not in replay_result.calls
+
+
+@BOTH_VERSIONS
+def test_an_order_that_meets_the_defect_of_its_version_fails(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FAILURE_PERCENT_SETTING, "100")
+    replay_result = OrchestratorReplay(version).run("ProcessOrder", parse_sample_order())
+    assert str(replay_result.error) == "order order-1 cannot be charged"
+    assert replay_result.calls.count("ChargePayment") == 3
+
+
+def test_a_version_with_a_defect_fails_this_percentage_of_orders_and_one_that_fails_more_fails_these_too() -> None:
+    failing = {
+        percent: {number for number in range(10_000) if is_payment_defective(f"order-{number}", percent)}
+        for percent in (0, 2, 15, 100)
+    }
+    assert failing[0] < failing[2] < failing[15] < failing[100]
+    assert [len(orders) for orders in failing.values()] == [
+        0,
+        pytest.approx(200, abs=60),
+        pytest.approx(1_500, abs=150),
+        10_000,
+    ]
 
 
 @BOTH_VERSIONS

@@ -15,7 +15,7 @@ from harness.processes import free_port
 from state_api.http.problems import PROBLEM_MEDIA_TYPE
 from state_api.settings import STATE_STORAGE, emulator_connection_string
 from tests.builders import cloud_event, event
-from tests.functions.invocations import ADMIN_KEY, EVENT_GRID_FUNCTION, TIMER_FUNCTION, function_url
+from tests.functions.invocations import ADMIN_KEY, EVENT_GRID_FUNCTION, PROBE_TIMER, ROLLOUT_TIMER, function_url
 from tests.functions.runtime import protobuf_stubs as protos
 from tests.functions.runtime.protobuf_stubs import Message, ParameterBinding, StatusResult, TypedData
 
@@ -105,7 +105,7 @@ async def worker(
 
 async def test_the_worker_reports_every_function_to_the_host(worker: WorkerClient) -> None:
     operations = [name for name, *_ in function_app.OPERATIONS]
-    assert list(worker.functions) == [*operations, EVENT_GRID_FUNCTION, TIMER_FUNCTION]
+    assert list(worker.functions) == [*operations, EVENT_GRID_FUNCTION, PROBE_TIMER, ROLLOUT_TIMER]
     triggers = {name: json.loads(function.raw_bindings[0]) for name, function in worker.functions.items()}
     assert triggers["PostEvents"] == {
         "direction": "IN",

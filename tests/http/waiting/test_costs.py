@@ -59,10 +59,15 @@ async def test_requests_that_come_within_two_seconds_share_their_first_and_last_
             others.append(asyncio.create_task(counted.wait_for_ready(app, 20 * SCALE)))
             await asyncio.sleep(SHORT_INTERVALS.per_request / 100)
         arrival_seconds = loop.time() - began
+        # A busy machine answers late, so the requests may end over a longer time than they arrived in.
+        ends: list[float] = []
+        for request in (first, *others):
+            request.add_done_callback(lambda _: ends.append(loop.time()))
         await asyncio.gather(first, *others)
         budget = (loop.time() - began) / SHORT_INTERVALS.per_request
         first_questions = 1 + (arrival_seconds + first_arrival_seconds) / SHORT_INTERVALS.per_request
-        last_questions = 2 + arrival_seconds / SHORT_INTERVALS.deadline_step
+        end_seconds = max(arrival_seconds, max(ends) - min(ends))
+        last_questions = 2 + end_seconds / SHORT_INTERVALS.deadline_step
         assert counted.count_reads() <= budget + question_cost * (first_questions + last_questions)
 
 

@@ -1,10 +1,13 @@
 """What ends the wait for a slot to be Ready, without a read of the task hub at its provider."""
 
+import time
+
 import httpx
 import pytest
 
 from state_api.settings import StorageSettings
-from tests.http.operations import post_staging, post_swap, put_app, run_headers
+from tests.builders import event
+from tests.http.operations import post_events, post_staging, post_swap, put_app, run_headers
 from tests.http.waiting.counted_server import (
     NO_POLLING,
     begin_swap,
@@ -96,4 +99,24 @@ async def test_the_last_answer_is_read_at_the_end_of_the_wait(
         await put_active_app(http, app, hub)
         waiting = await counted.start_waiting(app, wait_seconds=2)
         await end_order(http, hub)
+        assert await is_ready_soon(waiting)
+
+
+@pytest.mark.parametrize("seconds_ahead", [600, -600])
+async def test_the_first_request_of_a_server_whose_machine_has_a_wrong_clock_is_answered_after_the_settle_window(
+    storage: StorageSettings,
+    http: httpx.AsyncClient,
+    app: str,
+    hub: str,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_ahead: int,
+) -> None:
+    """The question begins before the storage has responded, so the server does not know the time yet."""
+    await put_app(http, app, slots={"staging": {"taskHub": hub}})
+    await post_events(http, event(hub, "order-1"), event(hub, "order-1", "Completed"))
+    wrong_time = time.time() + seconds_ahead
+    monkeypatch.setattr(time, "time", lambda: wrong_time)
+    async with counted_server(storage) as counted:
+        waiting = await counted.start_waiting(app)
+        counted.clock.advance(31)
         assert await is_ready_soon(waiting)

@@ -9,6 +9,8 @@ import pytest
 
 from harness.functions_host import EVENT_GRID_KEY, FUNCTION_KEY, MASTER_KEY, FunctionsHost
 from harness.processes import wait_until
+from state_api.http.home import HOME_PAGE, HOME_PAGE_HEADERS
+from state_api.http.middleware import security_headers
 from tests.builders import event
 from tests.http.operations import assert_problem
 from tests.platform.function_app.server_keys import KEYS_BY_ROLE, key_header
@@ -50,8 +52,19 @@ def test_a_wrong_method_or_an_unknown_path_is_answered_with_404_and_no_body(
         assert not {"content-type", "cache-control", "allow", "x-content-type-options"} & set(response.headers)
 
 
-def test_the_homepage_is_empty_with_the_setting_that_disables_it(anonymous: httpx.Client) -> None:
-    response = anonymous.get("/")
+def test_the_home_page_is_the_servers_own(admin: httpx.Client, anonymous: httpx.Client) -> None:
+    for client in (admin, anonymous):
+        response = client.get("/")
+        assert (response.status_code, response.text) == (200, HOME_PAGE)
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        for name, value in (security_headers("http") | HOME_PAGE_HEADERS).items():
+            assert response.headers[name] == value
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST", "OPTIONS"])
+def test_other_methods_of_the_home_page_are_answered_by_the_host(anonymous: httpx.Client, method: str) -> None:
+    """With the setting AzureWebJobsDisableHomepage, the host answers them with 204 in place of a page of its own."""
+    response = anonymous.request(method, "/")
     assert (response.status_code, response.content) == (204, b"")
 
 

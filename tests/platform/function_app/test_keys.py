@@ -143,7 +143,7 @@ def test_every_operation_of_a_release_works_with_keys_for_the_app(
         trigger = indexed_functions()[operation].get_trigger()
         response = anonymous.request(
             method or trigger.methods[0].value,
-            f"/api/{fill_path(trigger.route, app=DEPLOYED_APP, hub=hub)}",
+            f"/{fill_path(trigger.route, app=DEPLOYED_APP, hub=hub)}",
             json=body,
             params=params,
             headers={**key_header(key), "WebHook-Request-Origin": "eventgrid.azure.net"},

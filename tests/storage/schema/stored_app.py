@@ -110,6 +110,7 @@ def requests_of(stored_app: StoredApp) -> dict[str, Request]:
         "DeleteTaskHub": ("DELETE", f"/api/taskhubs/{hub}", None),
         "ListInstances": ("GET", f"/api/taskhubs/{hub}/instances", None),
         "ListInstances ended": ("GET", f"/api/taskhubs/{hub}/instances?active=false&status=Completed", None),
+        "GetTimeline": ("GET", f"/api/taskhubs/{hub}/timeline", None),
         "GetVersions": ("GET", f"/api/taskhubs/{hub}/versions", None),
         "PostEvents": ("POST", "/api/events", [event(hub, "order-1", "Completed"), event(hub, "order-2", "Failed")]),
         "ListQuarantine": ("GET", "/api/quarantine", None),

@@ -79,6 +79,7 @@ async def test_a_registered_task_hub_of_another_schema_is_refused(stored_app: St
         "DeleteTaskHub",
         "ListInstances",
         "ListInstances ended",
+        "GetTimeline",
         "GetVersions",
         "PostEvents",
     )

@@ -11,6 +11,7 @@ from state_api.storage.schema import (
     SCHEMA_PROPERTY,
 )
 from state_api.storage.tables import instance_table_name
+from state_api.storage.timeline_rows import TIMELINE_FROM
 from tests.builders import event, timestamp
 from tests.http.operations import assert_problem, post_events, put_app
 from tests.storage.schema.stored_app import (
@@ -117,6 +118,16 @@ async def test_activity_stamps_of_two_schemas_have_different_keys(stored_app: St
             await post_events(http, event(stored_app.hub, f"order-{number}", "Completed"))
         assert_problem(await http.get(f"/api/apps/{stored_app.app}/staging"), 503, "UnsupportedSchema")
     await client.delete_entity(newer["PartitionKey"], newer["RowKey"])
+
+
+@other_schemas
+async def test_counters_of_another_schema_are_refused_and_stop_no_recording(
+    stored_app: StoredApp, number: int | None
+) -> None:
+    table = instance_table_name(stored_app.hub)
+    keys = {row["RowKey"] for row in await stored_app.list_rows(table, lambda row: row["RowKey"] >= TIMELINE_FROM)}
+    async with stored_app.with_schema_number(table, lambda row: row["RowKey"] in keys, number) as http:
+        await assert_only_refused(http, stored_app, ["GetTimeline"], number=number, row_kind="counters of timelines")
 
 
 @other_schemas

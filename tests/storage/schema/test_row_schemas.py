@@ -12,6 +12,7 @@ from state_api.storage.schema import (
     APP_INDEX_SCHEMA,
     APP_SCHEMA,
     AUDIT_SCHEMA,
+    DELIVERY_CHECK_SCHEMA,
     INSTANCE_SCHEMA,
     PROBE_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -19,6 +20,7 @@ from state_api.storage.schema import (
     SCHEMA_PROPERTY,
     TASK_HUB_SCHEMA,
     TASK_HUB_STATE_SCHEMA,
+    TIMELINE_SCHEMA,
     VERSION_SCHEMA,
     RowSchema,
 )
@@ -38,7 +40,7 @@ SCHEMAS = [value for value in vars(schema).values() if isinstance(value, RowSche
 
 
 def test_every_kind_of_row_has_its_own_name() -> None:
-    assert len(SCHEMAS) == len({row_schema.row_kind for row_schema in SCHEMAS}) == 11
+    assert len(SCHEMAS) == len({row_schema.row_kind for row_schema in SCHEMAS}) == 13
 
 
 def test_the_schemas_that_these_tests_call_newer_and_older_are_unknown() -> None:
@@ -76,4 +78,5 @@ def expected_schema(table: str, row: Row) -> RowSchema:
         return QUARANTINE_SCHEMA
     if key == STATE_ROW_KEY:
         return TASK_HUB_STATE_SCHEMA
-    return {"0": PROBE_SCHEMA, "b": ACTIVITY_SCHEMA}.get(key[0], INSTANCE_SCHEMA)
+    kinds = {"0": PROBE_SCHEMA, "b": ACTIVITY_SCHEMA, "d": DELIVERY_CHECK_SCHEMA, "t": TIMELINE_SCHEMA}
+    return kinds.get(key[0], INSTANCE_SCHEMA)

@@ -9,6 +9,7 @@ from state_api.domain.releases import other_run_refusals
 from state_api.domain.releases.apps import App, Slot
 from state_api.domain.releases.commands import RegisterCommand, ReleaseAssignment
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.rollout_checks import check_no_rollout_traffic
 from state_api.domain.releases.side_by_side import refusals as release_refusals
 from state_api.domain.releases.side_by_side.registration import check_address_allowed, check_capacity
 from state_api.domain.releases.side_by_side.releases import Model, Release, ReleaseTokens
@@ -104,6 +105,9 @@ def _check_leaving_slots(app: App, command: RegisterCommand, now: Instant) -> Re
         slot = app.slots[name]
         if slot is not None and slot.prior_hubs:
             return release_refusals.slot_may_carry_prior_hub(app, name, slot)
+        if refusal := check_no_rollout_traffic(app, name, now):
+            # A release has no such reason for its verdict, because a router pins no visitors by itself.
+            return refusal
     return None
 
 
@@ -173,7 +177,7 @@ def _iterate_assigned(
         else:
             slot_name = app.slot_holding(assignment.task_hub)
             slot = None if slot_name is None else app.slots[slot_name]
-            is_staged = slot is not None and not slot.promoted
+            is_staged = slot is not None and not slot.promoted and not slot.had_traffic
             tokens = evidence.tokens[version]
             yield (
                 version,

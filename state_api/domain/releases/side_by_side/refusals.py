@@ -17,17 +17,23 @@ from state_api.domain.errors import (
     TooManyReleases,
     WrongModel,
 )
-from state_api.domain.instants import Instant, format_instant, seconds
+from state_api.domain.instants import Instant, format_instant
 from state_api.domain.readiness.reasons import ReadinessReason
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Slot
 from state_api.domain.releases.other_run_refusals import describe_owner
-from state_api.domain.releases.refusals import Refusal, verdict_details
+from state_api.domain.releases.refusals import Refusal, retry_after_seconds, verdict_details
 from state_api.domain.releases.side_by_side.releases import MAX_RELEASES, Model, PendingRemoval, Release
 from state_api.domain.task_hubs.ownership import ProviderUnavailable
 
+_MAX_REMOVAL_RETRY_SECONDS = 60
+"""The longest `retryAfterSeconds` of RemovalPending, because the other run may report an outcome at any time."""
+
 _OPERATIONS = {
-    Model.SLOTS: "PostStaging, DeleteStaging, PostSwap and GetStagingStatus are for apps with slots",
+    Model.SLOTS: (
+        "PostStaging, DeleteStaging, PostSwap, GetStagingStatus and the action confirm of PostRollout are for apps "
+        "with slots"
+    ),
     Model.SIDE_BY_SIDE: "operations on releases and routing are for apps with releases side by side",
 }
 
@@ -252,6 +258,6 @@ def removal_pending(app: App, release: Release, removal: PendingRemoval, now: In
                 "by": removal.started_by,
                 "runUrl": removal.run_url,
             },
-            "retryAfterSeconds": min(60, max(1, (expires_at - now) // seconds(1))),
+            "retryAfterSeconds": retry_after_seconds(expires_at, now, longest=_MAX_REMOVAL_RETRY_SECONDS),
         },
     )

@@ -108,6 +108,12 @@ class Release:
         """Whether the release has traffic, from a router or past it."""
         return self.had_traffic and self.traffic_end is None
 
+    @property
+    def has_unrouted_traffic(self) -> bool:
+        """Whether the release was adopted, and no routing has given it requests or taken them away since. Its visitors
+        may not come through a router."""
+        return self.has_traffic and self.first_traffic_at is None
+
     def was_registered_after(self, other: "Release") -> bool:
         """Whether this release is known to be newer than the other one. The age of one that was adopted is unknown."""
         return not self.adopted and self.registered_at > other.registered_at
@@ -161,17 +167,33 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficStop:
+    """Since when a router sends nothing to the releases that lost their traffic in one routing change.
+
+    - `revision`: that of the change. The router has acknowledged no older one since.
+    - `visits_end`: when visitors who stayed with these releases must have left them; None if none stayed.
+    """
+
+    revision: int
+    visits_end: Instant | None
+    since: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class RouterAcknowledgement:
     """The routing revision that a router routes by.
 
-    `since`: when it first said so, or said so again after visitors had left a release. `seen_at`: when it last asked,
-    to some minutes.
+    - `since`: when it first said so.
+    - `seen_at`: when it last asked, to some minutes.
+    - `stops`: one for each change that took the traffic of a release which is not removed, as far as the router has
+      acknowledged it.
     """
 
     router: str
     revision: int
     since: Instant
     seen_at: Instant
+    stops: tuple[TrafficStop, ...] = ()
 
 
 def find_state(release: Release, routing: Routing) -> ReleaseState:

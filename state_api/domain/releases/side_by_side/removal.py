@@ -14,6 +14,7 @@ from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases import other_run_refusals
 from state_api.domain.releases.apps import App, RetiredHub, Transition
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.rollout_checks import check_no_live_rollout
 from state_api.domain.releases.side_by_side import refusals as release_refusals
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome, RemoveReleaseCommand
 from state_api.domain.releases.side_by_side.documents import next_routing_revision
@@ -69,8 +70,8 @@ def remove_release(
 
     Done without Pending removes a release whose Function App is deleted already, under the same conditions as Pending.
 
-    Refusals: WrongModel, ReleaseNotFound, ReleaseRemoved, RemovalPending, DeploymentInProgress, ReleaseInUse,
-    ReleaseNotDrained.
+    Refusals: WrongModel, ReleaseNotFound, ReleaseRemoved, RemovalPending, RolloutInProgress, DeploymentInProgress,
+    ReleaseInUse, ReleaseNotDrained.
     """
     if refusal := check_model(app, Model.SIDE_BY_SIDE):
         return refusal
@@ -108,7 +109,10 @@ def _check_removable(
 
 
 def _check_unused(app: App, release: Release, command: RemoveReleaseCommand, now: Instant) -> Refusal | None:
-    """Refuse to remove a release that has traffic, or that a run other than the caller's is deploying."""
+    """Refuse to remove a release that has traffic or is rolled out, or that a run other than the caller's is
+    deploying."""
+    if refusal := check_no_live_rollout(app, release.version):
+        return refusal
     deployment = find_blocking_release_deployment(app, release, command.caller.run_id(release.task_hub), now)
     if deployment is not None:
         return other_run_refusals.deployment_in_progress(app, deployment, now)

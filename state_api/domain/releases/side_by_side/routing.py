@@ -8,6 +8,7 @@ from state_api.domain.instants import Instant, seconds
 from state_api.domain.names import same_hub
 from state_api.domain.releases.apps import App, Transition
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.rollout_checks import rollout_in_progress
 from state_api.domain.releases.side_by_side import refusals
 from state_api.domain.releases.side_by_side.commands import ForgetRouterCommand, RouteCommand
 from state_api.domain.releases.side_by_side.documents import next_routing_revision
@@ -21,6 +22,7 @@ from state_api.domain.releases.side_by_side.releases import (
     RoutingChange,
 )
 from state_api.domain.releases.transition_checks import check_model
+from state_api.domain.rollouts.rollouts import Decision, DecisionAction, Rollout, RolloutState
 from state_api.domain.task_hubs.ownership import ProviderUnavailable
 
 _RELEASES_IN_SPLIT = 2
@@ -52,17 +54,51 @@ def find_unproven_releases(app: App, command: RouteCommand) -> tuple[Release, ..
 def change_routing(app: App, command: RouteCommand, evidence: RoutingEvidence, now: Instant) -> Transition | Refusal:
     """Give traffic to the releases that the command names, and to no other.
 
-    Refusals: WrongModel, InvalidRequest, ReleaseNotFound, ReleaseRemoved, AddressNotAllowed, ReleaseNotDeployed,
-    TaskHubUnavailable.
+    During a rollout, its baseline can get all requests back, which aborts the rollout.
+
+    Refusals: WrongModel, InvalidRequest, RolloutInProgress, ReleaseNotFound, ReleaseRemoved, AddressNotAllowed,
+    ReleaseNotDeployed, TaskHubUnavailable.
     """
     if refusal := check_model(app, Model.SIDE_BY_SIDE) or _check_split(command):
         return refusal
     routing = _new_routing(app, command)
+    rollout = app.rollout
+    if rollout is None or not rollout.is_live:
+        return apply_routing(app, routing, evidence, now)
+    if routing.active != rollout.baseline or routing.split is not None:
+        return rollout_in_progress(app, rollout)
+    aborted_app = replace(app, rollout=_abort(rollout, command, now))
+    return apply_routing(aborted_app, routing, evidence, now)
+
+
+def _abort(rollout: Rollout, command: RouteCommand, now: Instant) -> Rollout:
+    """The rollout after PutRouting has given all requests back to its baseline."""
+    message = f"{command.caller.name} gave all requests back to {rollout.baseline} with PutRouting"
+    cleared = rollout.with_weight(0, now, confirmed=True)
+    decision = Decision(rollout.no_earlier(now), DecisionAction.ABORT, "Requested", message)
+    return replace(cleared, state=RolloutState.ABORTED, last_decision=decision)
+
+
+def apply_routing(
+    app: App, routing: Routing, evidence: RoutingEvidence, now: Instant, *, by_rollout: bool = False
+) -> Transition | Refusal:
+    """Divide the requests as this routing says.
+
+    A change `by_rollout` is about candidate and baseline alone. It says nothing about requests that come past the
+    router, so other adopted releases keep their traffic until a caller sets the routing.
+
+    Refusals: ReleaseNotFound, ReleaseRemoved, AddressNotAllowed, ReleaseNotDeployed, TaskHubUnavailable.
+    """
     for version in routing.versions:
         if refusal := check_release_routable(app, version, evidence):
             return refusal
-    active = app.releases[command.active]
-    releases = {version: _with_routing(app, release, routing, active, now) for version, release in app.releases.items()}
+    active = app.releases[routing.versions[0]]
+    releases = {
+        version: release
+        if by_rollout and release.has_unrouted_traffic and not routing.share_of(version)
+        else _with_routing(app, release, routing, active, now)
+        for version, release in app.releases.items()
+    }
     if routing == app.routing and releases == app.releases:
         return Transition(app, "PutRouting", changed=False)
     deployment = app.get_open_deployment(now)

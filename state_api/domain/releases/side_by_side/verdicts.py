@@ -7,10 +7,22 @@ from dataclasses import dataclass, replace
 from state_api.domain.instants import Instant, format_duration, format_instant, seconds
 from state_api.domain.names import same_hub
 from state_api.domain.readiness.policy import Assurance
-from state_api.domain.readiness.reasons import ReadinessReason, ReasonCode, ceil_seconds, deployment_in_progress_reason
+from state_api.domain.readiness.reasons import (
+    ReadinessReason,
+    ReasonCode,
+    ceil_seconds,
+    deployment_in_progress_reason,
+    rollout_in_progress_reason,
+)
 from state_api.domain.readiness.verdict import DEFAULT_RETRY_AFTER_SECONDS, Verdict
 from state_api.domain.readiness.waiting import NO_END
 from state_api.domain.releases.apps import App, Deployment
+from state_api.domain.releases.rollout_checks import find_open_rollout
+from state_api.domain.releases.side_by_side.acknowledgements import (
+    find_closing_change,
+    find_delay_end,
+    find_stopped_since,
+)
 from state_api.domain.releases.side_by_side.releases import (
     Release,
     ReleaseState,
@@ -20,10 +32,6 @@ from state_api.domain.releases.side_by_side.releases import (
     find_state,
 )
 from state_api.domain.releases.transition_checks import find_blocking_deployment
-
-ROUTER_DELAY_SECONDS = 60
-"""How long a router that asks under no name may send requests by an older document. Those in front of API Management
-read it every 15 s."""
 
 _ACKNOWLEDGEMENT_INTERVAL_SECONDS = 5
 """How often requests that wait look at acknowledgements that another process may have recorded."""
@@ -39,8 +47,9 @@ def find_use(release: Release, routing: Routing, now: Instant) -> ReadinessReaso
     elif release.has_traffic:
         message = (
             f"release {release.version} was adopted and the routing has not been set since, so it may get requests "
-            "that do not come through the router. Set the routing with PutRouting. If the whole app is given up, an "
-            "administrator deletes it with DeleteApp"
+            "that do not come through the router. When its visitors come through a router or are gone, set the routing "
+            "with PutRouting, also if the same release stays active. If the whole app is given up, an administrator "
+            "deletes it with DeleteApp"
         )
     elif release.sticky_until is not None and release.is_sticky(now):
         message = (
@@ -52,19 +61,6 @@ def find_use(release: Release, routing: Routing, now: Instant) -> ReadinessReaso
     return ReadinessReason(ReasonCode.RELEASE_IN_USE, message)
 
 
-def find_closing_change(release: Release) -> RoutingChange | None:
-    """The routing change since which routers send nothing to the release. None for a staged release, which can be
-    reached by its override token until its removal begins."""
-    if release.traffic_end is not None:
-        return release.traffic_end
-    return release.removal.change if release.removal is not None else None
-
-
-def _find_delay_end(release: Release, change: RoutingChange) -> Instant:
-    """When routers that ask under no name send nothing to the release any more."""
-    return Instant(max(change.at, release.sticky_until or change.at) + seconds(ROUTER_DELAY_SECONDS))
-
-
 def _find_settle_end(app: App, release: Release, acknowledgements: Sequence[RouterAcknowledgement]) -> Instant | None:
     """When the events of what routers had sent before they acknowledged the change have arrived. None if a probe shows
     it, and for a removal that was allowed to begin after that."""
@@ -72,8 +68,8 @@ def _find_settle_end(app: App, release: Release, acknowledgements: Sequence[Rout
     is_settled = release.removal is not None and release.traffic_end is not None
     if change is None or is_settled or app.provider_config is not None:
         return None
-    acknowledged = [router.since for router in acknowledgements if router.revision >= change.revision]
-    return Instant(max(acknowledged) + seconds(app.policy.settle_seconds)) if acknowledged else None
+    stops = _list_stop_times(release, change, acknowledgements)
+    return Instant(max(stops) + seconds(app.policy.settle_seconds)) if stops else None
 
 
 def _find_late_events(
@@ -90,22 +86,12 @@ def _find_late_events(
     )
 
 
-def find_end_of_visits(app: App, now: Instant) -> Instant | None:
-    """When the last of the visitors who stayed with releases without traffic had left; None if none have left yet.
-
-    A router ends their visits by its own clock, without a new revision. So it must confirm its revision again after
-    that: one whose follower has stopped sends visitors back for as long as it runs."""
-    ends = [
-        _find_delay_end(release, release.traffic_end)
-        for release in app.releases.values()
-        if release.traffic_end is not None and release.sticky_until is not None
-    ]
-    return max((end for end in ends if end <= now), default=None)
-
-
-def _keeps_visitors(router: RouterAcknowledgement, release: Release, change: RoutingChange) -> bool:
-    """Whether the router may still send visitors back who stayed with the release, because it has not asked since."""
-    return release.sticky_until is not None and router.since < _find_delay_end(release, change)
+def _list_stop_times(
+    release: Release, change: RoutingChange, acknowledgements: Sequence[RouterAcknowledgement]
+) -> list[Instant]:
+    """Since when each router that has stopped sends nothing to the release."""
+    stops = [find_stopped_since(router, release, change) for router in acknowledgements]
+    return [stop for stop in stops if stop is not None]
 
 
 def find_quiet_since(release: Release, acknowledgements: Sequence[RouterAcknowledgement]) -> Instant | None:
@@ -114,8 +100,7 @@ def find_quiet_since(release: Release, acknowledgements: Sequence[RouterAcknowle
     change = find_closing_change(release)
     if change is None:
         return None
-    acknowledged = (router.since for router in acknowledgements if router.revision >= change.revision)
-    return max([_find_delay_end(release, change), *acknowledged])
+    return max([find_delay_end(release, change), *_list_stop_times(release, change, acknowledgements)])
 
 
 def find_lagging_routers(
@@ -131,9 +116,9 @@ def find_lagging_routers(
             f"these routers have not confirmed routing revision {change.revision}, without release {release.version}",
             behind,
         )
-    remaining = _find_delay_end(release, change) - now
+    remaining = find_delay_end(release, change) - now
     if remaining <= 0:
-        keeping = [router.router for router in acknowledgements if _keeps_visitors(router, release, change)]
+        keeping = [router.router for router in acknowledgements if find_stopped_since(router, release, change) is None]
         return (
             _lagging_routers_reason(
                 f"these routers have not asked since the visitors of release {release.version} should have left it, "
@@ -215,9 +200,11 @@ def assess_release(app: App, release: Release, use: ReleaseUse, verdict: Verdict
     acknowledgements, now = use.acknowledgements, use.known_at
     verdict = _accept_deleted_task_hub(release, use, verdict)
     deployment = use.deployment.to_open_deployment() if use.deployment is not None else None
+    rollout = find_open_rollout(app, release.version, now)
     reasons = [
         reason
         for reason in (
+            rollout_in_progress_reason(rollout) if rollout is not None else None,
             deployment_in_progress_reason(deployment, now) if deployment is not None else None,
             find_use(release, app.routing, now),
             find_lagging_routers(release, acknowledgements, now)
@@ -248,12 +235,9 @@ def find_blocked_until(app: App, release: Release, use: ReleaseUse) -> Instant |
         ends.append(app.deployment_expires_at(use.deployment))
     change = find_closing_change(release)
     if change is not None:
-        ends.append(_find_delay_end(release, change))
+        ends.append(find_delay_end(release, change))
         ends.append(_find_settle_end(app, release, use.acknowledgements) or now)
-        if any(
-            router.revision < change.revision or _keeps_visitors(router, release, change)
-            for router in use.acknowledgements
-        ):
+        if any(find_stopped_since(router, release, change) is None for router in use.acknowledgements):
             ends.append(Instant(now + seconds(_ACKNOWLEDGEMENT_INTERVAL_SECONDS)))
     return max((end for end in ends if end > now), default=None)
 
@@ -280,7 +264,7 @@ def _retry_after_seconds(app: App, release: Release, use: ReleaseUse) -> int:
     change = find_closing_change(release)
     if change is None:
         return DEFAULT_RETRY_AFTER_SECONDS
-    delay_end = _find_delay_end(release, change)
+    delay_end = find_delay_end(release, change)
     settle_end = _find_settle_end(app, release, use.acknowledgements) or delay_end
     remaining = ceil_seconds(max(delay_end, settle_end) - use.known_at)
     return remaining if remaining > 0 else DEFAULT_RETRY_AFTER_SECONDS

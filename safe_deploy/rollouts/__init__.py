@@ -1,0 +1,1 @@
+"""Gradual rollouts: what the command line sends to the server, and what it shows of them."""

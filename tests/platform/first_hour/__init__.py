@@ -1,0 +1,1 @@
+"""The guide docs/first-hour.md, played on the real Functions host and the real Durable Functions extension."""
