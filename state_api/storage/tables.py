@@ -147,7 +147,8 @@ class Tables:
         being deleted."""
         async with translate_storage_errors():
             try:
-                await self._service.create_table(table)
+                # Without this, the library retries no POST. Creating a table twice does no harm.
+                await self._service.create_table(table, retry_on_methods=_RETRIED_METHODS)
             except ResourceExistsError as error:
                 if error_code(error) == "TableBeingDeleted":
                     raise

@@ -132,7 +132,7 @@ class StateServerProcess:
             "taskHubs": dict(provider),
         }
         response = await self._http.put(f"{self.url}/api/apps/{app}", json=body)
-        assert response.status_code == 200, response.text
+        assert response.status_code == 200, f"{response.text}\n{self._read_end_of_log()}"
 
     async def get_staging_status(self, app: str, *, wait: int = 0) -> StagingStatusResponse:
         """Send GetStagingStatus with `verify=fresh`. Raises httpx.TransportError if the server is killed meanwhile, and

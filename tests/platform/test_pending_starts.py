@@ -118,7 +118,9 @@ async def test_a_start_on_its_way_blocks_and_leftover_timers_do_not(
             await polling
             pollers.append(poller)
 
-    await asyncio.gather(*(check_task_hub(number) for number in range(TASK_HUB_COUNT)))
+    async with asyncio.TaskGroup() as checks:
+        for number in range(TASK_HUB_COUNT):
+            checks.create_task(check_task_hub(number))
     wrong = [dict(response.verdict) for poller in pollers for response in poller.ready_responses]
     assert wrong == [], f"{len(wrong)} responses were Ready while a start was on its way"
     assert len(pollers) == TASK_HUB_COUNT

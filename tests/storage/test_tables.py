@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.storage_proxy import run_storage_proxy
 from state_api.settings import StorageSettings
 from state_api.storage.tables import Tables, instance_table_name, join_property, split_property
 
@@ -42,3 +43,20 @@ async def test_the_clients_that_were_used_last_stay_cached(
     assert (tables.client("three"), tables.client("one")) == (third, first)
     assert tables.client("two") is not second
     await tables.close()
+
+
+@pytest.mark.anyio
+async def test_a_table_is_created_although_the_connection_breaks(storage: StorageSettings, hub: str) -> None:
+    """A storage closes connections that were idle, maybe in the moment in which the next request is sent."""
+    paths: list[str] = []
+
+    def is_first(method: str, path: str) -> bool:
+        paths.append(f"{method} {path}")
+        return len(paths) == 1
+
+    async with run_storage_proxy(storage) as proxy:
+        tables = Tables(proxy.settings)
+        proxy.drops_response = is_first
+        await tables.create_table(instance_table_name(hub))
+        await tables.close()
+    assert len(paths) == 2, paths
