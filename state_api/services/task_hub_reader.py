@@ -286,6 +286,7 @@ class TaskHubReader:
             exemptions=self._request.exemptions,
             message_visibility_seconds=self._request.policy.message_visibility_seconds,
             last_recorded_at=activity.last_recorded_at,
+            ended_at=self._clock.upper_bound(),
         )
         provider = self._get_backend().provider
         return scan.to_result(ProbeStatus.COMPLETE, provider, self._clock.now(), messages=evidence)

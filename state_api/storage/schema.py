@@ -63,7 +63,7 @@ must not record."""
 ACTIVITY_SCHEMA = RowSchema("activity stamps", 2)
 """The server overwrites these rows without reading them, so their key also contains the number."""
 TIMELINE_SCHEMA = RowSchema("counters of timelines", 1)
-PROBE_SCHEMA = RowSchema("probe results", 3)
+PROBE_SCHEMA = RowSchema("probe results", 4)
 """All rows of a task hub's probes have the same schema number, because one transaction writes them under one ETag."""
 DELIVERY_CHECK_SCHEMA = RowSchema("delivery checks", 1)
 QUARANTINE_SCHEMA = RowSchema("events in quarantine", 2)

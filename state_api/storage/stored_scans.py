@@ -115,6 +115,7 @@ class StoredScan(StoredModel):
     new_instance_hashes: tuple[int, ...]
     stamp_digest: int
     stamp_count: int
+    exempt_digest: int
     previous_stamp_digest: int | None
     recorded_count: int
     correction_epoch: str
@@ -145,6 +146,7 @@ class StoredScan(StoredModel):
             new_instance_hashes=tuple(scan.new_instance_hashes),
             stamp_digest=scan.stamp_digest,
             stamp_count=scan.stamp_count,
+            exempt_digest=scan.exempt_digest,
             previous_stamp_digest=scan.previous_stamp_digest,
             recorded_count=scan.recorded_count,
             correction_epoch=scan.correction_epoch,
@@ -176,6 +178,7 @@ class StoredScan(StoredModel):
             new_instance_hashes=list(self.new_instance_hashes),
             stamp_digest=self.stamp_digest,
             stamp_count=self.stamp_count,
+            exempt_digest=self.exempt_digest,
             previous_stamp_digest=self.previous_stamp_digest,
             recorded_count=self.recorded_count,
             correction_epoch=self.correction_epoch,

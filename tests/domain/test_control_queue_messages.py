@@ -96,7 +96,13 @@ def track_quiet_period_with_defaults(
 ) -> QuietPeriod | None:
     """The quiet period after `after` was read. Every member that a test does not change is as it was `before`."""
     return track_quiet_period(
-        before, after, key=key, changed_since=noon_plus(-5), stamp_digest=stamps, queue_digest=queue_digest
+        before,
+        after,
+        scan_ended_at=after.ended_at,
+        key=key,
+        changed_since=noon_plus(-5),
+        stamp_digest=stamps,
+        queue_digest=queue_digest,
     )
 
 
@@ -382,23 +388,24 @@ def test_a_waiver_of_messages_changes_the_key_of_results_and_not_that_of_quiet_p
     assert Exemptions((), (build_waiver("order-1"),)).instances_key != NO_EXEMPTIONS.instances_key
 
 
-def test_the_queue_digest_changes_with_visible_messages_events_and_owners() -> None:
+def test_the_queue_digest_changes_with_visible_messages_steps_of_exempt_instances_events_and_owners() -> None:
     first = build_queue_snapshot(build_visible_message(MessageKind.OTHER))
     dequeued_again = replace(first, visible=(replace(first.visible[0], dequeue_count=2),))
     digests = [
-        compute_queue_digest(first, noon_plus()),
-        compute_queue_digest(build_queue_snapshot(), noon_plus()),
-        compute_queue_digest(dequeued_again, noon_plus()),
-        compute_queue_digest(first, noon_plus(1)),
-        compute_queue_digest(first, None),
-        compute_queue_digest(replace(first, partition_owners="others"), noon_plus()),
-        compute_queue_digest(replace(first, more_visible=True), noon_plus()),
+        compute_queue_digest(first, 0, noon_plus()),
+        compute_queue_digest(build_queue_snapshot(), 0, noon_plus()),
+        compute_queue_digest(dequeued_again, 0, noon_plus()),
+        compute_queue_digest(first, 0, noon_plus(1)),
+        compute_queue_digest(first, 0, None),
+        compute_queue_digest(first, 1, noon_plus()),
+        compute_queue_digest(replace(first, partition_owners="others"), 0, noon_plus()),
+        compute_queue_digest(replace(first, more_visible=True), 0, noon_plus()),
     ]
     assert len(set(digests)) == len(digests)
     assert compute_queue_digest(
-        build_queue_snapshot(build_visible_message(), build_visible_message(instance_id="a")), None
+        build_queue_snapshot(build_visible_message(), build_visible_message(instance_id="a")), 0, None
     ) == compute_queue_digest(
-        build_queue_snapshot(build_visible_message(instance_id="a"), build_visible_message()), None
+        build_queue_snapshot(build_visible_message(instance_id="a"), build_visible_message()), 0, None
     )
 
 

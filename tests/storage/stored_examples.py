@@ -277,6 +277,7 @@ SCAN = Scan(
     new_instance_hashes=[9],
     stamp_digest=2**64 - 1,
     stamp_count=10,
+    exempt_digest=14,
     previous_stamp_digest=11,
     recorded_count=12,
     correction_epoch="epoch",

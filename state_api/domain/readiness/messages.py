@@ -139,7 +139,8 @@ class QuietPeriod:
 
     - `unexplained_count`: the number of unexplained messages.
     - `stamp_digest`: the rows stamped since `changed_since`.
-    - `queue_digest`: the visible messages, the recorded events, and the owners of the partitions.
+    - `queue_digest`: the visible messages, the recorded events, the rows of exempt instances, and the owners of the
+      partitions.
 
     The `exemptions_key` identifies the exemptions that the quiet period was observed under.
     """
@@ -245,10 +246,11 @@ def max_hidden_seconds(message_visibility_seconds: int) -> int:
     return max(message_visibility_seconds, MAX_ABANDON_DELAY_SECONDS) + VISIBILITY_MARGIN_SECONDS
 
 
-def compute_queue_digest(snapshot: QueueSnapshot, last_recorded_at: Instant | None) -> str:
-    """A digest that changes with every visible message, recorded event, and change of a partition's owner."""
+def compute_queue_digest(snapshot: QueueSnapshot, exempt_digest: int, last_recorded_at: Instant | None) -> str:
+    """A digest that changes with every visible message, recorded event, step of an exempt instance, and change of a
+    partition's owner. `exempt_digest` is that of the scan that read the queues."""
     visible = sorted((message.message_id, message.dequeue_count) for message in snapshot.visible)
-    text = repr((visible, snapshot.more_visible, snapshot.partition_owners, last_recorded_at))
+    text = repr((visible, snapshot.more_visible, snapshot.partition_owners, exempt_digest, last_recorded_at))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -256,6 +258,7 @@ def track_quiet_period(
     previous: QuietPeriod | None,
     observed: ObservedQueues,
     *,
+    scan_ended_at: Instant,
     key: str,
     changed_since: Instant,
     stamp_digest: int,
@@ -264,7 +267,8 @@ def track_quiet_period(
     """The quiet period after these queues were read: `previous` if nothing has changed, or else a new one.
 
     None if every invisible message is explained. `changed_since` and `stamp_digest` are those of the scan that read the
-    queues.
+    queues. A quiet period begins when that scan ends: an exempt instance may have sent a message between the read of
+    the queues and that of its row.
     """
     if observed.unexplained_count == 0:
         return None
@@ -275,7 +279,7 @@ def track_quiet_period(
         and observed.min_unexplained_count <= previous.unexplained_count <= observed.unexplained_count
     ):
         return previous
-    return QuietPeriod(key, observed.ended_at, changed_since, stamp_digest, observed.unexplained_count, queue_digest)
+    return QuietPeriod(key, scan_ended_at, changed_since, stamp_digest, observed.unexplained_count, queue_digest)
 
 
 def assess_messages(

@@ -66,6 +66,9 @@ class Scan:
     stamp_digest: int = 0
     stamp_count: int = 0
     """The number of instances whose stamps are in `stamp_digest`."""
+    exempt_digest: int = 0
+    """Like `stamp_digest`, of the exempt instances, whether they are active or not. They need not rest for a scan to be
+    complete. But each of their steps may send a message that starts an instance that blocks."""
     previous_stamp_digest: int | None = None
     recorded_count: int = 0
     correction_epoch: str = ""
@@ -84,6 +87,8 @@ class Scan:
         blocking = []
         for instance in observed:
             exempt = exemptions.exempts(instance.function_name, instance.instance_id)
+            if exempt:
+                self.exempt_digest = _add_to_digest(self.exempt_digest, instance)
             if not instance.active:
                 if not exempt:
                     self._add_stamp(instance)
@@ -105,7 +110,7 @@ class Scan:
     def _add_stamp(self, instance: ObservedInstance) -> None:
         """Add an ended instance to the digest that shows whether a row changed between two passes. The order of rows
         has no effect."""
-        self.stamp_digest = (self.stamp_digest + _hash_stamp(instance)) % _DIGEST_MODULUS
+        self.stamp_digest = _add_to_digest(self.stamp_digest, instance)
         self.stamp_count += 1
 
     def _is_counted(self, instance: ObservedInstance, *, exempt: bool) -> bool:
@@ -148,6 +153,7 @@ class Scan:
         if self.blocking_count or self.stamp_digest in (0, self.previous_stamp_digest):
             return True
         self.previous_stamp_digest, self.stamp_digest, self.stamp_count = self.stamp_digest, 0, 0
+        self.exempt_digest = 0
         self.pass_number += 1
         self.cursors = list(self.next_pass_cursors)
         return False
@@ -200,11 +206,12 @@ def assess_scan_messages(
     exemptions: Exemptions,
     message_visibility_seconds: int,
     last_recorded_at: Instant | None,
+    ended_at: Instant,
 ) -> tuple[MessageEvidence | None, MessageState]:
     """The evidence of messages after a complete scan, and the state to remember until the next probe.
 
-    `state` is what was remembered of the same storage account. The evidence is None if the control queues were not
-    read.
+    `state` is what was remembered of the same storage account. `ended_at`: the scan has certainly ended by then. The
+    evidence is None if the control queues were not read.
     """
     observed = scan.observed_queues
     if observed is None:
@@ -215,10 +222,11 @@ def assess_scan_messages(
         quiet_period = track_quiet_period(
             previous,
             observed,
+            scan_ended_at=ended_at,
             key=exemptions.instances_key,
             changed_since=scan.changed_since,
             stamp_digest=scan.stamp_digest,
-            queue_digest=compute_queue_digest(observed.snapshot, last_recorded_at),
+            queue_digest=compute_queue_digest(observed.snapshot, scan.exempt_digest, last_recorded_at),
         )
         if quiet_period is not previous and scan.stamp_count > _MAX_COMPARED_STAMPS:
             quiet_period = None
@@ -249,8 +257,13 @@ def to_active_instance(observed: ObservedInstance) -> ActiveInstance:
     )
 
 
+def _add_to_digest(digest: int, observed: ObservedInstance) -> int:
+    """The digest with this state of this instance. It does not depend on the order of pages."""
+    return (digest + _hash_stamp(observed)) % _DIGEST_MODULUS
+
+
 def _hash_stamp(observed: ObservedInstance) -> int:
-    """A number for this state of this instance, never 0. A sum of them does not depend on the order of pages."""
+    """A number for this state of this instance, never 0."""
     return _hash64(f"{observed.instance_id}\0{observed.stamp}") or 1
 
 
