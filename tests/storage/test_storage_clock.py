@@ -101,6 +101,18 @@ def test_the_clock_stands_still_when_its_best_response_is_too_old(monkeypatch: p
     assert behind == pytest.approx(1.0), "the first response counts no longer"
 
 
+def test_the_upper_bound_is_right_after_a_response_that_an_earlier_request_was_suspended_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two requests are sent. The response to the second arrives, and then the machine is suspended for 100 s.
+    After that the storage answers the first one."""
+    clock = StorageClock()
+    monkeypatch.setattr(time, "monotonic", lambda: 1001.0)
+    clock.observe_date("Sat, 21 Nov 2026 00:46:30 GMT", 1000.5)
+    clock.observe_date("Sat, 21 Nov 2026 00:48:10 GMT", 1000.0)
+    assert clock.upper_bound() >= parse_instant("2026-11-21T00:48:10.9Z"), "the date is cut to a second"
+
+
 @pytest.mark.anyio
 async def test_the_clock_agrees_with_the_emulators_clock(server: StateServer, hub: str) -> None:
     await server.services.task_hub_queries.check_storage()
