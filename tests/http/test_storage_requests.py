@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 _PAGE = ROOT / "docs" / "performance.md"
 _WRITES_IN_FLIGHT = 24
-_EVENTS_PER_DELIVERY = 500
+_EVENTS_PER_DELIVERY = 200
 
 
 @pytest.fixture

@@ -68,7 +68,10 @@ async def test_requests_that_come_within_two_seconds_share_their_first_and_last_
         first_questions = 1 + (arrival_seconds + first_arrival_seconds) / SHORT_INTERVALS.per_request
         end_seconds = max(arrival_seconds, max(ends) - min(ends))
         last_questions = 2 + end_seconds / SHORT_INTERVALS.deadline_step
-        assert counted.count_reads() <= budget + question_cost * (first_questions + last_questions)
+        shared_cost = budget + question_cost * (first_questions + last_questions)
+        unshared_cost = budget + question_cost * 2 * (1 + len(others))
+        # The intervals between the ends are rounded, and a busy machine delays them.
+        assert counted.count_reads() <= 1.5 * shared_cost < unshared_cost
 
 
 async def test_requests_of_different_runs_that_come_one_after_the_other_share_the_budget(
