@@ -116,6 +116,7 @@ _VERDICT_COUNTERS = (
     *_counters_of("question", ("fresh", "cached", "none", "waiting", "both", "stage", "at the end")),
     "nearly drained",
     "started after a drain",
+    "asked again",
     "moves during a read",
     "Ready",
     "Ready before the end",

@@ -41,6 +41,8 @@ NEAR_DRAIN_PROBABILITY = 0.5
 """How often the task hub is nearly drained before a verdict is requested."""
 START_AFTER_DRAIN_PROBABILITY = 0.4
 """How often an instance starts right after a verdict was Ready."""
+ASK_AGAIN_PROBABILITY = 0.6
+"""How often a question follows otherwise, before any event has reported what has happened since."""
 REQUEST_WEIGHTS = {"fresh": 40, "cached": 20, "none": 5, "waiting": 5, "both": 10, "stage": 15}
 """How often each kind of request for a verdict is made."""
 
@@ -136,6 +138,8 @@ class Simulation:
             if ready and self._rng.random() < START_AFTER_DRAIN_PROBABILITY:
                 await self._start_after_drain()
                 await self._request_verdict("cached")
+            elif ready and self._rng.random() < ASK_AGAIN_PROBABILITY:
+                await self._ask_again()
 
     async def _drain_nearly(self) -> None:
         """Drain the task hub except for one instance at most, because a verdict is hardest to decide then."""
@@ -186,6 +190,14 @@ class Simulation:
         for _ in range(self._rng.randint(0, 3)):
             await task_hub.platform.make_random_move(AFTER_DRAIN_WEIGHTS)
         await self._deliver(task_hub.transport.take_due_batches())
+
+    async def _ask_again(self) -> None:
+        """Ask again after a Ready, perhaps with changes since then that no event has reported. The records are the
+        same, so the server begins its scan before it has read them."""
+        self._tally["asked again"] += 1
+        for _ in range(self._rng.randint(0, 3)):
+            await self._task_hub.platform.make_random_move(AFTER_DRAIN_WEIGHTS)
+        await self._request_verdict("fresh")
 
     async def _deliver(self, batches: list[list[PublishedEvent]]) -> None:
         """Post batches of lifecycle events to the server, and record the deliveries at the checkers of verdicts."""
