@@ -199,7 +199,18 @@ def delete_release(
     return publish_transition(app, remove_release(app, command, evidence, now), now)
 
 
-def forget_known_router(app: App, router: str, *acknowledgements: RouterAcknowledgement) -> Transition:
+def forget_known_router(
+    app: App, router: str, *acknowledgements: RouterAcknowledgement, now: Instant = NOON
+) -> Transition:
     """ForgetRouter."""
     command = ForgetRouterCommand(caller=ANNA, router=router)
-    return publish_transition(app, forget_router(app, command, acknowledgements), NOON)
+    return publish_transition(app, forget_router(app, command, acknowledgements, now), now)
+
+
+def remember_forgotten(
+    app: App, router: RouterAcknowledgement, *others: RouterAcknowledgement, now: Instant
+) -> RouterAcknowledgement:
+    """The acknowledgement that stands for all forgotten routers after this router was forgotten."""
+    forgotten = forget_known_router(app, router.router, router, *others, now=now).forgotten_router
+    assert forgotten is not None
+    return forgotten.remembered
