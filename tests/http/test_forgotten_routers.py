@@ -28,6 +28,8 @@ from tests.http.server_clients import client_of_server_with
 pytestmark = pytest.mark.anyio
 
 SETTLE_SECONDS = 3600
+SECONDS_UNTIL_SETTLED = SETTLE_SECONDS + 60
+"""How long until the settle window has ended by the clock of every server."""
 
 
 async def forget_router(http: httpx.AsyncClient, app: str, router: str = "envoy-1") -> httpx.Response:
@@ -96,13 +98,13 @@ async def test_without_a_provider_a_release_waits_for_the_events_of_what_a_forgo
     http: httpx.AsyncClient, clock: ShiftedClock, app: str
 ) -> None:
     await promote_past_router(http, app, clock)
-    clock.advance(SETTLE_SECONDS)
+    clock.advance(SECONDS_UNTIL_SETTLED)
     await forget_router(http, app)
     verdict = await get_release_status(http, app, "1")
     assert reason_codes(verdict) == ["RoutersBehind"]
     assert "or was forgotten" in verdict["reasons"][0]["message"]
     assert_problem(await delete_release(http, app, "1", "Pending"), 409, "ReleaseNotDrained")
-    clock.advance(SETTLE_SECONDS)
+    clock.advance(SECONDS_UNTIL_SETTLED)
     assert (await delete_release(http, app, "1", "Pending")).status_code == 200
 
 
@@ -111,7 +113,7 @@ async def test_a_router_that_is_forgotten_while_a_verdict_is_made_has_its_time_i
 ) -> None:
     """The app was read before the router was forgotten, and the acknowledgements are read after it."""
     await promote_past_router(http, app, clock)
-    clock.advance(SETTLE_SECONDS)
+    clock.advance(SECONDS_UNTIL_SETTLED)
     race = server_with_race(storage, clock, f"{APPS_TABLE}()", lambda: forget_router(http, app))
     async with race as late:
         verdict = await get_release_status(late, app, "1")
@@ -126,13 +128,13 @@ async def test_a_router_that_loses_its_document_while_it_is_forgotten_counts_as_
     await promote_past_router(http, app, clock)
     etag = (await get_routing(http, app)).headers["etag"]
     await get_routing(http, app, etag, router="envoy-1")
-    clock.advance(SETTLE_SECONDS)
+    clock.advance(SECONDS_UNTIL_SETTLED)
     assert (await get_release_status(http, app, "1"))["ready"]
     race = server_with_race(storage, clock, "$batch", lambda: get_routing(http, app, router="envoy-1"))
     async with race as late:
         assert (await forget_router(late, app)).status_code == 200
     assert reason_codes(await get_release_status(http, app, "1")) == ["RoutersBehind"]
-    clock.advance(SETTLE_SECONDS)
+    clock.advance(SECONDS_UNTIL_SETTLED)
     assert (await get_release_status(http, app, "1"))["ready"]
 
 
@@ -141,10 +143,10 @@ async def test_two_routers_are_forgotten_at_the_same_time(
 ) -> None:
     """Neither loses the time that the other one leaves."""
     await promote_past_router(http, app, clock)
-    clock.advance(SETTLE_SECONDS)
+    clock.advance(SECONDS_UNTIL_SETTLED)
     etag = (await get_routing(http, app)).headers["etag"]
     await get_routing(http, app, etag, router="envoy-2")
-    clock.advance(SETTLE_SECONDS)
+    clock.advance(SECONDS_UNTIL_SETTLED)
     race = server_with_race(storage, clock, "$batch", lambda: forget_router(http, app))
     async with race as late:
         assert (await forget_router(late, app, "envoy-2")).status_code == 200
@@ -166,7 +168,7 @@ async def test_an_app_that_is_created_again_does_not_wait_for_routers_forgotten_
 ) -> None:
     await promote_past_router(http, app, clock)
     await forget_router(http, app)
-    clock.advance(SETTLE_SECONDS)
+    clock.advance(SECONDS_UNTIL_SETTLED)
     assert (await http.delete(f"/api/apps/{app}")).status_code == 200
     assert (await put_app(http, app, model="sideBySide", policy={"settleSeconds": SETTLE_SECONDS})).status_code == 200
     await register_and_promote(http, app, "3", "4")
