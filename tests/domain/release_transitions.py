@@ -191,10 +191,11 @@ def delete_release(
     acknowledgements: Sequence[RouterAcknowledgement] = (),
     backend_id: str | None = None,
     missing_at: str | None = None,
+    is_conditional: bool = False,
     now: Instant = NOON,
 ) -> Transition:
     """DeleteRelease."""
-    command = RemoveReleaseCommand(caller=caller, version=version, outcome=outcome)
+    command = RemoveReleaseCommand(caller=caller, version=version, outcome=outcome, is_conditional=is_conditional)
     evidence = RemovalEvidence(verdict, acknowledgements, backend_id, missing_at)
     return publish_transition(app, remove_release(app, command, evidence, now), now)
 

@@ -145,10 +145,18 @@ class ReleaseSequences(RuleBasedStateMachine):
         assert after.routing.active == active
         self.accept(after)
 
-    @rule(version=VERSIONS, caller=CALLERS, verdict=VERDICTS, outcome=st.sampled_from(RemovalOutcome))
-    def delete_release(self, version: str, caller: Caller, verdict: Verdict, outcome: RemovalOutcome) -> None:
+    @rule(
+        version=VERSIONS,
+        caller=CALLERS,
+        verdict=VERDICTS,
+        outcome=st.sampled_from(RemovalOutcome),
+        is_conditional=st.booleans(),
+    )
+    def delete_release(
+        self, version: str, caller: Caller, verdict: Verdict, outcome: RemovalOutcome, *, is_conditional: bool
+    ) -> None:
         """Take a step of the removal of a release. Only one without traffic, which every router has acknowledged, may
-        be removed."""
+        be removed. Without the revision of the app, no run ends the removal of another one."""
         before = self.app
         release = before.releases.get(version)
         try:
@@ -159,10 +167,13 @@ class ReleaseSequences(RuleBasedStateMachine):
                 caller=caller,
                 verdict=verdict,
                 acknowledgements=self.acknowledgements,
+                is_conditional=is_conditional,
                 now=self.now,
             ).app
         except StateError:
             return
+        if release is not None and release.removal is not None and outcome is not RemovalOutcome.PENDING:
+            assert is_conditional or release.removal.run_url == caller.run_url
         if release is not None and release.removal is None and after is not before:
             use = ReleaseUse(self.acknowledgements, None, self.now)
             assert assess_release(before, release, use, verdict).ready
