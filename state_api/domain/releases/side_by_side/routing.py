@@ -87,7 +87,7 @@ def apply_routing(
     """Divide the requests as this routing says.
 
     A change `by_rollout` is about candidate and baseline alone. It says nothing about requests that come past the
-    router, so other adopted releases keep their traffic until a caller sets the routing.
+    router, so adopted releases, which cannot be the candidate, keep their traffic until a caller sets the routing.
 
     Refusals: ReleaseNotFound, ReleaseRemoved, AddressNotAllowed, ReleaseNotDeployed, TaskHubUnavailable.
     """
@@ -97,7 +97,7 @@ def apply_routing(
     active = app.releases[routing.versions[0]]
     releases = {
         version: release
-        if by_rollout and release.has_unrouted_traffic and not routing.share_of(version)
+        if by_rollout and release.has_unrouted_traffic
         else _with_routing(app, release, routing, active, now)
         for version, release in app.releases.items()
     }
