@@ -188,7 +188,7 @@ def _further_operations(before: App, after: App, audit: AuditRecord) -> list[Tab
 def _forget_operations(name: str, forgotten: ForgottenRouter, etag: str) -> list[TableOperation]:
     """Remove the row of a forgotten router if it still has this ETag, and write the one of all forgotten routers."""
     key = {"PartitionKey": app_key(name), "RowKey": router_row_key(forgotten.last.router)}
-    # Every writer of this row also writes the app, on the condition that nobody else has.
+    # The same transaction writes the app on condition of its ETag, so no other ForgetRouter can have written the row.
     return [
         ("delete", key, if_match(etag)),
         ("upsert", router_row(name, forgotten.remembered), {"mode": UpdateMode.REPLACE}),
