@@ -95,7 +95,7 @@ PROBLEM_CODES = {
     "TooManyReleases": "The app has as many releases as it may have; remove a drained one.",
     "ReleaseExists": "The version, the task hub or the address belongs to another release, or did before.",
     "AddressNotAllowed": "The policy of the app does not allow this address (`addressPattern`).",
-    "ReleaseInUse": "Routers send requests to the release.",
+    "ReleaseInUse": "Routers send requests to the release, or it was adopted and may get some past them.",
     "ReleaseNotDrained": "The release is not drained, or a router may still send to it; `reasons` say why.",
     "ReleaseRemoved": "The release is removed, or is being removed.",
     "ReleaseNotDeployed": "The task hub of the release does not exist at its provider: its app has not started.",

@@ -26,6 +26,7 @@ from state_api.http.auth import (
 from state_api.http.dependencies import (
     ETAG_PATTERN,
     IF_MATCH_PATTERN,
+    IsConditionalDependency,
     PreconditionDependency,
     ServicesDependency,
     app_response,
@@ -162,11 +163,14 @@ async def delete_release(
     services: ServicesDependency,
     caller: CallerDependency,
     precondition: PreconditionDependency,
+    is_conditional: IsConditionalDependency,
     response: Response,
 ) -> AppResponse:
     """Remove a drained release. Send `Pending` before its Function App is deleted, and `Done` or `Failed` after it.
     From `Pending` on, the release gets no traffic."""
-    command = RemoveReleaseCommand(caller=caller, version=version, outcome=RemovalOutcome(outcome))
+    command = RemoveReleaseCommand(
+        caller=caller, version=version, outcome=RemovalOutcome(outcome), is_conditional=is_conditional
+    )
     changed = await services.side_by_side.remove_release(app, command, precondition)
     return app_response(changed, services, response)
 

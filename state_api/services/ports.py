@@ -17,7 +17,7 @@ from state_api.domain.readiness.messages import MessageState
 from state_api.domain.readiness.plan import RecordedState
 from state_api.domain.readiness.scans import Scan
 from state_api.domain.releases.apps import App
-from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
+from state_api.domain.releases.side_by_side.releases import ForgottenRouter, RouterAcknowledgement
 from state_api.domain.task_hubs.delivery_checks import DeliveryCheck
 from state_api.domain.task_hubs.lifecycle import Instance, LifecycleEvent, RuntimeStatus
 from state_api.domain.task_hubs.ownership import OwnershipProof, TaskHubClaim
@@ -333,9 +333,11 @@ class Apps(Protocol):
     async def find_task_hub_of_version(self, name: str, version: str) -> str | None:
         """The task hub of the release that has or had this version; None for a version that was never used."""
 
-    async def commit(self, before: App, after: App, audit: AuditRecord, *, forgotten_router: str | None = None) -> bool:
-        """Write a new state and its audit record in one transaction, if the stored app is still `before`, and remove
-        the acknowledgement of a router. False if the app has changed, or the router has none."""
+    async def commit(
+        self, before: App, after: App, audit: AuditRecord, *, forgotten_router: ForgottenRouter | None = None
+    ) -> bool:
+        """Write a new state, its audit record and what is to be written of a forgotten router in one transaction, if
+        the stored app is still `before`. False if the app has changed, or the acknowledgement of the router."""
 
     async def list_page(self, top: int, token: str | None) -> Page[App]:
         """Up to `top` apps by name. Raises InvalidRequest for a `token` of another list."""
@@ -350,7 +352,8 @@ class Apps(Protocol):
 
 class Routers(Protocol):
     async def list_acknowledgements(self, app_name: str) -> tuple[RouterAcknowledgement, ...]:
-        """What every router of the app that asks under a name has acknowledged last."""
+        """What every router of the app that asks under a name has acknowledged last, and the acknowledgement that
+        stands for the forgotten routers. A router that is forgotten meanwhile is in one of the two."""
 
     async def acknowledge(self, app: App, router: str, revision: int, now: Instant) -> None:
         """Record that a router routes by this revision of the app's routing. The last request counts."""

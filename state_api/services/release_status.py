@@ -125,7 +125,8 @@ class ReleaseStatuses:
             return await self._assess(app, release, acknowledgements, None, verification)
 
         statuses = await asyncio.gather(*map(get_status, app.releases.values()))
-        return ReleaseList(app, tuple(statuses), acknowledgements)
+        routers = tuple(router for router in acknowledgements if not router.is_forgotten)
+        return ReleaseList(app, tuple(statuses), routers)
 
     async def wait_for_status(
         self, question: ReleaseQuestion, *, wait_seconds: float, is_disconnected: Callable[[], Awaitable[bool]]

@@ -100,7 +100,9 @@ class SideBySideReleases:
         """Forget a router that is gone, so that nothing waits for its acknowledgement."""
 
         async def decide(app: App, now: Instant) -> Transition | Refusal:
-            return forget_router(app, command, await self._routers.list_acknowledgements(app.name))
+            acknowledgements = await self._routers.list_acknowledgements(app.name)
+            # The router may have sent requests while its acknowledgement was read.
+            return forget_router(app, command, acknowledgements, self._clock.now())
 
         return await self._releases.update_app(name, command, precondition, decide)
 

@@ -8,6 +8,7 @@ from azure.data.tables import UpdateMode
 
 from state_api.domain.names import AppKey, app_key
 from state_api.domain.releases.apps import App
+from state_api.domain.releases.side_by_side.releases import ForgottenRouter, RouterAcknowledgement
 from state_api.services.change_signals import ChangeSignals
 from state_api.services.ports import AuditRecord, Page
 from state_api.storage.app_rows import (
@@ -24,7 +25,7 @@ from state_api.storage.app_rows import (
     version_row,
     version_row_key,
 )
-from state_api.storage.routers import router_row_key
+from state_api.storage.routers import acknowledgement_from_row, router_row, router_row_key
 from state_api.storage.schema import APP_INDEX_SCHEMA
 from state_api.storage.tables import (
     APPS_TABLE,
@@ -71,12 +72,22 @@ class AppStore:
                 return None
         return task_hub_from_version_row(row)
 
-    async def commit(self, before: App, after: App, audit: AuditRecord, *, forgotten_router: str | None = None) -> bool:
-        """Write `after`, its new versions and its audit record if the stored app is still `before`, and remove the
-        acknowledgement of a router. False if the app has changed, or the router has none."""
+    async def commit(
+        self, before: App, after: App, audit: AuditRecord, *, forgotten_router: ForgottenRouter | None = None
+    ) -> bool:
+        """Write `after`, its new versions and its audit record if the stored app is still `before`.
+
+        The same transaction replaces the acknowledgement of a forgotten router, so a query sees it or what is
+        remembered of it. False if the app has changed, or the acknowledgement of the router."""
         etag = await self._find_etag(before)
         if etag is None:
             return False
+        router_operations: list[TableOperation] = []
+        if forgotten_router is not None:
+            router_etag = await self._find_router_etag(after.name, forgotten_router.last)
+            if router_etag is None:
+                return False
+            router_operations = _forget_operations(after.name, forgotten_router, router_etag)
         if not etag:
             # List the app before it is written: `list_page` skips a listed name without an app, but would miss an app
             # that is not listed.
@@ -87,7 +98,7 @@ class AppStore:
         async with translate_storage_errors():
             try:
                 await submit_transaction(
-                    self._table, [write, *_further_operations(before, after, audit, forgotten_router)]
+                    self._table, [write, *_further_operations(before, after, audit), *router_operations]
                 )
             except HttpResponseError as error:
                 if not is_write_conflict(error):
@@ -137,6 +148,16 @@ class AppStore:
             revision, etag = (stored[0].revision, stored[1]) if stored else (0, "")
         return etag if revision == before.revision else None
 
+    async def _find_router_etag(self, name: str, known: RouterAcknowledgement) -> str | None:
+        """The ETag of the row with this acknowledgement. None if the router has acknowledged something else since: it
+        may be behind again."""
+        async with translate_storage_errors():
+            try:
+                row = await self._table.get_entity(app_key(name), router_row_key(known.router))
+            except ResourceNotFoundError:
+                return None
+        return etag_of(row) if acknowledgement_from_row(row) == known else None
+
     async def _add_to_index(self, name: str) -> None:
         """Add the app to the list of apps, unless it is there. Creates the table when it is missing."""
         for _ in range(2):
@@ -152,9 +173,7 @@ class AppStore:
                     await self._tables.create_table(APPS_TABLE)
 
 
-def _further_operations(
-    before: App, after: App, audit: AuditRecord, forgotten_router: str | None
-) -> list[TableOperation]:
+def _further_operations(before: App, after: App, audit: AuditRecord) -> list[TableOperation]:
     """What one transaction writes besides the app."""
     operations: list[TableOperation] = [("create", audit_row(after.name, audit))]
     for version, release in after.releases.items():
@@ -163,7 +182,14 @@ def _further_operations(
             operations.append(
                 ("upsert", version_row(after.name, version, release.task_hub), {"mode": UpdateMode.REPLACE})
             )
-    if forgotten_router is not None:
-        key = {"PartitionKey": app_key(after.name), "RowKey": router_row_key(forgotten_router)}
-        operations.append(("delete", key))
     return operations
+
+
+def _forget_operations(name: str, forgotten: ForgottenRouter, etag: str) -> list[TableOperation]:
+    """Remove the row of a forgotten router if it still has this ETag, and write the one of all forgotten routers."""
+    key = {"PartitionKey": app_key(name), "RowKey": router_row_key(forgotten.last.router)}
+    # The same transaction writes the app on condition of its ETag, so no other ForgetRouter can have written the row.
+    return [
+        ("delete", key, if_match(etag)),
+        ("upsert", router_row(name, forgotten.remembered), {"mode": UpdateMode.REPLACE}),
+    ]

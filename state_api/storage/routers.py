@@ -1,5 +1,5 @@
 """The routing revisions that routers have acknowledged. Each router has a row of its own in the partition of the app.
-Its requests therefore do not conflict with changes of the app."""
+Its requests therefore do not conflict with changes of the app. One more row stands for all forgotten routers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -108,7 +108,11 @@ class RouterStore:
         self._signals = signals
 
     async def list_acknowledgements(self, app_name: str) -> tuple[RouterAcknowledgement, ...]:
-        """What every router of the app that asks under a name has acknowledged last, by name."""
+        """What every router of the app that asks under a name has acknowledged last, by name. Then the acknowledgement
+        that stands for the forgotten routers, if there is one.
+
+        In several pages, the row of a router that is forgotten meanwhile may be missing. Then the last page has what is
+        remembered of it."""
         query = "PartitionKey eq @partition and RowKey ge @from and RowKey lt @to"
         parameters = {"partition": app_key(app_name), "from": ROUTER_KEY_PREFIX, "to": _ROUTER_KEYS_TO}
         async with translate_storage_errors():

@@ -191,15 +191,27 @@ def delete_release(
     acknowledgements: Sequence[RouterAcknowledgement] = (),
     backend_id: str | None = None,
     missing_at: str | None = None,
+    is_conditional: bool = False,
     now: Instant = NOON,
 ) -> Transition:
     """DeleteRelease."""
-    command = RemoveReleaseCommand(caller=caller, version=version, outcome=outcome)
+    command = RemoveReleaseCommand(caller=caller, version=version, outcome=outcome, is_conditional=is_conditional)
     evidence = RemovalEvidence(verdict, acknowledgements, backend_id, missing_at)
     return publish_transition(app, remove_release(app, command, evidence, now), now)
 
 
-def forget_known_router(app: App, router: str, *acknowledgements: RouterAcknowledgement) -> Transition:
+def forget_known_router(
+    app: App, router: str, *acknowledgements: RouterAcknowledgement, now: Instant = NOON
+) -> Transition:
     """ForgetRouter."""
     command = ForgetRouterCommand(caller=ANNA, router=router)
-    return publish_transition(app, forget_router(app, command, acknowledgements), NOON)
+    return publish_transition(app, forget_router(app, command, acknowledgements, now), now)
+
+
+def remember_forgotten(
+    app: App, router: RouterAcknowledgement, *others: RouterAcknowledgement, now: Instant
+) -> RouterAcknowledgement:
+    """The acknowledgement that stands for all forgotten routers after this router was forgotten."""
+    forgotten = forget_known_router(app, router.router, router, *others, now=now).forgotten_router
+    assert forgotten is not None
+    return forgotten.remembered

@@ -103,9 +103,13 @@ def test_a_rollout_begins_without_ending_the_traffic_of_an_adopted_release() -> 
     assert put_rollout(app).app.releases["1.2.0"] == app.releases["1.2.0"]
 
 
-def test_an_adopted_candidate_loses_its_traffic_when_its_rollout_is_aborted() -> None:
+def test_an_adopted_release_is_rolled_out_only_after_the_routing_was_set() -> None:
+    """An abort would end its traffic, also that which does not come through the router."""
     app = put_app(build_shop_app(), {"1.2.0": assignment_of("1.2.0")}).app
-    started = put_rollout(app, version="1.2.0").app
+    with pytest.raises(ReleaseInUse, match=r"release 1\.2\.0 of app shop was adopted .* with PutRouting") as caught:
+        put_rollout(app, version="1.2.0")
+    assert caught.value.details == {"app": "shop", "version": "1.2.0", "taskHub": "v120"}
+    started = put_rollout(put_routing(app, "1.4.0").app, version="1.2.0").app
     assert started.releases["1.2.0"].first_traffic_at == NOON
     assert post_rollout(started, "abort").app.releases["1.2.0"].traffic_end is not None
 

@@ -72,7 +72,7 @@ def test_a_removal_whose_command_had_deleted_the_task_hub_is_repeated(version: s
     assert begun.releases[version].removal is not None
     later = build_probed_verdict(ProbeStatus.MISSING, began=1060)
     assert assess_missing(begun, version, verdict=later, now=1060).ready, "the command runs after a last question"
-    again = delete_release(begun, version, FAILED, verdict=None).app
+    again = delete_release(begun, version, FAILED, caller=BEN, verdict=None).app
     assert assess_missing(again, version).ready, "a removal may fail twice"
 
 

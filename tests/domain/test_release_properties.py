@@ -12,15 +12,20 @@ from state_api.domain.readiness.policy import Policy
 from state_api.domain.readiness.verdict import Verdict
 from state_api.domain.releases.apps import App, Caller
 from state_api.domain.releases.commands import ReleaseAssignment
-from state_api.domain.releases.side_by_side.acknowledgements import acknowledge_revision, find_closing_change
+from state_api.domain.releases.side_by_side.acknowledgements import (
+    acknowledge_revision,
+    find_closing_change,
+    find_stopped_since,
+)
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome
 from state_api.domain.releases.side_by_side.documents import build_document
-from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
-from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_use
+from state_api.domain.releases.side_by_side.releases import FORGOTTEN_ROUTERS, RouterAcknowledgement
+from state_api.domain.releases.side_by_side.verdicts import ReleaseUse, assess_release, find_quiet_since, find_use
 from tests.domain.builders import ANNA, BEN, NOON, build_not_ready_verdict, build_ready_verdict
 from tests.domain.release_transitions import (
     build_side_by_side_app,
     delete_release,
+    forget_known_router,
     post_release,
     put_app,
     put_routing,
@@ -33,7 +38,7 @@ ROUTERS = st.sampled_from(["envoy-0", "envoy-1"])
 
 
 class ReleaseSequences(RuleBasedStateMachine):
-    """One app, two runs, and two routers that read the routing document now and then."""
+    """One app, two runs, and two routers that read the routing document now and then, and may be forgotten."""
 
     def __init__(self) -> None:
         """Begin at noon with an app without releases."""
@@ -67,6 +72,27 @@ class ReleaseSequences(RuleBasedStateMachine):
         """The router acknowledges the document that it has read before, and reads the present one."""
         earlier = self.routers.get(router)
         self.routers[router] = acknowledge_revision(self.app, earlier, router, self.app.routing.revision, self.now)
+
+    @rule(router=ROUTERS)
+    def forget_router(self, router: str) -> None:
+        """An administrator forgets a router. Probes count from no earlier time than before, and only from now on for a
+        release to which the router may have sent requests until now."""
+        known = self.routers.get(router)
+        if known is None:
+            return
+        before = self.acknowledgements
+        transition = forget_known_router(self.app, router, *before, now=self.now)
+        assert transition.forgotten_router is not None
+        del self.routers[router]
+        self.routers[FORGOTTEN_ROUTERS] = transition.forgotten_router.remembered
+        for release in self.app.releases.values():
+            change, quiet_since = find_closing_change(release), find_quiet_since(release, before)
+            if change is None or quiet_since is None:
+                continue
+            is_stopped = find_stopped_since(known, release, change) is not None
+            expected = quiet_since if is_stopped else max(quiet_since, self.now)
+            assert find_quiet_since(release, self.acknowledgements) == expected
+        self.accept(transition.app)
 
     @rule(sticky=st.booleans())
     def change_policy(self, *, sticky: bool) -> None:
@@ -119,10 +145,18 @@ class ReleaseSequences(RuleBasedStateMachine):
         assert after.routing.active == active
         self.accept(after)
 
-    @rule(version=VERSIONS, caller=CALLERS, verdict=VERDICTS, outcome=st.sampled_from(RemovalOutcome))
-    def delete_release(self, version: str, caller: Caller, verdict: Verdict, outcome: RemovalOutcome) -> None:
+    @rule(
+        version=VERSIONS,
+        caller=CALLERS,
+        verdict=VERDICTS,
+        outcome=st.sampled_from(RemovalOutcome),
+        is_conditional=st.booleans(),
+    )
+    def delete_release(
+        self, version: str, caller: Caller, verdict: Verdict, outcome: RemovalOutcome, *, is_conditional: bool
+    ) -> None:
         """Take a step of the removal of a release. Only one without traffic, which every router has acknowledged, may
-        be removed."""
+        be removed. Without the revision of the app, no run ends the removal of another one."""
         before = self.app
         release = before.releases.get(version)
         try:
@@ -133,16 +167,20 @@ class ReleaseSequences(RuleBasedStateMachine):
                 caller=caller,
                 verdict=verdict,
                 acknowledgements=self.acknowledgements,
+                is_conditional=is_conditional,
                 now=self.now,
             ).app
         except StateError:
             return
+        if release is not None and release.removal is not None and outcome is not RemovalOutcome.PENDING:
+            assert is_conditional or release.removal.run_url == caller.run_url
         if release is not None and release.removal is None and after is not before:
             use = ReleaseUse(self.acknowledgements, None, self.now)
             assert assess_release(before, release, use, verdict).ready
             assert not before.routing.share_of(version), "what has traffic is not removed"
             change = find_closing_change(release)
-            assert change is None or all(router.revision >= change.revision for router in self.acknowledgements)
+            routers = [router for router in self.acknowledgements if not router.is_forgotten]
+            assert change is None or all(router.revision >= change.revision for router in routers)
         if version not in after.releases and release is not None:
             self.removed.add(version)
         self.accept(after)

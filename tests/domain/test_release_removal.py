@@ -155,7 +155,7 @@ def test_a_release_that_another_run_deploys_is_not_removed() -> None:
     assert delete_release(app, "1.3.0", caller=ANNA).changed, "it does not deploy this one"
     begun = delete_release(app, "1.6.0", caller=BEN)
     assert begun.app.deployment == app.deployment
-    assert delete_release(begun.app, "1.6.0", DONE, caller=ANNA).app.deployment is None
+    assert delete_release(begun.app, "1.6.0", DONE, caller=BEN).app.deployment is None
 
 
 def test_the_removal_of_another_release_leaves_a_deployment_open() -> None:
@@ -195,8 +195,33 @@ def test_a_caller_without_a_run_cannot_repeat_the_beginning_of_a_removal() -> No
 
 
 @pytest.mark.parametrize("outcome", [DONE, FAILED])
-def test_any_caller_can_report_the_outcome(outcome: RemovalOutcome) -> None:
-    assert delete_release(delete_release(build_shop_app(), "1.3.0").app, "1.3.0", outcome, caller=BEN).changed
+@pytest.mark.parametrize("caller", [BEN, CALLER_WITHOUT_RUN])
+def test_another_run_reports_the_outcome_of_the_removal_that_it_has_read(
+    outcome: RemovalOutcome, caller: Caller
+) -> None:
+    """A request that is sent again must not end the removal of a run that began after it."""
+    begun = delete_release(build_shop_app(), "1.3.0").app
+    message = "with the outcome Done or Failed, and with the ETag of GetApp in If-Match"
+    for now in (NOON, noon_plus(86_400)):
+        with pytest.raises(RemovalPending, match=message):
+            delete_release(begun, "1.3.0", outcome, caller=caller, verdict=None, now=now)
+    assert delete_release(begun, "1.3.0", outcome, caller=caller, is_conditional=True, verdict=None).changed
+
+
+@pytest.mark.parametrize("outcome", [DONE, FAILED])
+def test_callers_without_a_run_are_taken_for_the_same_one(outcome: RemovalOutcome) -> None:
+    begun = delete_release(build_shop_app(), "1.3.0", caller=CALLER_WITHOUT_RUN).app
+    assert delete_release(begun, "1.3.0", outcome, caller=CALLER_WITHOUT_RUN, verdict=None).changed
+    with pytest.raises(RemovalPending):
+        delete_release(begun, "1.3.0", outcome, caller=BEN, verdict=None)
+
+
+def test_an_outcome_of_a_run_whose_removal_another_run_has_continued_is_refused() -> None:
+    begun = delete_release(build_shop_app(), "1.3.0").app
+    joined = delete_release(begun, "1.3.0", caller=BEN, verdict=None, now=noon_plus(3600)).app
+    for outcome in (DONE, FAILED):
+        with pytest.raises(RemovalPending, match=r"^ben \(run"):
+            delete_release(joined, "1.3.0", outcome, verdict=None, now=noon_plus(3601))
 
 
 def test_a_repeated_outcome_changes_nothing() -> None:

@@ -1,5 +1,6 @@
 """PutRouting: which releases may get traffic, what a change records, and when the routing document changes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,10 +17,12 @@ from state_api.domain.errors import (
     TaskHubUnavailable,
     WrongModel,
 )
+from state_api.domain.names import ROUTER_PATTERN
 from state_api.domain.readiness.policy import Policy
 from state_api.domain.releases.side_by_side.commands import RemovalOutcome, RouteCommand
 from state_api.domain.releases.side_by_side.documents import build_document, publish_routing
 from state_api.domain.releases.side_by_side.releases import (
+    FORGOTTEN_ROUTERS,
     ReleaseState,
     Routing,
     RoutingChange,
@@ -181,10 +184,11 @@ def test_an_app_that_gets_releases_side_by_side_publishes_its_first_document() -
 
 
 def test_a_router_is_forgotten_on_record() -> None:
-    transition = forget_known_router(
-        build_shop_app(), "envoy-1", build_acknowledgement("envoy-0"), build_acknowledgement("envoy-1")
-    )
-    assert transition.forgotten_router == "envoy-1"
+    known = build_acknowledgement("envoy-1")
+    transition = forget_known_router(build_shop_app(), "envoy-1", build_acknowledgement("envoy-0"), known)
+    assert transition.forgotten_router is not None
+    assert transition.forgotten_router.last == known
+    assert transition.forgotten_router.remembered.is_forgotten
     assert transition.details == {"router": "envoy-1", "revision": 2}
 
 
@@ -193,3 +197,10 @@ def test_a_router_that_never_asked_cannot_be_forgotten() -> None:
         forget_known_router(build_shop_app(), "envoy-2", build_acknowledgement("envoy-1"))
     with pytest.raises(WrongModel):
         forget_known_router(build_app(), "envoy-1", build_acknowledgement("envoy-1"))
+
+
+def test_what_is_remembered_of_forgotten_routers_cannot_be_forgotten() -> None:
+    remembered = build_acknowledgement(FORGOTTEN_ROUTERS)
+    with pytest.raises(RouterNotFound, match="no router ~"):
+        forget_known_router(build_shop_app(), FORGOTTEN_ROUTERS, remembered)
+    assert re.fullmatch(ROUTER_PATTERN, FORGOTTEN_ROUTERS) is None, "no router can ask under this name"

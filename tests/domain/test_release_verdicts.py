@@ -47,6 +47,7 @@ from tests.domain.release_transitions import (
     delete_release,
     post_release,
     put_routing,
+    remember_forgotten,
 )
 
 
@@ -239,10 +240,67 @@ def test_without_a_provider_the_events_of_what_a_late_router_had_sent_are_waited
 
 def test_a_request_that_waits_asks_again_when_the_events_of_a_late_router_have_arrived() -> None:
     verdict = assess_release_at(PROMOTED, "1.4.0", LATE, now=510)
-    assert "confirmed less than 30 s ago" in verdict.reasons[0].message
+    assert "less than 30 s ago, a router has confirmed" in verdict.reasons[0].message
     assert verdict.retry_after_seconds == 20
     use = ReleaseUse([LATE], None, noon_plus(510))
     assert find_blocked_until(PROMOTED, PROMOTED.releases["1.4.0"], use) == noon_plus(530)
+
+
+# Forgotten routers
+
+FORGOTTEN = remember_forgotten(PROMOTED, BEHIND, now=noon_plus(500))
+FORGOTTEN_WITH_VISITORS = remember_forgotten(STICKY, CURRENT, now=noon_plus(500))
+FORGOTTEN_IN_REMOVAL = remember_forgotten(REMOVING_STAGED, BEHIND, now=noon_plus(500))
+FORGOTTEN_BEFORE = remember_forgotten(build_shop_app(), build_acknowledgement("gone", 0), now=noon_plus(-5))
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "began", "expected"),
+    [
+        (FORGOTTEN, 499, ["ProbeStale"]),
+        (FORGOTTEN, 500, []),
+        (FORGOTTEN_BEFORE, 60, []),
+    ],
+)
+def test_a_probe_counts_only_if_it_began_after_a_router_that_had_not_stopped_was_forgotten(
+    forgotten: RouterAcknowledgement, began: float, expected: list[str]
+) -> None:
+    verdict = assess_release_at(PROMOTED, "1.4.0", forgotten, verdict=build_verdict_by_probe(began), now=1000)
+    assert reason_codes(verdict) == expected
+
+
+@pytest.mark.parametrize(
+    ("app", "version", "forgotten", "now", "expected"),
+    [
+        (PROMOTED, "1.4.0", FORGOTTEN, 529.9, ["RoutersBehind"]),
+        (PROMOTED, "1.4.0", FORGOTTEN, 530, []),
+        (PROMOTED, "1.3.0", FORGOTTEN, 500, []),
+        (WITH_PROVIDER, "1.4.0", FORGOTTEN, 500, []),
+        (REMOVING_STAGED, "1.5.0", FORGOTTEN_IN_REMOVAL, 529.9, ["RoutersBehind"]),
+        (REMOVING_STAGED, "1.5.0", FORGOTTEN_IN_REMOVAL, 530, []),
+        (STICKY, "1.4.0", FORGOTTEN_WITH_VISITORS, 3659, ["RoutersBehind"]),
+        (STICKY, "1.4.0", FORGOTTEN_WITH_VISITORS, 3660, []),
+        (PROMOTED, "1.4.0", FORGOTTEN_BEFORE, 59, ["RoutersBehind"]),
+        (PROMOTED, "1.4.0", FORGOTTEN_BEFORE, 60, []),
+    ],
+)
+def test_without_a_provider_the_events_of_what_a_forgotten_router_had_sent_are_waited_for(
+    app: App, version: str, forgotten: RouterAcknowledgement, now: float, expected: list[str]
+) -> None:
+    """Nothing waits for a forgotten router to ask again."""
+    verdict = assess_release_at(app, version, forgotten, now=now)
+    assert reason_codes(verdict) == expected
+    assert (verdict.retry_after_seconds is None) == verdict.ready
+
+
+def test_a_request_that_waits_asks_again_when_the_events_of_a_forgotten_router_have_arrived() -> None:
+    verdict = assess_release_at(PROMOTED, "1.4.0", FORGOTTEN, now=510)
+    assert "or was forgotten, so events" in verdict.reasons[0].message
+    assert verdict.retry_after_seconds == 20
+    release = PROMOTED.releases["1.4.0"]
+    assert find_blocked_until(PROMOTED, release, ReleaseUse([FORGOTTEN], None, noon_plus(510))) == noon_plus(530)
+    assert find_blocked_until(PROMOTED, release, ReleaseUse([FORGOTTEN], None, noon_plus(530))) is None
+    assert find_blocked_until(PROMOTED, release, ReleaseUse([FORGOTTEN_BEFORE], None, noon_plus(60))) is None
 
 
 # States

@@ -14,7 +14,7 @@ from state_api.domain.releases.side_by_side.acknowledgements import (
 )
 from state_api.domain.releases.side_by_side.releases import RouterAcknowledgement
 from tests.domain.builders import noon_plus
-from tests.domain.release_transitions import build_shop_app, post_release, put_routing
+from tests.domain.release_transitions import build_shop_app, post_release, put_routing, remember_forgotten
 
 PROMOTED = put_routing(build_shop_app(), "1.5.0").app
 """At noon, routing revision 4 has taken the traffic of 1.4.0 away. 1.3.0 has lost it with revision 2."""
@@ -100,3 +100,53 @@ def test_nothing_is_kept_of_releases_that_are_gone() -> None:
     assert {stop.revision for stop in acknowledgement.stops} == {2, 4}
     removed = replace(PROMOTED, releases={"1.5.0": PROMOTED.releases["1.5.0"]})
     assert acknowledge_revision(removed, acknowledgement, "envoy-1", 4, noon_plus(20)).stops == ()
+
+
+# Forgotten routers
+
+
+@pytest.mark.parametrize(
+    ("app", "version", "requests", "expected"),
+    [
+        (PROMOTED, "1.4.0", [(4, 10)], 10),
+        (PROMOTED, "1.4.0", [(3, 10)], 500),
+        (PROMOTED, "1.4.0", [(4, 10), (3, 20)], 500),
+        (PROMOTED, "1.3.0", [(2, -500), (3, 10)], -500),
+        (PROMOTED, "1.3.0", [(0, 10)], 500),
+        (STICKY, "1.4.0", [(4, 10)], 500),
+    ],
+)
+def test_a_router_that_had_not_stopped_may_have_sent_requests_until_it_was_forgotten(
+    app: App, version: str, requests: list[tuple[int, float]], expected: float
+) -> None:
+    remembered = remember_forgotten(app, acknowledge(app, *requests), now=noon_plus(500))
+    assert find_stop(app, version, remembered) == noon_plus(expected)
+
+
+def test_the_last_of_all_forgotten_routers_counts() -> None:
+    """Each release has a time of its own, so one that has drained does not wait again."""
+    behind = replace(acknowledge(PROMOTED, (3, 10)), router="envoy-0")
+    remembered = remember_forgotten(PROMOTED, behind, now=noon_plus(500))
+    assert (find_stop(PROMOTED, "1.4.0", remembered), find_stop(PROMOTED, "1.3.0", remembered)) == (
+        noon_plus(500),
+        noon_plus(10),
+    )
+    stopped_earlier = remember_forgotten(PROMOTED, acknowledge(PROMOTED, (4, 20)), remembered, now=noon_plus(600))
+    assert find_stop(PROMOTED, "1.4.0", stopped_earlier) == noon_plus(500)
+    stopped_later = remember_forgotten(
+        PROMOTED, acknowledge(PROMOTED, (4, 550)), remembered, behind, now=noon_plus(600)
+    )
+    assert find_stop(PROMOTED, "1.4.0", stopped_later) == noon_plus(550)
+
+
+def test_routers_that_were_forgotten_before_a_change_leave_no_time_for_it() -> None:
+    remembered = remember_forgotten(build_shop_app(), acknowledge(build_shop_app(), (0, -10)), now=noon_plus(-5))
+    assert find_stop(build_shop_app(), "1.3.0", remembered) == noon_plus(-5)
+    assert find_stop(PROMOTED, "1.4.0", remembered) is None
+
+
+def test_no_time_is_kept_for_releases_that_are_gone_or_have_traffic() -> None:
+    remembered = remember_forgotten(PROMOTED, acknowledge(PROMOTED, (0, 10)), now=noon_plus(500))
+    assert {stop.revision for stop in remembered.stops} == {2, 4}
+    removed = replace(PROMOTED, releases={"1.5.0": PROMOTED.releases["1.5.0"]})
+    assert remember_forgotten(removed, acknowledge(removed, (0, 10)), remembered, now=noon_plus(600)).stops == ()

@@ -19,7 +19,7 @@ from tests.http.release_operations import (
     put_side_by_side_app,
     register_and_promote,
 )
-from tests.http.rollout_operations import STEP_MINUTES, begin_rollout, post_rollout
+from tests.http.rollout_operations import STEP_MINUTES, begin_rollout, post_rollout, put_rollout
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +102,19 @@ async def test_a_release_that_is_adopted_during_a_rollout_is_in_use_until_the_ro
     assert (await put_routing(http, app, "2")).status_code == 200
     clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
     assert (await delete_release(http, app, "1.3.0", "Pending")).status_code == 200
+
+
+async def test_an_adopted_release_is_rolled_out_only_after_the_routing_was_set(
+    http: httpx.AsyncClient, app: str
+) -> None:
+    await put_side_by_side_app(http, app)
+    await register_and_promote(http, app, "2")
+    await adopt_releases(http, app, "1.3.0")
+    refused = assert_problem(await put_rollout(http, app, version="1.3.0"), 409, "ReleaseInUse")
+    assert "set the routing with PutRouting" in refused["detail"]
+    assert (await get_routing(http, app)).json()["split"] is None
+    assert (await put_routing(http, app, "2")).status_code == 200
+    assert (await put_rollout(http, app, version="1.3.0")).status_code == 200
 
 
 async def test_the_response_of_get_app_can_be_sent_back(http: httpx.AsyncClient, app: str) -> None:

@@ -94,6 +94,26 @@ async def test_a_failed_removal_leaves_the_release_ready_for_a_rollback(
     assert_problem(await delete_release(http, app, "1", "Pending"), 409, "ReleaseInUse")
 
 
+@pytest.mark.parametrize("outcome", ["Done", "Failed"])
+@pytest.mark.parametrize("headers", [run_headers(1), {"X-Actor": "ops"}, run_headers(1) | {"If-Match": "*"}])
+async def test_an_outcome_that_is_sent_again_ends_no_later_removal(
+    http: httpx.AsyncClient, clock: ShiftedClock, app: str, outcome: str, headers: dict[str, str]
+) -> None:
+    """Run 1 has reported that its removal failed. Its retry, or an operator's late report, must not end run 2's."""
+    await put_side_by_side_app(http, app)
+    await register_and_promote(http, app, "1", "2")
+    clock.advance(SECONDS_UNTIL_ROUTERS_STOP)
+    for step in ("Pending", "Failed"):
+        assert (await delete_release(http, app, "1", step, run_headers(1))).status_code == 200
+    pending = await delete_release(http, app, "1", "Pending", run_headers(2))
+    problem = assert_problem(await delete_release(http, app, "1", outcome, headers), 409, "RemovalPending")
+    assert problem["removal"]["by"] == "pipeline 2"
+    assert "with the ETag of GetApp in If-Match" in problem["detail"]
+    assert (await http.get(f"/api/apps/{app}")).json() == pending.json()
+    conditional = headers | {"If-Match": pending.headers["etag"]}
+    assert (await delete_release(http, app, "1", outcome, conditional)).status_code == 200
+
+
 async def test_a_release_with_active_instances_is_not_removed(
     http: httpx.AsyncClient, clock: ShiftedClock, app: str
 ) -> None:

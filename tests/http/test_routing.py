@@ -339,7 +339,7 @@ async def test_a_router_that_asks_does_not_disturb_changes_of_the_app(http: http
     assert (await http.get(f"/api/apps/{routed_app}")).headers["etag"] == before
 
 
-@pytest.mark.parametrize("router", ["", "a b", "a/b", "x" * 65])
+@pytest.mark.parametrize("router", ["", "~", "a b", "a/b", "x" * 65])
 async def test_a_router_needs_a_valid_name(http: httpx.AsyncClient, routed_app: str, router: str) -> None:
     assert_problem(await get_routing(http, routed_app, router=router), 400, "InvalidRequest")
 

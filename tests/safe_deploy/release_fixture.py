@@ -84,12 +84,20 @@ class ReleaseFixture:
 
     # What happens without safe-deploy
 
-    def request(self, method: str, path: str, *, run_url: str | None = RUN, **options: Any) -> Any:
+    def request(
+        self, method: str, path: str, *, run_url: str | None = RUN, etag: str | None = None, **options: Any
+    ) -> Any:
         """Send a request of an administrator about the app, and return the JSON of the response."""
         headers = {"X-Actor": "test"} | ({"X-Run-Url": run_url} if run_url else {})
+        headers |= {"If-Match": etag} if etag else {}
         response = self.cli.server.request(method, f"/api/apps/{self.app}{path}", headers=headers, **options)
         assert response.is_success, response.text
         return response.json()
+
+    def end_removal(self, version: str, outcome: str, run_url: str) -> None:
+        """Report the outcome of the pending removal of a release, as the run with this URL."""
+        etag = self.cli.server.get(f"/api/apps/{self.app}").headers["ETag"]
+        self.request("DELETE", f"/releases/{version}", params={"outcome": outcome}, run_url=run_url, etag=etag)
 
     def create(self, **members: Any) -> None:
         """Create the app. `members` are further members of PutApp."""

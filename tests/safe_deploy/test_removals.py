@@ -81,7 +81,7 @@ def begin_removal(releases: ReleaseFixture, run_url: str = OTHER_RUN) -> None:
 
 def give_back(releases: ReleaseFixture) -> None:
     """Another run reports that the Function App of 1.0 was not deleted."""
-    releases.request("DELETE", "/releases/1.0", params={"outcome": "Failed"}, run_url=OTHER_RUN)
+    releases.end_removal("1.0", "Failed", OTHER_RUN)
 
 
 # What is deleted rests on what was read after the removal began
@@ -433,7 +433,7 @@ def test_a_removal_that_another_run_completes_during_the_last_verdict_is_no_fail
     drained: ReleaseFixture, releases_proxy: ConnectionProxy
 ) -> None:
     def complete() -> None:
-        drained.request("DELETE", "/releases/1.0", params={"outcome": "Done"}, run_url=OTHER_RUN)
+        drained.end_removal("1.0", "Done", OTHER_RUN)
 
     act_before(releases_proxy, "GET", f"/apps/{drained.app}", 3, complete)
     result = drained.run(drained.retire("sh", "-c", DELETE, options=RETIRE))

@@ -182,7 +182,7 @@ def test_a_removal_that_another_caller_has_ended_is_not_carried_out(
         if request[1].endswith("/status"):
             verdicts += 1
             if verdicts == 2:
-                drained.request("DELETE", "/releases/1.0", params={"outcome": "Failed"}, run_url=OTHER_RUN)
+                drained.end_removal("1.0", "Failed", OTHER_RUN)
         return False
 
     releases_proxy.cut_before_request = give_back_before_last_verdict

@@ -13,7 +13,14 @@ from state_api.domain.names import PRODUCTION, STAGING, hub_key, same_hub
 from state_api.domain.readiness.evidence import OpenDeployment, OpenSwap
 from state_api.domain.readiness.exemptions import Waiver
 from state_api.domain.readiness.policy import Policy
-from state_api.domain.releases.side_by_side.releases import Model, PendingRemoval, Release, RemovedRelease, Routing
+from state_api.domain.releases.side_by_side.releases import (
+    ForgottenRouter,
+    Model,
+    PendingRemoval,
+    Release,
+    RemovedRelease,
+    Routing,
+)
 from state_api.domain.rollouts.rollouts import Rollout
 from state_api.domain.task_hubs.ownership import OwnershipProof
 
@@ -265,8 +272,8 @@ class Transition:
     """The next state of an app and what goes into the audit log.
 
     `new_hubs` enter a slot for the first time. `adopted_hubs` belong to the app already, but their claims were not
-    proven. Both are claimed with `proof`. Without `changed`, nothing is written. The acknowledgement of
-    `forgotten_router` is removed.
+    proven. Both are claimed with `proof`. Without `changed`, nothing is written.
+    `forgotten_router` is written with the app.
     """
 
     app: App
@@ -276,4 +283,4 @@ class Transition:
     adopted_hubs: tuple[str, ...] = ()
     proof: OwnershipProof | None = None
     changed: bool = True
-    forgotten_router: str | None = None
+    forgotten_router: ForgottenRouter | None = None

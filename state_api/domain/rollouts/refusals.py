@@ -1,8 +1,9 @@
 """Refusals of operations on rollouts. That of what a live rollout blocks is in `releases/rollout_checks.py`."""
 
-from state_api.domain.errors import InvalidRequest, RolloutEnded, RolloutNotFound, WeightChanged
+from state_api.domain.errors import InvalidRequest, ReleaseInUse, RolloutEnded, RolloutNotFound, WeightChanged
 from state_api.domain.releases.apps import App
 from state_api.domain.releases.refusals import Refusal
+from state_api.domain.releases.side_by_side.releases import Release
 from state_api.domain.rollouts.rollouts import MAX_STEP_MINUTES, MAX_STEPS, Rollout
 
 
@@ -65,6 +66,18 @@ def candidate_is_active(app: App, version: str) -> Refusal:
     return Refusal(
         InvalidRequest,
         f"release {version} is the active release of app {app.name}, so it cannot be rolled out. Name another release",
+    )
+
+
+def candidate_has_unrouted_traffic(app: App, release: Release) -> Refusal:
+    """For an adopted release whose visitors a rollout cannot count. If it were aborted, they would be forgotten."""
+    return Refusal(
+        ReleaseInUse,
+        f"release {release.version} of app {app.name} was adopted and the routing has not been set since, so it may "
+        "get requests that do not come through the router, and a rollout cannot take them away. When its visitors come "
+        "through the router or are gone, set the routing with PutRouting, also if the same release stays active, and "
+        "retry",
+        {"app": app.name, "version": release.version, "taskHub": release.task_hub},
     )
 
 

@@ -58,7 +58,7 @@ def start_rollout(
     """Start a rollout. If the same run repeats its request, nothing changes.
 
     Refusals: InvalidRequest, SlotNotFound, RolloutInProgress, SwapPending, DeploymentInProgress, ReleaseNotFound,
-    ReleaseRemoved, AddressNotAllowed, ReleaseNotDeployed, TaskHubUnavailable.
+    ReleaseRemoved, ReleaseInUse, AddressNotAllowed, ReleaseNotDeployed, TaskHubUnavailable.
     """
     target = _find_target(app, command)
     if isinstance(target, Refusal):
@@ -147,6 +147,9 @@ def _start_side_by_side(
     """Give the candidate the share of the first step, as PutRouting would."""
     if target.candidate == target.baseline:
         return refusals.candidate_is_active(app, target.candidate)
+    known = app.releases.get(target.candidate)
+    if known is not None and known.has_unrouted_traffic:
+        return refusals.candidate_has_unrouted_traffic(app, known)
     split = _split(target.candidate, target.baseline, command.steps[0].weight)
     routed = apply_routing(app, replace(app.routing, split=split), evidence, now, by_rollout=True)
     if isinstance(routed, Refusal):

@@ -3,9 +3,17 @@
 A later revision does not restart that time. Otherwise a release that has drained would wait again whenever another one
 is registered or promoted."""
 
+from collections.abc import Sequence
+
 from state_api.domain.instants import Instant, seconds
 from state_api.domain.releases.apps import App
-from state_api.domain.releases.side_by_side.releases import Release, RouterAcknowledgement, RoutingChange, TrafficStop
+from state_api.domain.releases.side_by_side.releases import (
+    FORGOTTEN_ROUTERS,
+    Release,
+    RouterAcknowledgement,
+    RoutingChange,
+    TrafficStop,
+)
 
 ROUTER_DELAY_SECONDS = 60
 """How long a router that asks under no name may send requests by an older document. Those in front of API Management
@@ -46,8 +54,28 @@ def acknowledge_revision(
     return RouterAcknowledgement(router, revision, since, now, tuple(sorted(stops, key=_sort_key)))
 
 
+def remember_stops(
+    app: App, router: RouterAcknowledgement, acknowledgements: Sequence[RouterAcknowledgement], now: Instant
+) -> RouterAcknowledgement:
+    """The acknowledgement that stands for all forgotten routers once this router is forgotten at `now`.
+
+    For each release without traffic, it has the time until which one of them may have sent a request. A router that
+    had not stopped may have done so until now."""
+    stops = set[TrafficStop]()
+    for release in app.releases.values():
+        change = find_closing_change(release)
+        if change is None:
+            continue
+        since = find_stopped_since(router, release, change)
+        earlier = [find_stopped_since(other, release, change) for other in acknowledgements if other.is_forgotten]
+        times = [now if since is None else since, *(time for time in earlier if time is not None)]
+        stops.add(TrafficStop(change.revision, _find_visits_end(release, change), since=max(times)))
+    return RouterAcknowledgement(FORGOTTEN_ROUTERS, 0, now, now, tuple(sorted(stops, key=_sort_key)))
+
+
 def find_stopped_since(router: RouterAcknowledgement, release: Release, change: RoutingChange) -> Instant | None:
-    """Since when the router sends nothing to the release; None if it may still do so.
+    """Since when the router sends nothing to the release; None if it may still do so. For the forgotten routers, None
+    if all were forgotten before the change.
 
     A router ends the visits of those who stayed with the release without a new revision. So it must ask again after
     that: one whose follower has stopped sends visitors back for as long as it runs."""

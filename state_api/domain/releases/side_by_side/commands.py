@@ -27,10 +27,15 @@ class RemovalOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveReleaseCommand(Command):
-    """DeleteRelease."""
+    """DeleteRelease.
+
+    `is_conditional`: the request had an ETag in If-Match (not `*`), so its outcome is about the removal that its caller
+    has read.
+    """
 
     version: str
     outcome: RemovalOutcome
+    is_conditional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

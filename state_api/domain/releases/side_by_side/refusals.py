@@ -123,7 +123,7 @@ def release_removed(app: App, version: str) -> Refusal:
         message = (
             f"{describe_owner(removal)} has been removing release {version} of app {app.name} since "
             f"{format_instant(removal.change.at)}. If that run has ended, and the Function App still runs, send "
-            "DeleteRelease with the outcome Failed, and retry"
+            "DeleteRelease with the outcome Failed and the ETag of GetApp in If-Match, and retry"
         )
     return Refusal(ReleaseRemoved, message, {"app": app.name, "version": version})
 
@@ -242,14 +242,15 @@ def release_not_drained(app: App, release: Release, verdict: Verdict) -> Refusal
 
 
 def removal_pending(app: App, release: Release, removal: PendingRemoval, now: Instant) -> Refusal:
-    """For a run that wants to remove what another run is removing."""
+    """For a run that wants to remove what another run is removing, or reports an outcome without naming the revision
+    that it has read."""
     expires_at = app.removal_expires_at(removal)
     return Refusal(
         RemovalPending,
         f"{describe_owner(removal)} has been removing release {release.version} of app {app.name} since "
         f"{format_instant(removal.change.at)}. Wait for that run. If it has ended, look up whether the Function App "
-        "still exists, and send DeleteRelease with the outcome Done or Failed. From "
-        f"{format_instant(expires_at)} on, any run can continue the removal with the outcome Pending",
+        "still exists, and send DeleteRelease with the outcome Done or Failed, and with the ETag of GetApp in "
+        f"If-Match. From {format_instant(expires_at)} on, any run can continue the removal with the outcome Pending",
         {
             "app": app.name,
             "version": release.version,

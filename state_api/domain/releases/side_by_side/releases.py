@@ -13,6 +13,9 @@ MAX_REMOVED_RELEASES = 20
 """How many removed releases an app lists, the newest ones."""
 STICKY_MAX_AGE_SECONDS = 3600
 """How long the cookie lasts that keeps a visitor with a release."""
+FORGOTTEN_ROUTERS = "~"
+"""The name of the acknowledgement that stands for all forgotten routers. No router can ask under it. It sorts after
+their names, so a query that takes several pages shows a router that is forgotten meanwhile, or this acknowledgement."""
 
 
 class Model(StrEnum):
@@ -187,6 +190,9 @@ class RouterAcknowledgement:
     - `seen_at`: when it last asked, to some minutes.
     - `stops`: one for each change that took the traffic of a release which is not removed, as far as the router has
       acknowledged it.
+
+    The one with the name `FORGOTTEN_ROUTERS` stands for all forgotten routers: `since` is when the last one was
+    forgotten, and `stops` has every such change until then.
     """
 
     router: str
@@ -194,6 +200,23 @@ class RouterAcknowledgement:
     since: Instant
     seen_at: Instant
     stops: tuple[TrafficStop, ...] = ()
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it stands for the forgotten routers, which nothing waits for."""
+        return self.router == FORGOTTEN_ROUTERS
+
+
+@dataclass(frozen=True, slots=True)
+class ForgottenRouter:
+    """What ForgetRouter writes.
+
+    - `last`: the acknowledgement of the router, which is removed if it is still the same.
+    - `remembered`: the one that stands for all forgotten routers from now on.
+    """
+
+    last: RouterAcknowledgement
+    remembered: RouterAcknowledgement
 
 
 def find_state(release: Release, routing: Routing) -> ReleaseState:

@@ -78,6 +78,8 @@ def remove_release(
     release = app.releases.get(command.version)
     if release is None:
         return _repeat(app, command)
+    if refusal := _check_same_removal(app, release, command, now):
+        return refusal
     if command.outcome is RemovalOutcome.FAILED:
         return _revert(app, release)
     if release.removal is None and (refusal := _check_removable(app, release, command, evidence, now)):
@@ -94,6 +96,18 @@ def _repeat(app: App, command: RemoveReleaseCommand) -> Transition | Refusal:
     if command.outcome is RemovalOutcome.DONE:
         return Transition(app, "DeleteRelease", changed=False)
     return release_refusals.release_removed(app, command.version)
+
+
+def _check_same_removal(app: App, release: Release, command: RemoveReleaseCommand, now: Instant) -> Refusal | None:
+    """Refuse an outcome that may be about another removal than the pending one.
+
+    An outcome may be sent again because its response was lost, while another run has begun the next removal. So an
+    outcome of another run must name the revision of the app."""
+    pending = release.removal
+    if pending is None or command.outcome is RemovalOutcome.PENDING or command.is_conditional:
+        return None
+    is_own_run = command.caller.run_url == pending.run_url
+    return None if is_own_run else release_refusals.removal_pending(app, release, pending, now)
 
 
 def _check_removable(

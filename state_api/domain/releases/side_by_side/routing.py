@@ -10,11 +10,13 @@ from state_api.domain.releases.apps import App, Transition
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.rollout_checks import rollout_in_progress
 from state_api.domain.releases.side_by_side import refusals
+from state_api.domain.releases.side_by_side.acknowledgements import remember_stops
 from state_api.domain.releases.side_by_side.commands import ForgetRouterCommand, RouteCommand
 from state_api.domain.releases.side_by_side.documents import next_routing_revision
 from state_api.domain.releases.side_by_side.registration import check_address_allowed
 from state_api.domain.releases.side_by_side.releases import (
     STICKY_MAX_AGE_SECONDS,
+    ForgottenRouter,
     Model,
     Release,
     RouterAcknowledgement,
@@ -85,7 +87,7 @@ def apply_routing(
     """Divide the requests as this routing says.
 
     A change `by_rollout` is about candidate and baseline alone. It says nothing about requests that come past the
-    router, so other adopted releases keep their traffic until a caller sets the routing.
+    router, so adopted releases, which cannot be the candidate, keep their traffic until a caller sets the routing.
 
     Refusals: ReleaseNotFound, ReleaseRemoved, AddressNotAllowed, ReleaseNotDeployed, TaskHubUnavailable.
     """
@@ -95,7 +97,7 @@ def apply_routing(
     active = app.releases[routing.versions[0]]
     releases = {
         version: release
-        if by_rollout and release.has_unrouted_traffic and not routing.share_of(version)
+        if by_rollout and release.has_unrouted_traffic
         else _with_routing(app, release, routing, active, now)
         for version, release in app.releases.items()
     }
@@ -185,14 +187,17 @@ def _routing_details(routing: Routing) -> dict[str, Any]:
 
 
 def forget_router(
-    app: App, command: ForgetRouterCommand, acknowledgements: Sequence[RouterAcknowledgement]
+    app: App, command: ForgetRouterCommand, acknowledgements: Sequence[RouterAcknowledgement], now: Instant
 ) -> Transition | Refusal:
     """Stop waiting for this router to acknowledge the routing. A router that requests the routing again is waited for
-    again. Refusals: WrongModel, RouterNotFound."""
+    again. The time until which it may have sent requests is kept, because a probe must begin after it.
+
+    `acknowledgements` were read after the app. Refusals: WrongModel, RouterNotFound."""
     if refusal := check_model(app, Model.SIDE_BY_SIDE):
         return refusal
     known = next((router for router in acknowledgements if router.router == command.router), None)
-    if known is None:
+    if known is None or known.is_forgotten:
         return refusals.router_not_found(app, command.router)
     details = {"router": known.router, "revision": known.revision}
-    return Transition(app, "ForgetRouter", details, forgotten_router=known.router)
+    forgotten = ForgottenRouter(known, remember_stops(app, known, acknowledgements, now))
+    return Transition(app, "ForgetRouter", details, forgotten_router=forgotten)

@@ -81,15 +81,15 @@ def _find_late_events(
         return None
     return ReadinessReason(
         ReasonCode.ROUTERS_BEHIND,
-        f"a router has confirmed less than {app.policy.settle_seconds} s ago that it sends nothing to release "
-        f"{release.version}, so events of what it had sent may still arrive",
+        f"less than {app.policy.settle_seconds} s ago, a router has confirmed that it sends nothing to release "
+        f"{release.version}, or was forgotten, so events of what it had sent may still arrive",
     )
 
 
 def _list_stop_times(
     release: Release, change: RoutingChange, acknowledgements: Sequence[RouterAcknowledgement]
 ) -> list[Instant]:
-    """Since when each router that has stopped sends nothing to the release."""
+    """Since when each router that has stopped, and those that are forgotten, send nothing to the release."""
     stops = [find_stopped_since(router, release, change) for router in acknowledgements]
     return [stop for stop in stops if stop is not None]
 
@@ -110,7 +110,8 @@ def find_lagging_routers(
     change = find_closing_change(release)
     if change is None:
         return None
-    behind = [router.router for router in acknowledgements if router.revision < change.revision]
+    routers = [router for router in acknowledgements if not router.is_forgotten]
+    behind = [router.router for router in routers if router.revision < change.revision]
     if behind:
         return _lagging_routers_reason(
             f"these routers have not confirmed routing revision {change.revision}, without release {release.version}",
@@ -118,7 +119,7 @@ def find_lagging_routers(
         )
     remaining = find_delay_end(release, change) - now
     if remaining <= 0:
-        keeping = [router.router for router in acknowledgements if find_stopped_since(router, release, change) is None]
+        keeping = [router.router for router in routers if find_stopped_since(router, release, change) is None]
         return (
             _lagging_routers_reason(
                 f"these routers have not asked since the visitors of release {release.version} should have left it, "
@@ -237,7 +238,8 @@ def find_blocked_until(app: App, release: Release, use: ReleaseUse) -> Instant |
     if change is not None:
         ends.append(find_delay_end(release, change))
         ends.append(_find_settle_end(app, release, use.acknowledgements) or now)
-        if any(find_stopped_since(router, release, change) is None for router in use.acknowledgements):
+        routers = [router for router in use.acknowledgements if not router.is_forgotten]
+        if any(find_stopped_since(router, release, change) is None for router in routers):
             ends.append(Instant(now + seconds(_ACKNOWLEDGEMENT_INTERVAL_SECONDS)))
     return max((end for end in ends if end > now), default=None)
 
