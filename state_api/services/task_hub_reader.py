@@ -24,7 +24,6 @@ from state_api.domain.readiness.plan import (
 from state_api.domain.readiness.requirements import can_resume, replaces_last_result
 from state_api.domain.readiness.scans import Scan, assess_scan_messages, find_quiet_period
 from state_api.services.early_look_ups import InstanceLookUps
-from state_api.services.early_scans import EarlyScan, ScanBeginning
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_leases import ProbeSession, is_leased
 from state_api.services.probe_requests import ProbeRequest
@@ -68,13 +67,11 @@ class TaskHubReader:
         context: ReaderContext,
         records: TaskHubRecords,
         look_ups: InstanceLookUps | None = None,
-        early_scan: EarlyScan | None = None,
     ) -> None:
         """Prepare to read one task hub for one request. `records` are its records as they were read before. One of the
-        `look_ups` may have begun, and the first scan."""
+        `look_ups` may have begun."""
         self._request = request
         self._look_ups = look_ups or InstanceLookUps(context.clock)
-        self._early_scan = early_scan
         self._records = records
         self._context = context
         self._clock = context.clock
@@ -186,8 +183,7 @@ class TaskHubReader:
             return replace(state, scan=record.scan)
         try:
             async with asyncio.timeout_at(self._request.deadline):
-                early = await self._take_early_scan()
-                self._scan = await self._start_scan(backend, _activity(state).correction_epoch, early)
+                self._scan = await self._start_scan(backend, _activity(state).correction_epoch)
         except TimeoutError:
             result = timed_out_result(self._request, "the task hub did not answer in time", self._clock.now())
         except BackendError as error:
@@ -205,18 +201,12 @@ class TaskHubReader:
         state = await self._read_records(state)
         return replace(state, last_result=self._records.probe.result_for(self._request.key))
 
-    async def _take_early_scan(self) -> ScanBeginning | None:
-        """The scan that has begun before the records were read, once; None if it does not count."""
-        early, self._early_scan = self._early_scan, None
-        return None if early is None else await early.take(self._records.change_token)
-
-    async def _start_scan(self, backend: Backend, correction_epoch: str, early: ScanBeginning | None) -> Scan:
-        """Begin a new scan, or go on with one that has begun early. It continues a quiet period of the control queues
-        if there is one."""
+    async def _start_scan(self, backend: Backend, correction_epoch: str) -> Scan:
+        """Begin a new scan, which continues a quiet period of the control queues if there is one."""
         loop = asyncio.get_running_loop()
-        began_at, began = early.began_at if early is not None else self._clock.now(), loop.time()
+        began_at, began = self._clock.now(), loop.time()
         self._scan_began = began
-        start = early.start if early is not None else await backend.begin_scan(self._request.task_hub)
+        start = await backend.begin_scan(self._request.task_hub)
         scan = Scan(
             began_at,
             start.changed_since,
@@ -226,11 +216,6 @@ class TaskHubReader:
             correction_epoch=correction_epoch,
             read_seconds=loop.time() - began,
         )
-        if early is not None:
-            # The clock is as right as after the last response of the state storage, which came after the read.
-            ended_at = self._clock.upper_bound()
-            scan.observed_queues = ObservedQueues.from_snapshot(early.snapshot, KnownTimers(), began_at, ended_at)
-            scan.queues_read_in_pass = scan.pass_number
         quiet_period = find_quiet_period(self._message_state, self._request.exemptions)
         if quiet_period is not None:
             # The first pass is compared with the last pass of the scan with which the quiet period began.

@@ -12,7 +12,6 @@ from state_api.domain.readiness.plan import Done, ProbeOutcome, ReadState, Recor
 from state_api.domain.releases.apps import ProviderConfig
 from state_api.domain.task_hubs.lifecycle import EvidenceSource
 from state_api.services.early_look_ups import EarlyLookUp, InstanceLookUps, LookUpResult, look_up
-from state_api.services.early_scans import EarlyScan, ScanBeginning, begin_scan
 from state_api.services.lost_ends import LongActive, StartPeriod, record_lost_ends
 from state_api.services.ports import Clock, Instances, Probes, TaskHubRecords, TaskHubs
 from state_api.services.probe_requests import ProbeRequest
@@ -84,11 +83,10 @@ class Verifier:
         request: ProbeRequest,
         records: TaskHubRecords | None = None,
         look_ups: InstanceLookUps | None = None,
-        early_scan: EarlyScan | None = None,
     ) -> ProbeOutcome:
-        """Verify a task hub for a verdict. `records` are those of the request's exemptions. `look_ups` and
-        `early_scan` may have begun, if that was since the request."""
-        return await self._read(request, records, look_ups, early_scan, for_verdict=True)
+        """Verify a task hub for a verdict. `records` are those of the request's exemptions, and `look_ups` may have
+        begun, if that was since the request."""
+        return await self._read(request, records, look_ups, for_verdict=True)
 
     def begin_look_up(self, provider_config: ProviderConfig, task_hub: str, instance_ids: Sequence[str]) -> EarlyLookUp:
         """Begin to look up instances before the records are read. Its task raises BackendError."""
@@ -100,16 +98,6 @@ class Verifier:
 
         return EarlyLookUp(tuple(instance_ids), asyncio.create_task(run()))
 
-    def begin_scan(self, provider_config: ProviderConfig, task_hub: str, change_token: str) -> EarlyScan:
-        """Begin a scan before the records are read, which had this change token before. Its task raises
-        BackendError."""
-
-        async def run() -> ScanBeginning:
-            """Begin the scan. Raises BackendError, also if a setting of the provider is missing or wrong."""
-            return await begin_scan(self._backends.backend_for(provider_config), self._clock, task_hub)
-
-        return EarlyScan(change_token, asyncio.create_task(run()))
-
     def new_look_ups(self, early: EarlyLookUp | None) -> InstanceLookUps:
         """The look-ups for one question about a task hub. Pass the one that has begun for it."""
         return InstanceLookUps(self._clock, early)
@@ -117,7 +105,7 @@ class Verifier:
     async def probe_regardless_of_activity(self, request: ProbeRequest) -> ProbeResult:
         """Scan the whole task hub, even while instances are active, so that they can be counted by version. Returns a
         stored scan if it is recent enough. The result is incomplete if the deadline passes first."""
-        outcome = await self._read(request, None, None, None, for_verdict=False)
+        outcome = await self._read(request, None, None, for_verdict=False)
         assert outcome.result is not None, "a request that is not for a verdict ends with a scan"
         return outcome.result
 
@@ -126,7 +114,6 @@ class Verifier:
         request: ProbeRequest,
         records: TaskHubRecords | None,
         look_ups: InstanceLookUps | None,
-        early_scan: EarlyScan | None,
         *,
         for_verdict: bool,
     ) -> ProbeOutcome:
@@ -139,7 +126,7 @@ class Verifier:
             stored_scan=records.probe.scan_for(request.key),
             records=records.state,
         )
-        reader = TaskHubReader(request, self._context, records, look_ups, early_scan)
+        reader = TaskHubReader(request, self._context, records, look_ups)
         try:
             while not isinstance(step := plan_read(state, self._clock.now()), Done):
                 try:

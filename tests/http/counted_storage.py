@@ -11,7 +11,7 @@ from harness.storage_proxy import StorageProxy, run_storage_proxy
 from state_api.app import StateServer
 from state_api.settings import Settings, StorageSettings, TaskHubConnections
 from tests.backends.azure_storage_task_hub import ProviderTaskHub
-from tests.conftest import ShiftedClock, new_app_name, new_hub_name
+from tests.conftest import new_app_name, new_hub_name
 from tests.http.operations import PROVIDER_CONFIG, get_staging, put_app
 
 
@@ -69,17 +69,12 @@ class CountedServer:
 
 
 @asynccontextmanager
-async def counted_server(
-    storage: StorageSettings, queue_count: int, clock: ShiftedClock | None = None
-) -> AsyncIterator[CountedServer]:
-    """A new server, whose requests to its own storage and to that of the task hubs go through a counting proxy. It has
-    this clock."""
+async def counted_server(storage: StorageSettings, queue_count: int) -> AsyncIterator[CountedServer]:
+    """A new server, whose requests to its own storage and to that of the task hubs go through a counting proxy."""
     async with run_storage_proxy(storage, all_services=True) as proxy:
         assert proxy.settings.connection_string is not None
         connections = TaskHubConnections({"STATE_TASKHUBS_SHOP": proxy.settings.connection_string.get_secret_value()})
-        server = StateServer(Settings(storage=proxy.settings, connections=connections), clock)
-        if clock is not None:
-            clock.storage = server.tables.clock
+        server = StateServer(Settings(storage=proxy.settings, connections=connections))
         transport = httpx.ASGITransport(server.application, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://state", timeout=150) as http:
             yield CountedServer(http, server, proxy, storage, queue_count)
