@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from state_api.backends.protocols import Backend, BackendError, BackendRegistry, ObservedPage, ReadFailure
 from state_api.domain.readiness.evidence import InstanceActivity, ProbeResult, ProbeStatus
 from state_api.domain.readiness.lookups import start_of
-from state_api.domain.readiness.messages import KnownTimers, MessageState, ObservedQueues
+from state_api.domain.readiness.messages import KnownTimers, MessageEvidence, MessageState, ObservedQueues
 from state_api.domain.readiness.plan import (
     BeginScan,
     Correct,
@@ -242,7 +242,7 @@ class TaskHubReader:
             return state
         resumable: Scan | None = None
         if failure is None:
-            result = self._complete_result(scan, _activity(state))
+            result = await self._complete_result(scan, _activity(state))
         elif isinstance(failure, TimeoutError):
             result, resumable = scan.to_incomplete_result(state.requirements.provider, self._clock.now()), scan
         else:
@@ -278,9 +278,22 @@ class TaskHubReader:
         if saving is not None:
             await saving
 
-    def _complete_result(self, scan: Scan, activity: InstanceActivity) -> ProbeResult:
+    async def _complete_result(self, scan: Scan, activity: InstanceActivity) -> ProbeResult:
         """The result of a complete scan, with what its reads of the control queues have shown."""
-        evidence, self._message_state = assess_scan_messages(
+        evidence, message_state = self._assess_messages(scan, activity)
+        quiet_period = message_state.quiet_period
+        if quiet_period is not None and quiet_period != self._message_state.quiet_period:
+            # A quiet period begins. It is dated after a response of the state storage that came after the scan, because
+            # the clock stood still while this machine was suspended.
+            await self._context.instances.read_records(self._request.task_hub, self._request.exemptions)
+            evidence, message_state = self._assess_messages(scan, activity)
+        self._message_state = message_state
+        provider = self._get_backend().provider
+        return scan.to_result(ProbeStatus.COMPLETE, provider, self._clock.now(), messages=evidence)
+
+    def _assess_messages(self, scan: Scan, activity: InstanceActivity) -> tuple[MessageEvidence | None, MessageState]:
+        """What the messages mean that a complete scan has seen, and what to remember of them."""
+        return assess_scan_messages(
             scan,
             self._message_state,
             exemptions=self._request.exemptions,
@@ -288,8 +301,6 @@ class TaskHubReader:
             last_recorded_at=activity.last_recorded_at,
             ended_at=self._clock.upper_bound(),
         )
-        provider = self._get_backend().provider
-        return scan.to_result(ProbeStatus.COMPLETE, provider, self._clock.now(), messages=evidence)
 
     async def _read_messages(self, scan: Scan) -> None:
         """Observe the control queues before the next pass of the scan.

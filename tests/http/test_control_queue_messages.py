@@ -11,7 +11,7 @@ import pytest
 from azure.data.tables.aio import TableServiceClient
 from azure.storage.queue.aio import QueueClient
 
-from harness.storage_proxy import run_storage_proxy
+from harness.storage_proxy import no_delay, run_storage_proxy
 from state_api.app import StateServer
 from state_api.domain.readiness.messages import MAX_ABANDON_DELAY_SECONDS, VISIBILITY_MARGIN_SECONDS
 from state_api.settings import StorageSettings
@@ -324,6 +324,45 @@ async def test_a_start_that_is_sent_between_the_reads_of_the_queues_and_of_the_r
             verdict = await get_staging(http, app, verify="fresh")
             assert start_was_sent
             assert reason_codes(verdict) == ["StartsPending"], json.dumps(verdict)
+        await staged_queues.queue.close()
+
+
+async def test_time_in_which_the_machine_was_suspended_does_not_count_for_the_quiet_period(
+    storage: StorageSettings, clock: ShiftedClock, app: str, hub: str
+) -> None:
+    """The machine is suspended while it scans. The next response of the state storage shows that."""
+    async with run_storage_proxy(storage) as proxy, ProviderTaskHub(storage, hub) as provider:
+        await provider.create()
+        staged_queues = StagedTaskHubQueues(provider)
+        was_suspended = False
+
+        async def suspend_before_row_read(method: str, path: str) -> None:
+            """Suspend the machine when the rows are read."""
+            nonlocal was_suspended
+            was_suspended = was_suspended or f"{hub}Instances" in path
+
+        async def show_the_time(method: str, path: str) -> None:
+            """Let the clock go on with the first request to the state storage after the suspension."""
+            nonlocal was_suspended
+            if was_suspended:
+                was_suspended = False
+                clock.advance(QUIET_PERIOD_SECONDS + 5)
+
+        async with run_storage_proxy(storage) as state_proxy:
+            settings = {"STATE_TASKHUBS_SHOP": connection_string_of(proxy.settings)}
+            async with client_of_server_with(state_proxy.settings, clock, settings) as http:
+                slots = {"staging": {"taskHub": hub}}
+                await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+                assert (await get_staging(http, app))["ready"]
+                await staged_queues.send(control_message("order-1"), invisible_seconds=ONE_DAY_SECONDS)
+                proxy.before_request, state_proxy.before_request = suspend_before_row_read, show_the_time
+                # The probe is as old as the suspension is long.
+                assert reason_codes(await get_staging(http, app, verify="fresh")) == ["ProbeStale"]
+                proxy.before_request = state_proxy.before_request = no_delay
+                verdict = await get_staging(http, app, verify="fresh")
+                assert reason_codes(verdict) == ["StartsPending"], json.dumps(verdict)
+                clock.advance(QUIET_PERIOD_SECONDS + 5)
+                assert (await get_staging(http, app, verify="fresh"))["ready"]
         await staged_queues.queue.close()
 
 
