@@ -192,8 +192,7 @@ class Simulation:
         await self._deliver(task_hub.transport.take_due_batches())
 
     async def _ask_again(self) -> None:
-        """Ask again after a Ready, perhaps with changes since then that no event has reported. The records are the
-        same, so the server begins its scan before it has read them."""
+        """Ask again after a Ready, perhaps with changes since then that no event has reported."""
         self._tally["asked again"] += 1
         for _ in range(self._rng.randint(0, 3)):
             await self._task_hub.platform.make_random_move(AFTER_DRAIN_WEIGHTS)
