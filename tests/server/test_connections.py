@@ -71,6 +71,9 @@ def test_callers_of_a_busy_server_wait_and_get_responses(storage: StorageSetting
     The operating system would reset connections if the backlog overflowed for seconds.
     """
     with run_server(storage, tmp_path) as server, ExitStack() as stack:
+        # The server sets its backlog just after it has begun to listen. After a response it has done so.
+        with connect(server, GET_HEALTH) as first_caller:
+            assert read_until_closed(first_caller)
         server.process.send_signal(signal.SIGSTOP)
         try:
             callers = [
