@@ -331,7 +331,7 @@ async def test_a_verdict_reads_no_row_of_a_finished_instance(
     async with server_behind_proxy(storage) as (proxy, _, client):
         verdict_before = await get_staging(client, app)
         cost_before = proxy.count_requests_and_rows()
-        await add_finished_instances(server, hub, 20_000)
+        await add_finished_instances(server, hub, 3_000)
         proxy.clear()
         verdict_after = await get_staging(client, app)
         cost_after = proxy.count_requests_and_rows()

@@ -22,7 +22,7 @@ from tests.platform.verdict_poller import VerdictPoller
 
 pytestmark = pytest.mark.anyio
 
-TASK_HUB_COUNT = 20
+TASK_HUB_COUNT = 12
 MAX_CONCURRENT_TASK_HUBS = 4
 FIRST_READ_SECONDS = 30
 """How much later than the timeout Ready may come. The timeout counts from the first probe after the last event, and a
@@ -91,8 +91,8 @@ async def claim_partitions(worker: DurableHost) -> None:
 async def test_a_start_on_its_way_blocks_and_leftover_timers_do_not(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    """In 20 task hubs, instances with timers of days are terminated. Their messages stay in the control queues, and the
-    verdict is Ready all the same.
+    """In several task hubs, instances with timers of days are terminated. Their messages stay in the control queues,
+    and the verdict is Ready all the same.
 
     Then the worker is killed up to 150 ms after the start of a chain of launchers. Each of them is only a message until
     it has ended. The last orchestration of the chain waits for an event that is never sent. So the task hub never
@@ -258,7 +258,7 @@ async def test_a_start_whose_workers_are_killed_again_and_again_is_never_ready(
 async def test_timers_of_purged_instances_stop_blocking_after_the_timeout(
     pending_start_fixture: PendingStartFixture,
 ) -> None:
-    """In each of 20 task hubs, instances with timers are terminated and purged.
+    """In each of several task hubs, instances with timers are terminated and purged.
 
     Without an instance's history nothing explains its timer's message, so the message may be a start until the
     timeout."""
