@@ -242,6 +242,8 @@ class TaskHubReader:
             return state
         resumable: Scan | None = None
         if failure is None:
+            # Nothing is left to resume. If this request fails from here on, the next one must not rest on its reads.
+            self._scan = None
             result = await self._complete_result(scan, _activity(state))
         elif isinstance(failure, TimeoutError):
             result, resumable = scan.to_incomplete_result(state.requirements.provider, self._clock.now()), scan

@@ -366,6 +366,42 @@ async def test_time_in_which_the_machine_was_suspended_does_not_count_for_the_qu
         await staged_queues.queue.close()
 
 
+async def test_a_complete_scan_whose_request_fails_is_not_resumed(
+    storage: StorageSettings, clock: ShiftedClock, monkeypatch: pytest.MonkeyPatch, app: str, hub: str
+) -> None:
+    """A quiet period begins, and the records cannot be read once more. All reads of this scan are before the next
+    request."""
+    monkeypatch.setattr("state_api.services.task_hub_reader._SECONDS_WITHOUT_LEASE", -1)
+    async with (
+        run_storage_proxy(storage) as proxy,
+        run_storage_proxy(storage) as state_proxy,
+        ProviderTaskHub(storage, hub) as provider,
+    ):
+        await provider.create()
+        staged_queues = StagedTaskHubQueues(provider)
+        settings = {"STATE_TASKHUBS_SHOP": connection_string_of(proxy.settings)}
+        async with client_of_server_with(state_proxy.settings, clock, settings) as http:
+            slots = {"staging": {"taskHub": hub}}
+            await put_app(http, app, slots=slots, policy={"settleSeconds": 0}, taskHubs=PROVIDER_CONFIG)
+            assert (await get_staging(http, app))["ready"]
+            # That result is too old for the next requests.
+            clock.advance(ONE_DAY_SECONDS)
+            proxy.forwarded.clear()
+            await staged_queues.send(control_message("order-1"), invisible_seconds=ONE_DAY_SECONDS)
+
+            def fail_reads_after_the_scan(method: str, path: str) -> int | None:
+                """Fail each read of the state storage once the rows of the task hub were read."""
+                has_scanned = any(f"{hub}Instances" in request.path for request in proxy.forwarded)
+                return 503 if method == "GET" and has_scanned else None
+
+            state_proxy.failure_status = fail_reads_after_the_scan
+            assert_problem(await http.get(f"/api/apps/{app}/staging?verify=fresh"), 503, "StorageUnavailable")
+            state_proxy.failure_status = lambda method, path: None
+            await provider.put("order-2", "Running")
+            assert reason_codes(await get_staging(http, app, verify="cached"))[0] == "InstancesActive"
+        await staged_queues.queue.close()
+
+
 @pytest.mark.parametrize("is_waiver_removed", [True, False], ids=["without the waiver", "with the waiver"])
 async def test_a_reported_start_without_a_row_is_recorded_as_ended_once_no_start_can_be_pending(
     *,

@@ -11,7 +11,7 @@ from tests.safe_deploy.slot_rollout_fixture import SlotRolloutFixture
 from tests.safe_deploy.slot_visitors import FRONT_END_SECONDS, SlotVisitors, Visitor
 
 NEW_VISITORS = 200
-CLOCK_ERROR_SECONDS = 20
+CLOCK_ERROR_SECONDS = 5
 """More than the real time that passes between two steps of these tests, which adds to the clock of the server."""
 
 
