@@ -44,7 +44,7 @@ class WaitStatus:
 
 
 class WaitProgress(Protocol):
-    """Where a command that waits shows each thing that it learns."""
+    """Shows the progress of a command that waits."""
 
     def update(self, status: WaitStatus) -> None:
         """Show what blocks now."""

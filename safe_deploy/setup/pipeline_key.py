@@ -88,7 +88,7 @@ class GitHubPlan:
         wishes = self.list_wishes()
         if wishes and not self.is_agreed:
             steps.append(StepResult(step="GitHub", status=StepStatus.TO_DO, detail=f"not done: {'; '.join(wishes)}"))
-            return self._conclude(steps, None)
+            return self._build_result(steps, None)
         entry: Json | None = None
         try:
             for step, created in self._add_missing(dry_run=dry_run):
@@ -99,10 +99,11 @@ class GitHubPlan:
             if entry is None and self.environments_without_key:
                 detail += f", or {format_paste_advice(self.app, f'the environment {self.environments_without_key[0]}')}"
             steps.append(StepResult(step="GitHub", status=StepStatus.TO_DO, detail=detail))
-        return self._conclude(steps, entry)
+        return self._build_result(steps, entry)
 
     def _add_missing(self, *, dry_run: bool) -> Iterator[tuple[StepResult, CreatedKey | None]]:
-        """Add one after the other. Raises GitHubUnavailable."""
+        """Create the missing environments, variables and secrets, and yield each as a step. A dry run creates nothing.
+        Raises GitHubUnavailable."""
         github = self.target.repository
         for name in self.missing_environments:
             if not dry_run:
@@ -136,7 +137,7 @@ class GitHubPlan:
             detail = f"stored already in {names}. If the server does not accept it: {delete}, and init again"
             yield StepResult(step=_STEP, status=StepStatus.UNCHANGED, detail=detail)
 
-    def _conclude(self, steps: Sequence[StepResult], entry: Json | None) -> KeyResult:
+    def _build_result(self, steps: Sequence[StepResult], entry: Json | None) -> KeyResult:
         variables = frozenset(self.existing_variables) | frozenset(self.target.variables)
         return KeyResult(steps=tuple(steps), entry=entry, variables=variables)
 

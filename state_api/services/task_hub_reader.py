@@ -242,7 +242,8 @@ class TaskHubReader:
             return state
         resumable: Scan | None = None
         if failure is None:
-            # Nothing is left to resume. If this request fails from here on, the next one must not rest on its reads.
+            # The scan is complete, so nothing is left to resume. If this request fails from here on, the next one must
+            # not use the reads of this scan.
             self._scan = None
             result = await self._complete_result(scan, _activity(state))
         elif isinstance(failure, TimeoutError):
@@ -285,8 +286,8 @@ class TaskHubReader:
         evidence, message_state = self._assess_messages(scan, activity)
         quiet_period = message_state.quiet_period
         if quiet_period is not None and quiet_period != self._message_state.quiet_period:
-            # A quiet period begins. It is dated after a response of the state storage that came after the scan, because
-            # the clock stood still while this machine was suspended.
+            # A quiet period begins. The read only serves to update the clock by its response. If this machine was
+            # suspended during the scan, its clock stood still, and the period would begin too early.
             await self._context.instances.read_records(self._request.task_hub, self._request.exemptions)
             evidence, message_state = self._assess_messages(scan, activity)
         self._message_state = message_state

@@ -46,10 +46,11 @@ class StorageClock:
         # The greatest offset that this response allows: a response that was long on its way, or that waited to be
         # read, does not show that the clock was set back.
         max_offset = server_time + 1 - sent_at
-        self._give_up_disproved(max_offset, now)
+        self._discard_disproved_estimates(max_offset, now)
         if self._max_offset is None or sent_at >= self._last_sent_at or offset > self._max_offset:
-            # The bound of the request that was sent last is certain: this machine may have been suspended before that.
-            # It may also have been suspended since. Then a later response shows it, also one to an earlier request.
+            # A suspension stops this machine's monotonic clock, so the offset grows. The bound of the latest request
+            # includes all suspensions before it. A response with a larger offset shows a suspension since then, even
+            # if it answers an earlier request.
             self._max_offset, self._last_sent_at = max_offset, max(sent_at, self._last_sent_at)
         if self._window_offset is None or now - self._window_began_at >= self._WINDOW_SECONDS:
             self._begin_window(offset, now)
@@ -58,8 +59,8 @@ class StorageClock:
         offsets = [value for value in (self._previous_offset, self._window_offset) if value is not None]
         self._offset = max(offsets)
 
-    def _give_up_disproved(self, max_offset: float, now: float) -> None:
-        """Give up what this greatest possible offset disproves."""
+    def _discard_disproved_estimates(self, max_offset: float, now: float) -> None:
+        """Discard the estimates that this greatest possible offset disproves."""
         if self._offset is not None and max_offset <= self._offset - self._SET_BACK_SECONDS:
             self._previous_offset = self._window_offset = self._latest_estimate = None
         elif self._latest_estimate is not None:

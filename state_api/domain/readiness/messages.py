@@ -248,7 +248,7 @@ def max_hidden_seconds(message_visibility_seconds: int) -> int:
 
 def compute_queue_digest(snapshot: QueueSnapshot, exempt_digest: int, last_recorded_at: Instant | None) -> str:
     """A digest that changes with every visible message, recorded event, and change of a partition's owner. It also
-    changes with every step of an exempt instance: `exempt_digest` is that of the scan that read the queues."""
+    changes with every step of an exempt instance. `exempt_digest` comes from the scan that read the queues."""
     visible = sorted((message.message_id, message.dequeue_count) for message in snapshot.visible)
     text = repr((visible, snapshot.more_visible, snapshot.partition_owners, exempt_digest, last_recorded_at))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -67,8 +67,8 @@ class Scan:
     stamp_count: int = 0
     """The number of instances whose stamps are in `stamp_digest`."""
     exempt_digest: int = 0
-    """Like `stamp_digest`, of the exempt instances, whether they are active or not. They need not rest for a scan to be
-    complete. But each of their steps may send a message that starts an instance that blocks."""
+    """Like `stamp_digest`, but of the exempt instances, active or not. A scan can complete while they change. Each step
+    may still send a message that starts an instance that blocks, so the queue digest includes it."""
     previous_stamp_digest: int | None = None
     recorded_count: int = 0
     correction_epoch: str = ""

@@ -168,7 +168,7 @@ def _start_in_slots(app: App, command: StartRolloutCommand, target: _Target, now
     deployment = find_blocking_deployment(app, command.caller.run_id(slot.task_hub), now)
     if deployment is not None and deployment.slot == target.candidate:
         return other_run_refusals.deployment_in_progress(app, deployment, now)
-    if refusal := check_no_pending_swap(app) or _check_other_slot_left(app, target, now):
+    if refusal := check_no_pending_swap(app) or _check_no_previous_rollout_traffic(app, target, now):
         return refusal
     slots = {**app.slots, target.candidate: replace(slot, had_traffic=True)}
     candidate = _Side(target.candidate, slot.task_hub, slot.version)
@@ -176,7 +176,7 @@ def _start_in_slots(app: App, command: StartRolloutCommand, target: _Target, now
     return _start(replace(app, slots=slots), command, candidate, baseline, now)
 
 
-def _check_other_slot_left(app: App, target: _Target, now: Instant) -> Refusal | None:
+def _check_no_previous_rollout_traffic(app: App, target: _Target, now: Instant) -> Refusal | None:
     """Refuse a rollout while visitors may come to the slot of the last one, which the new one would forget."""
     if app.rollout is None or app.rollout.candidate == target.candidate:
         return None

@@ -54,13 +54,13 @@ def acknowledge_revision(
     return RouterAcknowledgement(router, revision, since, now, tuple(sorted(stops, key=_sort_key)))
 
 
-def remember_stops(
+def merge_forgotten_router(
     app: App, router: RouterAcknowledgement, acknowledgements: Sequence[RouterAcknowledgement], now: Instant
 ) -> RouterAcknowledgement:
-    """The acknowledgement that stands for all forgotten routers once this router is forgotten at `now`.
+    """The acknowledgement that stands for all forgotten routers, once this router is forgotten at `now`, too.
 
-    For each release without traffic, it has the time until which one of them may have sent a request. A router that
-    had not stopped may have done so until now."""
+    For each release without traffic, it has the latest time at which a forgotten router may have sent a request. For a
+    router that had not stopped, that is `now`."""
     stops = set[TrafficStop]()
     for release in app.releases.values():
         change = find_closing_change(release)

@@ -78,7 +78,7 @@ def remove_release(
     release = app.releases.get(command.version)
     if release is None:
         return _repeat(app, command)
-    if refusal := _check_same_removal(app, release, command, now):
+    if refusal := _check_outcome_of_pending_removal(app, release, command, now):
         return refusal
     if command.outcome is RemovalOutcome.FAILED:
         return _revert(app, release)
@@ -98,7 +98,9 @@ def _repeat(app: App, command: RemoveReleaseCommand) -> Transition | Refusal:
     return release_refusals.release_removed(app, command.version)
 
 
-def _check_same_removal(app: App, release: Release, command: RemoveReleaseCommand, now: Instant) -> Refusal | None:
+def _check_outcome_of_pending_removal(
+    app: App, release: Release, command: RemoveReleaseCommand, now: Instant
+) -> Refusal | None:
     """Refuse an outcome that may be about another removal than the pending one.
 
     An outcome may be sent again because its response was lost, while another run has begun the next removal. So an

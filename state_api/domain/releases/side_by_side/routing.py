@@ -10,7 +10,7 @@ from state_api.domain.releases.apps import App, Transition
 from state_api.domain.releases.refusals import Refusal
 from state_api.domain.releases.rollout_checks import rollout_in_progress
 from state_api.domain.releases.side_by_side import refusals
-from state_api.domain.releases.side_by_side.acknowledgements import remember_stops
+from state_api.domain.releases.side_by_side.acknowledgements import merge_forgotten_router
 from state_api.domain.releases.side_by_side.commands import ForgetRouterCommand, RouteCommand
 from state_api.domain.releases.side_by_side.documents import next_routing_revision
 from state_api.domain.releases.side_by_side.registration import check_address_allowed
@@ -199,5 +199,5 @@ def forget_router(
     if known is None or known.is_forgotten:
         return refusals.router_not_found(app, command.router)
     details = {"router": known.router, "revision": known.revision}
-    forgotten = ForgottenRouter(known, remember_stops(app, known, acknowledgements, now))
+    forgotten = ForgottenRouter(known, merge_forgotten_router(app, known, acknowledgements, now))
     return Transition(app, "ForgetRouter", details, forgotten_router=forgotten)
